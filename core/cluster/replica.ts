@@ -1,0 +1,39 @@
+// A replica is one Jellyfin server. As configured (where it is) and as observed (how it is) are two
+// types, because the first is a person's word and the second is ours and may be wrong.
+
+/** A replica as a person or a registry named it. */
+export interface ReplicaConfig {
+  /** Short and unique in the cluster: letters, digits, `-` and `_`, at most 63. */
+  readonly name: string;
+  /** `http:` or `https:` origin without a trailing slash, such as `http://10.0.0.5:8096`. */
+  readonly origin: string;
+  /** Jellyfin's BaseUrl: empty, or a path with a leading and no trailing slash, such as `/jellyfin`. */
+  readonly basePath: string;
+}
+
+/**
+ * How a replica looks from one process.
+ *
+ * - `unknown`  nothing has been heard yet
+ * - `ready`    `/health` says `Healthy` and the startup wizard is complete
+ * - `starting` it answers, but not `Healthy` (a starting server says 200 `Degraded` or 503)
+ * - `unfit`    healthy, but its startup wizard was never completed
+ * - `frozen`   it accepts connections and probes get no answer
+ * - `dead`     connections are refused, reset or cannot be made
+ */
+export type ReplicaState = "unknown" | "ready" | "starting" | "unfit" | "frozen" | "dead";
+
+/** A replica as one process sees it now. Immutable: a change of state makes a new value. */
+export interface ReplicaObserved {
+  readonly config: ReplicaConfig;
+  readonly state: ReplicaState;
+  /** One sentence for the log and for `explain`, without secrets. */
+  readonly reason: string;
+  /** When this state began, in ms of the observer's monotonic clock. */
+  readonly sinceMs: number;
+}
+
+/** True when nothing sent to the replica now would arrive or be answered. */
+export function isGone(state: ReplicaState): boolean {
+  return state === "dead" || state === "frozen";
+}
