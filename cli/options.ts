@@ -1,0 +1,629 @@
+// The options of every command: name, type, default and meaning, once. The command line is a contract
+// with those who run Jellybloom: rows may be added; names, meanings and units of these stay. The help
+// text is held by a snapshot test and docs/options.md is written from here, so a change shows in review.
+
+import {
+  address,
+  addressText,
+  bytes,
+  type ConfigOf,
+  cidr,
+  durationMs,
+  flag,
+  httpUrl,
+  integer,
+  list,
+  type NamedSecret,
+  type NamedUrl,
+  namedSecret,
+  namedUrl,
+  type OptionRule,
+  type OptionTable,
+  oneOf,
+  onOff,
+  option,
+  optional,
+  path,
+  replicaName,
+  required,
+  secretText,
+  urlOf,
+} from "../core/service/options.ts";
+
+const second = 1000;
+const minute = 60 * second;
+const hour = 60 * minute;
+const kibibyte = 1024;
+const mebibyte = 1024 * kibibyte;
+const gibibyte = 1024 * mebibyte;
+
+const redisUrl = urlOf(["redis", "rediss", "redis+sentinel"]);
+
+// ---- Rows that several commands share ---------------------------------------------------------------
+
+const clusterKey = {
+  clusterKey: optional({
+    name: "cluster-key",
+    section: "Store",
+    type: secretText(16),
+    secret: true,
+    description:
+      "The secret that every part of one cluster shares: it seals tokens in the store and signs what" +
+      " the parts tell each other. At least 16 characters, for instance from `openssl rand -hex 32`." +
+      " Needed with --redis; without it one is made at start, and kept under --data.",
+  }),
+} satisfies OptionTable;
+
+const storeCall = {
+  storeCallLimitMs: option({
+    name: "store-call-limit",
+    section: "Limits",
+    type: durationMs(50, minute),
+    default: "1s",
+    description:
+      "How long one call to the store may take before the store counts as unreachable and the door" +
+      " goes on from memory.",
+  }),
+} satisfies OptionTable;
+
+const probes = {
+  probeIntervalMs: option({
+    name: "probe-interval",
+    section: "Limits",
+    type: durationMs(100, minute),
+    default: "1s",
+    description: "How often each replica's /health is asked.",
+  }),
+  probeLimitMs: option({
+    name: "probe-limit",
+    section: "Limits",
+    type: durationMs(50, minute),
+    default: "1s",
+    description:
+      "How long a replica may take to answer a probe before it counts as frozen: it accepts" +
+      " connections and answers nothing.",
+  }),
+  connectLimitMs: option({
+    name: "connect-limit",
+    section: "Limits",
+    type: durationMs(50, minute),
+    default: "1s",
+    description: "How long a connection to a replica may take to be made.",
+  }),
+  mintLimitMs: option({
+    name: "mint-limit",
+    section: "Limits",
+    type: durationMs(500, 5 * minute),
+    default: "10s",
+    description:
+      "How long getting one replica's own token for an identity may take, all calls together.",
+  }),
+} satisfies OptionTable;
+
+const life = {
+  drainLimitMs: option({
+    name: "drain-limit",
+    section: "Limits",
+    type: durationMs(0, hour),
+    default: "25s",
+    description:
+      "How long requests that run may go on after SIGTERM or SIGINT before they are cut. A second" +
+      " signal ends the process at once.",
+  }),
+  logLevel: option({
+    name: "log-level",
+    section: "Logs",
+    type: oneOf(["fatal", "error", "warn", "info", "debug", "trace", "silent"]),
+    default: "info",
+    description: "What is logged: this level and the more serious ones.",
+  }),
+  logFormat: option({
+    name: "log-format",
+    section: "Logs",
+    type: oneOf(["auto", "json", "pretty"]),
+    default: "auto",
+    description:
+      "One JSON object per line, or lines for people. auto: for people on a terminal, JSON elsewhere.",
+  }),
+} satisfies OptionTable;
+
+// ---- up and proxy: the door -------------------------------------------------------------------------
+
+const doorPlaces = {
+  listen: option({
+    name: "listen",
+    section: "Addresses",
+    type: address,
+    default: "127.0.0.1:8080",
+    description:
+      "Where clients connect. Beyond loopback (such as :8080) each server's KnownProxies must list the" +
+      " door, or every visitor would count as local.",
+  }),
+  admin: option({
+    name: "admin",
+    section: "Addresses",
+    type: address,
+    default: "127.0.0.1:8081",
+    description:
+      "Where /jellybloom/live, /jellybloom/ready and /metrics are served, and explain asks. Not for" +
+      " clients.",
+  }),
+  publicUrl: optional({
+    name: "public-url",
+    section: "Addresses",
+    type: httpUrl,
+    description:
+      "The address under which clients reach the door. It becomes LocalAddress in System/Info, so that" +
+      " no client remembers a server behind the door.",
+  }),
+  discovery: flag({
+    name: "discovery",
+    section: "Addresses",
+    description:
+      "Answers Jellyfin's discovery in the local network (UDP) with --public-url, which it needs.",
+  }),
+  discoveryListen: option({
+    name: "discovery-listen",
+    section: "Addresses",
+    type: address,
+    default: ":7359",
+    description: "Where discovery listens; clients ask port 7359.",
+  }),
+  trustedProxies: list({
+    name: "trusted-proxies",
+    section: "Addresses",
+    type: cidr,
+    max: 64,
+    description:
+      "Networks of the proxies in front of the door, whose X-Forwarded-* headers are believed. From" +
+      " anybody else they are dropped.",
+  }),
+  replica: list({
+    name: "replica",
+    section: "Replicas",
+    type: namedUrl,
+    max: 16,
+    description:
+      "A Jellyfin server behind the door, by a name of its own: a=http://10.0.0.5:8096. Jellyfin's" +
+      " BaseUrl, where one is set, is part of the address.",
+  }),
+  prefer: optional({
+    name: "prefer",
+    section: "Replicas",
+    type: replicaName,
+    description:
+      "Places every user on this replica while it is healthy, and makes the others spares. Without it" +
+      " users are spread.",
+  }),
+  quickConnect: option({
+    name: "quick-connect",
+    section: "Replicas",
+    type: onOff("on|off"),
+    default: "on",
+    description:
+      "Whether clients may use Quick Connect through the door. It must be on at the servers in any" +
+      " case: the cluster gets its tokens by it. off: clients are told that it is off.",
+  }),
+  data: optional({
+    name: "data",
+    section: "Store",
+    type: path,
+    description:
+      "Keeps the embedded store in this folder, so that a restart forgets no login. Without it and" +
+      " without --redis the store is in memory.",
+  }),
+  redis: optional({
+    name: "redis",
+    section: "Store",
+    type: redisUrl,
+    secret: true,
+    description:
+      "Keeps the store in Redis: redis://[user:password@]host:6379/0, rediss:// with TLS, or" +
+      " redis+sentinel://[:password@]host:26379,host:26379/master.",
+  }),
+  ...clusterKey,
+  explainHeader: flag({
+    name: "explain-header",
+    section: "Logs",
+    description:
+      "Adds X-Jellybloom-Explain to every answer: which replica answered and why. It shows the names" +
+      " of replicas to clients.",
+  }),
+} satisfies OptionTable;
+
+const doorLimits = {
+  apiHoldLimitMs: option({
+    name: "api-hold-limit",
+    section: "Limits",
+    type: durationMs(0, minute),
+    default: "4500ms",
+    description:
+      "How long an API request may wait in all for a replica that can answer it, before it is given up." +
+      " Clients lose patience at 5 s.",
+  }),
+  mediaHoldLimitMs: option({
+    name: "media-hold-limit",
+    section: "Limits",
+    type: durationMs(0, minute),
+    default: "7500ms",
+    description:
+      "The same for media: playlists, segments, direct play. Players lose patience at 8 s.",
+  }),
+  silenceLimitMs: option({
+    name: "silence-limit",
+    section: "Limits",
+    type: durationMs(50, minute),
+    default: "400ms",
+    description:
+      "After this much silence of one request its replica is probed. Silence alone is not death: while" +
+      " probes are answered the request goes on waiting.",
+  }),
+  ...probes,
+  mintWaitLimitMs: option({
+    name: "mint-wait-limit",
+    section: "Limits",
+    type: durationMs(0, minute),
+    default: "4s",
+    description:
+      "How long a request may wait for a token which its replica has yet to be asked for.",
+  }),
+  homeStayMs: option({
+    name: "home-stay",
+    section: "Limits",
+    type: durationMs(0, hour),
+    default: "30s",
+    description: "A user's home moves at most once in this time.",
+  }),
+  bodyBufferLimitBytes: option({
+    name: "body-buffer-limit",
+    section: "Limits",
+    type: bytes(0, 64 * mebibyte),
+    default: "1MiB",
+    description:
+      "Request bodies up to this size are kept until they are answered, so that the request can be" +
+      " repeated elsewhere.",
+  }),
+  bodyLimitBytes: option({
+    name: "body-limit",
+    section: "Limits",
+    type: bytes(kibibyte, 16 * gibibyte),
+    default: "128MiB",
+    description: "Larger request bodies are refused with 413.",
+  }),
+  responseBufferLimitBytes: option({
+    name: "response-buffer-limit",
+    section: "Limits",
+    type: bytes(0, 64 * mebibyte),
+    default: "2MiB",
+    description:
+      "API answers up to this size are read whole before the first byte is sent on, so that an answer" +
+      " which breaks off can be asked for elsewhere.",
+  }),
+  segmentMemoryLimitBytes: option({
+    name: "segment-memory-limit",
+    section: "Limits",
+    type: bytes(0, 64 * gibibyte),
+    default: "160MiB",
+    description:
+      "Memory for HLS segments that are being delivered or were just sent. Beyond it segments are" +
+      " streamed and can break off.",
+  }),
+  segmentKeepMs: option({
+    name: "segment-keep",
+    section: "Limits",
+    type: durationMs(0, hour),
+    default: "60s",
+    description: "How long a segment that was sent is kept for a Range into it.",
+  }),
+  headerLimitBytes: option({
+    name: "header-limit",
+    section: "Limits",
+    type: bytes(kibibyte, mebibyte),
+    default: "32KiB",
+    description: "Request heads larger than this are refused with 431.",
+  }),
+  headersTimeLimitMs: option({
+    name: "headers-time-limit",
+    section: "Limits",
+    type: durationMs(second, hour),
+    default: "20s",
+    description: "How long a client may take to send a request's head.",
+  }),
+  requestTimeLimitMs: option({
+    name: "request-time-limit",
+    section: "Limits",
+    type: durationMs(second, 24 * hour),
+    default: "5m",
+    description: "How long a client may take to send a whole request, its body included.",
+  }),
+  clientStallLimitMs: option({
+    name: "client-stall-limit",
+    section: "Limits",
+    type: durationMs(second, 24 * hour),
+    default: "1h",
+    description:
+      "How long a client may read nothing of an answer before its connection is cut: a paused player" +
+      " reads nothing.",
+  }),
+  keepAliveLimitMs: option({
+    name: "keep-alive-limit",
+    section: "Limits",
+    type: durationMs(second, hour),
+    default: "75s",
+    description: "How long a client's idle connection is kept for its next request.",
+  }),
+  connectionsLimit: option({
+    name: "connections-limit",
+    section: "Limits",
+    type: integer(1, 1_000_000),
+    default: "20000",
+    description: "Connections of clients at one time; more are closed as they come.",
+  }),
+  replicaConnectionsLimit: option({
+    name: "replica-connections-limit",
+    section: "Limits",
+    type: integer(1, 100_000),
+    default: "1024",
+    description:
+      "API connections to one replica at one time; more requests wait for one to be free.",
+  }),
+  replicaIdleLimitMs: option({
+    name: "replica-idle-limit",
+    section: "Limits",
+    type: durationMs(second, hour),
+    default: "30s",
+    description: "How long an idle connection to a replica is kept for the next request.",
+  }),
+  socketIdleLimitMs: option({
+    name: "socket-idle-limit",
+    section: "Limits",
+    type: durationMs(second, hour),
+    default: "60s",
+    description:
+      "How long a WebSocket's client may say nothing, not even to a ping, before it is cut.",
+  }),
+  socketMessageLimitBytes: option({
+    name: "socket-message-limit",
+    section: "Limits",
+    type: bytes(kibibyte, 256 * mebibyte),
+    default: "4MiB",
+    description: "WebSocket messages larger than this close their socket.",
+  }),
+  ...storeCall,
+  unreadyWaitMs: option({
+    name: "unready-wait",
+    section: "Limits",
+    type: durationMs(0, 10 * minute),
+    default: "0s",
+    description:
+      "How long the door goes on accepting after SIGTERM while it already says unready: the time a load" +
+      " balancer in front needs to notice.",
+  }),
+} satisfies OptionTable;
+
+export const upOptions = {
+  ...doorPlaces,
+  replica: list({
+    name: "replica",
+    section: "Replicas",
+    type: namedUrl,
+    min: 1,
+    max: 16,
+    description: doorPlaces.replica.description,
+  }),
+  apiKey: list({
+    name: "api-key",
+    section: "Replicas",
+    type: namedSecret,
+    secret: true,
+    max: 17,
+    description:
+      "A Jellyfin API key: KEY for all replicas (servers copied from one another share it) or" +
+      " NAME=KEY for one. Needed with more than one replica.",
+  }),
+  ...doorLimits,
+  ...life,
+} satisfies OptionTable;
+
+export const proxyOptions = { ...doorPlaces, ...doorLimits, ...life } satisfies OptionTable;
+
+export const sidecarOptions = {
+  name: required({
+    name: "name",
+    section: "Replica",
+    type: replicaName,
+    description: "The name of the replica beside which this sidecar stands.",
+  }),
+  jellyfin: required({
+    name: "jellyfin",
+    section: "Replica",
+    type: httpUrl,
+    description: "Where this sidecar reaches its Jellyfin, such as http://127.0.0.1:8096.",
+  }),
+  advertise: optional({
+    name: "advertise",
+    section: "Replica",
+    type: httpUrl,
+    description: "Where the proxies reach that Jellyfin. Left out: at --jellyfin.",
+  }),
+  apiKey: required({
+    name: "api-key",
+    section: "Replica",
+    type: secretText(1),
+    secret: true,
+    description: "A Jellyfin API key of that server.",
+  }),
+  listen: option({
+    name: "listen",
+    section: "Addresses",
+    type: address,
+    default: "127.0.0.1:8090",
+    description:
+      "Where the sidecar serves /jellybloom/live, /jellybloom/ready, /metrics and what proxies ask it.",
+  }),
+  redis: required({
+    name: "redis",
+    section: "Store",
+    type: redisUrl,
+    secret: true,
+    description: doorPlaces.redis.description,
+  }),
+  clusterKey: required({
+    name: "cluster-key",
+    section: "Store",
+    type: secretText(16),
+    secret: true,
+    description:
+      "The secret that every part of one cluster shares. At least 16 characters, for instance from" +
+      " `openssl rand -hex 32`.",
+  }),
+  ...probes,
+  ...storeCall,
+  ...life,
+} satisfies OptionTable;
+
+export const explainOptions = {
+  admin: option({
+    name: "admin",
+    section: "Options",
+    type: httpUrl,
+    default: "http://127.0.0.1:8081",
+    description: "The admin address of the door that is asked.",
+  }),
+  clusterKey: required({
+    name: "cluster-key",
+    section: "Options",
+    type: secretText(16),
+    secret: true,
+    description: "The cluster key of that door: who asks must prove that they know it.",
+  }),
+  token: optional({
+    name: "token",
+    section: "Options",
+    type: secretText(1),
+    secret: true,
+    description: "The token which the request would carry.",
+  }),
+} satisfies OptionTable;
+
+export type UpConfig = ConfigOf<typeof upOptions>;
+export type ProxyConfig = ConfigOf<typeof proxyOptions>;
+export type SidecarConfig = ConfigOf<typeof sidecarOptions>;
+export type ExplainConfig = ConfigOf<typeof explainOptions>;
+
+/** What `up` and `proxy` have in common: the door takes this and does not care which of them it is. */
+export type DoorConfig = ProxyConfig;
+
+/** The API key of one replica: its own, else the one for all, else undefined. */
+export function apiKeyOf(keys: readonly NamedSecret[], replica: string): string | undefined {
+  const own = keys.find((key) => key.name === replica);
+  return (own ?? keys.find((key) => key.name === undefined))?.secret;
+}
+
+// ---- Relations --------------------------------------------------------------------------------------
+
+const doorRules: readonly OptionRule<typeof proxyOptions>[] = [
+  {
+    about: ["data", "redis"],
+    check: ({ data, redis }) =>
+      data !== undefined && redis !== undefined
+        ? ["--data and --redis exclude each other: the store lies in one place."]
+        : [],
+  },
+  {
+    about: ["redis", "clusterKey"],
+    check: ({ redis, clusterKey }) =>
+      redis !== undefined && clusterKey === undefined
+        ? ["--redis needs --cluster-key: what lies in Redis is sealed with it."]
+        : [],
+  },
+  {
+    about: ["discovery", "publicUrl"],
+    check: ({ discovery, publicUrl }) =>
+      discovery && publicUrl === undefined
+        ? ["--discovery needs --public-url: it is what discovery answers with."]
+        : [],
+  },
+  {
+    about: ["listen", "admin"],
+    check: ({ listen, admin }) =>
+      listen.port !== 0 &&
+      listen.port === admin.port &&
+      (listen.host === admin.host || listen.host === "" || admin.host === "")
+        ? [`--listen and --admin must not be the same place (${addressText(admin)}).`]
+        : [],
+  },
+  { about: ["replica"], check: ({ replica }) => repeatedReplicas(replica) },
+];
+
+function repeatedReplicas(replicas: readonly NamedUrl[]): string[] {
+  const mistakes: string[] = [];
+  const names = new Set<string>();
+  const places = new Map<string, string>();
+  for (const { name, origin, basePath } of replicas) {
+    const place = origin + basePath;
+    const other = places.get(place);
+    if (names.has(name)) mistakes.push(`--replica has the name ${name} twice.`);
+    else if (other !== undefined) {
+      mistakes.push(`--replica ${other} and ${name} are the same server (${place}).`);
+    }
+    names.add(name);
+    places.set(place, name);
+  }
+  return mistakes;
+}
+
+function unknownPreference({ prefer, replica }: DoorConfig): string[] {
+  if (prefer === undefined || replica.some(({ name }) => name === prefer)) return [];
+  return [`--prefer ${prefer} is not the name of a --replica.`];
+}
+
+export const upRules: readonly OptionRule<typeof upOptions>[] = [
+  ...(doorRules as readonly OptionRule<typeof upOptions>[]),
+  { about: ["prefer", "replica"], check: unknownPreference },
+  {
+    about: ["apiKey", "replica"],
+    check({ apiKey, replica }) {
+      const names = new Set(replica.map(({ name }) => name));
+      const mistakes: string[] = [];
+      if (apiKey.filter(({ name }) => name === undefined).length > 1) {
+        mistakes.push(
+          "--api-key for all replicas was given more than once; write NAME=KEY for one.",
+        );
+      }
+      for (const { name } of apiKey) {
+        if (name === undefined || names.has(name)) continue;
+        mistakes.push(`--api-key names ${name}, which is not the name of a --replica.`);
+      }
+      if (replica.length > 1) {
+        const without = [...names].filter((name) => apiKeyOf(apiKey, name) === undefined);
+        if (without.length > 0) {
+          mistakes.push(
+            `--api-key is needed for ${without.join(", ")}: with more than one replica the cluster` +
+              " gets each server's own tokens by it.",
+          );
+        }
+      }
+      return mistakes;
+    },
+  },
+];
+
+export const proxyRules: readonly OptionRule<typeof proxyOptions>[] = [
+  ...doorRules,
+  {
+    about: ["redis", "replica"],
+    check: ({ redis, replica }) =>
+      redis === undefined && replica.length === 0
+        ? ["--replica or --redis is needed: else there is nobody to pass requests to."]
+        : [],
+  },
+  {
+    about: ["prefer", "replica", "redis"],
+    // With Redis the sidecars announce replicas, so a name may be known only later.
+    check: (config) => (config.redis === undefined ? unknownPreference(config) : []),
+  },
+];
+
+export const sidecarRules: readonly OptionRule<typeof sidecarOptions>[] = [];
+export const explainRules: readonly OptionRule<typeof explainOptions>[] = [];
