@@ -32,6 +32,12 @@ export interface Identity {
   readonly origin: string;
   /** By replica name. Empty after the identity has ended. */
   readonly tokens: Readonly<Record<string, IdentityToken>>;
+  /**
+   * Hashes of tokens of this generation that their replica no longer knows (it was reseeded, or another
+   * token took their place). A client may still hold one, and it is this identity all the same. The
+   * latest `formerHashesKept` (core/store/store.ts) are kept.
+   */
+  readonly formerHashes?: readonly string[];
 }
 
 /** What a login, or a valid token seen for the first time, tells about an identity. */

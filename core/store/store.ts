@@ -13,6 +13,11 @@ export class StoreUnavailable extends Error {
   override readonly name = "StoreUnavailable";
 }
 
+/** The store cannot be opened as it was asked for, and repeating will not help. The message says what to do. */
+export class StoreNotOpened extends Error {
+  override readonly name = "StoreNotOpened";
+}
+
 /** (number, owner): the number grows by one each time a home or a pin changes hands. */
 export interface Epoch {
   readonly number: number;
@@ -44,16 +49,20 @@ export interface Pin {
   readonly expiresAtMs: number;
 }
 
-/** Tokens of an ended generation which each replica has still to be told about. */
+/**
+ * Tokens of an ended generation which each replica has still to be told about. It is kept until every
+ * replica has settled it, at most as long as the hashes of its tokens (`revokedKeepMs`).
+ */
 export interface Revocation {
   readonly id: string;
   readonly identityKey: string;
+  /** The ended generation: its tokens are sealed for it. */
   readonly generation: number;
   readonly userId: string;
   readonly deviceId: string;
   /** The ended generation's tokens by replica, still sealed. */
   readonly tokens: Readonly<Record<string, IdentityToken>>;
-  /** Replicas that have not yet logged these tokens out. */
+  /** Replicas that have not yet logged these tokens out, in alphabetical order. */
   readonly pending: readonly string[];
 }
 
@@ -80,7 +89,7 @@ export interface Member {
 }
 
 export type Change =
-  /** An identity was created or changed; also sent when it ended (then `tokens` is empty). */
+  /** An identity was created or changed; also sent when it ended (then it has no tokens and no former hashes). */
   | { readonly type: "identity"; readonly identity: Identity }
   /** These token hashes are of an ended generation and never work again. */
   | { readonly type: "revoked"; readonly identityKey: string; readonly hashes: readonly string[] }
@@ -96,9 +105,12 @@ export interface Snapshot {
   readonly revocations: readonly Revocation[];
   readonly homes: readonly Home[];
   readonly pins: readonly Pin[];
-  /** Opaque: where to go on following from. */
+  /** Opaque: where to go on following from. What follows it is exactly what this snapshot lacks. */
   readonly position: string;
 }
+
+/** How many former hashes an identity keeps: more than its replicas are reseeded within one login. */
+export const formerHashesKept = 16;
 
 export interface LoginRecord {
   readonly key: string;
@@ -106,8 +118,8 @@ export interface LoginRecord {
   readonly origin: string;
   readonly hash: string;
   /**
-   * Seals the token for the generation that the store will grant is impossible before it is granted, so
-   * the caller passes the sealed form for `expectedGeneration` and tries again when it was another.
+   * The token, sealed for `expectedGeneration`. Sealing binds the generation, and only the store grants
+   * one; so the caller seals for the generation it expects, and seals again and repeats on `stale`.
    */
   readonly sealed: string;
   /** The generation this login will have: the known one plus one, or 1. */
@@ -116,7 +128,10 @@ export interface LoginRecord {
 
 export type LoginOutcome =
   | { readonly outcome: "recorded"; readonly identity: Identity }
-  /** Somebody else was faster; `generation` is what the identity has now. Seal for the next and repeat. */
+  /**
+   * Somebody else was faster; `generation` is what the identity has now (0: there is none). Seal for the
+   * next and repeat, a few times at most: a revoked hash is answered so, too, and will never be recorded.
+   */
   | { readonly outcome: "stale"; readonly generation: number };
 
 export interface HomeClaim {
@@ -130,6 +145,10 @@ export interface HomeClaim {
   readonly minStayMs: number;
 }
 
+/**
+ * A claim on a home that the store does not know (its data were lost) is granted, and counts on from
+ * `expectedEpoch`, so that the number never falls.
+ */
 export interface HomeAnswer {
   readonly granted: boolean;
   /** The home as it is now, whoever won. */
@@ -137,9 +156,12 @@ export interface HomeAnswer {
 }
 
 export interface StoreLimits {
-  /** Changes kept for followers that fell behind; one further behind loads again. */
+  /**
+   * Transitions kept for followers that fell behind; one further behind loads again. At least so many are
+   * kept; Redis may keep about a hundred more, because it trims whole blocks.
+   */
   readonly changesKept: number;
-  /** How long a revoked token's hash is remembered, in ms. */
+  /** How long a revoked token's hash and an unsettled revocation are remembered, in ms. */
   readonly revokedKeepMs: number;
   /** How long one call may take before it counts as unavailable, in ms. */
   readonly callLimitMs: number;
@@ -159,6 +181,8 @@ export interface Store {
 
   /**
    * Calls `onChanges` with what came after `position`, in order, each change once, until `signal` aborts.
+   * The changes of one transition always come in one call, and every change carries the whole new state.
+   * It is called at once, perhaps with no changes, when the store was reached and holds the position.
    * Resolves `lost` when the position is no longer kept or the store's data was replaced: load again.
    * Rejects with StoreUnavailable when the store went away: call again with the same position later.
    */
@@ -168,14 +192,19 @@ export interface Store {
     signal: AbortSignal,
   ): Promise<"aborted" | "lost">;
 
-  /** A login was seen: a new generation begins, tokens of the old one are revoked (hashes only). */
+  /**
+   * A login was seen: a new generation begins, tokens of the old one are revoked (hashes only).
+   * A hash that the current generation already has changes nothing and is answered `recorded`, so that a
+   * call whose answer was lost may be repeated.
+   */
   recordLogin(login: LoginRecord): Promise<LoginOutcome>;
 
   /**
    * A valid token was seen for the first time (or a minted one is to be kept): adds it to the identity.
    * `generation` 0 means «there should be no such identity»: it is created with generation 1.
    * Answers `stale` when the generation is another by now, or when `hash` is revoked.
-   * An equal hash again changes nothing and is answered `recorded`.
+   * An equal hash again changes nothing and is answered `recorded`. Another hash takes the place of the
+   * replica's token, which becomes a former hash. The facts count only where there are no tokens yet.
    */
   addToken(record: {
     readonly key: string;
@@ -187,20 +216,27 @@ export interface Store {
     readonly sealed: string;
   }): Promise<LoginOutcome>;
 
-  /** Forgets one replica's token (the replica no longer knows it), so that it is minted again. */
+  /**
+   * Forgets one replica's token (the replica no longer knows it), so that it is minted again. Its hash
+   * becomes a former hash of the identity: the client that holds it stays logged in.
+   */
   dropToken(key: string, generation: number, replica: string, hash: string): Promise<void>;
 
   /**
    * Ends the identity's current generation: the generation grows, the tokens are taken away, their
-   * hashes are revoked, and a revocation is added for `replicas`. Answers the ended identity, or
-   * undefined when there is no such identity or it has no tokens.
+   * hashes are revoked, and a revocation is added for `replicas` (none when there are none). Answers the
+   * identity as it was before, with the tokens to log out, or undefined when there is no such identity
+   * or it has ended already.
    */
   revoke(key: string, replicas: readonly string[]): Promise<Identity | undefined>;
 
-  /** A replica has logged out the revocation's tokens. */
+  /** A replica has logged out the revocation's tokens. Nothing happens when that is known already. */
   settleRevocation(id: string, replica: string): Promise<void>;
 
-  /** The right to mint for one identity, generation and replica, for `ttlMs`. One holder at a time. */
+  /**
+   * The right to mint for one identity, generation and replica, for `ttlMs`. One holder at a time: also
+   * its owner does not get it twice. Refused when the generation is not the current one or has ended.
+   */
   claimMint(claim: {
     readonly key: string;
     readonly generation: number;
@@ -219,7 +255,7 @@ export interface Store {
 
   claimHome(claim: HomeClaim): Promise<HomeAnswer>;
 
-  /** The first claim wins until it expires; answers the pin as it is now. */
+  /** The first claim wins until it expires (claiming again does not prolong it); answers the pin as it is now. */
   claimPin(claim: {
     readonly kind: PinKind;
     readonly id: string;
@@ -237,7 +273,7 @@ export interface Store {
   /** Announces a replica for `ttlMs`. `atMs` is the store's clock, set by the store, not part of the proof. */
   touchMember(member: Omit<Member, "atMs">, ttlMs: number): Promise<void>;
 
-  /** Members not yet expired. */
+  /** Members not yet expired, in alphabetical order of their replicas. */
   members(): Promise<readonly Member[]>;
 
   close(): Promise<void>;
