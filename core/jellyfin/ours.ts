@@ -1,0 +1,67 @@
+// Sessions that a Jellybloom itself keeps at a Jellyfin. Each sidecar holds one socket with the API key, so
+// that another Jellybloom, which has another store, can notice that this server is kept already; clients
+// must never see that session in a list. This file knows its device id and tells ours from a rival's.
+//
+// A session counts only when it has no user: only API keys make such sessions and only administrators make
+// API keys, so a viewer who chose a device id of this form can neither hide nor stop a start.
+
+import type { DeviceFields } from "./credentials.ts";
+
+/** What is needed of a session, whether it was read by us or is on its way to a client. */
+export interface OwnedSession {
+  readonly deviceId: string;
+  /** Empty for a session of an API key. */
+  readonly userId: string;
+}
+
+/** Another Jellybloom that keeps this server. */
+export interface Rival {
+  /** The first 12 hex digits of its store's cluster id. */
+  readonly cluster: string;
+  /** What it calls this server. */
+  readonly replica: string;
+}
+
+const clusterDigits = 12;
+const presenceForm = /^jellybloom-([0-9a-f]{1,12})-(.{1,63})$/;
+
+/** The device id of the presence at `replica`: equal for every process of one cluster. */
+export function presenceDeviceId(clusterId: string, replica: string): string {
+  return `jellybloom-${clusterPrefix(clusterId)}-${replica}`;
+}
+
+/** What the presence says of itself to the server, and so to an administrator who looks. */
+export function presenceDevice(clusterId: string, replica: string, version: string): DeviceFields {
+  return {
+    client: "Jellybloom",
+    device: `Jellybloom sidecar of ${replica}`,
+    deviceId: presenceDeviceId(clusterId, replica),
+    version,
+  };
+}
+
+/** True for the session of any Jellybloom's presence: it is left out of what clients are shown. */
+export function isOurSession(session: OwnedSession): boolean {
+  return session.userId === "" && presenceForm.test(session.deviceId);
+}
+
+/**
+ * The first session that belongs to a Jellybloom with another store. Sessions of the same cluster are the
+ * same keeper: a rolling restart, or a second copy of this sidecar. A rival that crashed is not found,
+ * because its session ends with its socket.
+ */
+export function findRival(sessions: readonly OwnedSession[], clusterId: string): Rival | undefined {
+  const own = clusterPrefix(clusterId);
+  for (const session of sessions) {
+    if (session.userId !== "") continue;
+    const [, cluster, replica] = presenceForm.exec(session.deviceId) ?? [];
+    if (cluster === undefined || replica === undefined || cluster === own) continue;
+    return { cluster, replica };
+  }
+  return undefined;
+}
+
+function clusterPrefix(clusterId: string): string {
+  const digits = clusterId.toLowerCase().replaceAll(/[^0-9a-f]/g, "");
+  return (digits === "" ? "0" : digits).slice(0, clusterDigits);
+}
