@@ -81,7 +81,7 @@ export function withoutBase(path: string, basePath: string): string | undefined 
 /** Decodes percent-encoding as Kestrel does for paths: `%2F` and what is not UTF-8 stay as they are. */
 export function decodeSegment(text: string): string {
   if (text.indexOf("%") < 0) return text;
-  const guarded = text.replace(/%2f/gi, "%25$&").replaceAll("%25%", "%25");
+  const guarded = text.replace(/%(?=2f)/gi, "%25");
   try {
     return decodeURIComponent(guarded);
   } catch {
