@@ -1,0 +1,72 @@
+// Loops: waiting that can be given up, waiting longer after each failure, and doing something again and
+// again at one's own pace. It promises that nothing waits on after its signal was aborted and that no
+// listener stays behind on a signal that lives as long as the process.
+
+/**
+ * Waits `ms` milliseconds, or less when `signal` aborts. It never rejects: whoever waits looks at the
+ * signal afterwards, as they must anyway for an abort that came a moment later.
+ */
+export function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => {
+    const end = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", end);
+      resolve();
+    };
+    const timer = setTimeout(end, ms);
+    signal.addEventListener("abort", end, { once: true });
+  });
+}
+
+export interface BackOffLimits {
+  /** The first wait. */
+  readonly firstMs: number;
+  /** No wait is longer. */
+  readonly longestMs: number;
+}
+
+/**
+ * The wait before attempt `failures + 1`, in ms: doubled with each failure up to the longest, of which a
+ * random half is taken away, so that many who failed together do not come back together.
+ *
+ * `random` is from 0 to 1, as Math.random() gives it.
+ */
+export function backOffMs(failures: number, limits: BackOffLimits, random: number): number {
+  if (failures <= 0) return 0;
+  // 2^31 times any first wait is beyond any longest one; more would leave the exact numbers.
+  const doubled = limits.firstMs * 2 ** Math.min(failures - 1, 31);
+  const waitMs = Math.min(doubled, limits.longestMs);
+  return waitMs / 2 + (waitMs / 2) * random;
+}
+
+/**
+ * Does `deed` at once and then every `intervalMs` after its last end, until `signal` aborts. Deeds do not
+ * overlap. What `deed` throws ends the loop and is thrown on: expected failures are its own to handle.
+ */
+export async function repeat(
+  intervalMs: number,
+  signal: AbortSignal,
+  deed: (signal: AbortSignal) => Promise<void>,
+): Promise<void> {
+  while (!signal.aborted) {
+    await deed(signal);
+    await sleep(intervalMs, signal);
+  }
+}
+
+/**
+ * Does `deed` until it answers true («done») or `signal` aborts, waiting longer after each time it
+ * answered false. Answers whether it was done.
+ */
+export async function retry(
+  limits: BackOffLimits,
+  signal: AbortSignal,
+  deed: (signal: AbortSignal) => Promise<boolean>,
+): Promise<boolean> {
+  for (let failures = 0; !signal.aborted; failures++) {
+    await sleep(backOffMs(failures, limits, Math.random()), signal);
+    if (!signal.aborted && (await deed(signal))) return true;
+  }
+  return false;
+}
