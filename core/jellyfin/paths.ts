@@ -90,6 +90,21 @@ export function decodeSegment(text: string): string {
   }
 }
 
+/**
+ * Decodes a name or value of a query string: `+` is a space, percent-encoding is UTF-8, and what cannot
+ * be decoded stays as it is (ASP.NET QueryFeature, Uri.UnescapeDataString).
+ */
+export function decodeQueryText(text: string): string {
+  const spaced = text.indexOf("+") < 0 ? text : text.replaceAll("+", " ");
+  if (spaced.indexOf("%") < 0) return spaced;
+  try {
+    return decodeURIComponent(spaced);
+  } catch {
+    // Text that is malformed in one place is still decoded in the others, as the server does.
+    return spaced.replace(/(?:%[0-9a-f]{2})+/gi, decodeRun);
+  }
+}
+
 function decodeRun(run: string): string {
   try {
     return decodeURIComponent(run);

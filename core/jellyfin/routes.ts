@@ -210,6 +210,13 @@ export interface Route {
   readonly repeatable: Repeatable;
   /** Whether it may be repeated depends on query and body: ask `repeatableFor` (playback.ts). */
   readonly repeatableDepends: boolean;
+  /**
+   * What it does lives only in its server's memory. A server that has died took it along, so after its death
+   * (not after mere silence) even a request that is not repeatable may be sent to another.
+   */
+  readonly memoryOnly: boolean;
+  /** The name in the body (any letter case) of what it is bound to, or of what decides `ends`. */
+  readonly bodyName: string | undefined;
   readonly answer: AnswerRule;
   readonly intent: IntentKind;
   readonly ends: Ends;
@@ -271,6 +278,8 @@ const plainRead: Traits = {
   needsLeader: false,
   repeatable: "yes",
   repeatableDepends: false,
+  memoryOnly: false,
+  bodyName: undefined,
   answer: "doubt401",
   intent: "none",
   ends: "none",
@@ -319,11 +328,19 @@ const played: Partial<Traits> = {
 const favourite: Partial<Traits> = { repeatable: "yes", intent: "favourite", answer: "doubt404" };
 const rating: Partial<Traits> = { repeatable: "yes", intent: "rating", answer: "doubt404" };
 const userData: Partial<Traits> = { repeatable: "yes", intent: "userData", answer: "doubt404" };
-const playReport: Partial<Traits> = { intent: "playReport", boundTo: "playSession" };
+const playReport: Partial<Traits> = {
+  intent: "playReport",
+  boundTo: "playSession",
+  bodyName: "PlaySessionId",
+};
 const playReportAgain: Partial<Traits> = { ...playReport, repeatable: "yes" };
 const stopReport: Partial<Traits> = { ...playReportAgain, repeatableDepends: true };
-const command: Partial<Traits> = { boundTo: "targetSession", repeatable: "no" };
-const group: Partial<Traits> = { boundTo: "syncPlay", repeatable: "no" };
+const command: Partial<Traits> = {
+  boundTo: "targetSession",
+  repeatable: "no",
+  memoryOnly: true,
+};
+const group: Partial<Traits> = { boundTo: "syncPlay", repeatable: "no", memoryOnly: true };
 const recorder: Partial<Traits> = { boundTo: "recorder" };
 const recorderAgain: Partial<Traits> = { boundTo: "recorder", repeatable: "yes" };
 const wizard: Partial<Traits> = { guard: "startupWizard" };
@@ -380,12 +397,17 @@ const openToAll: readonly Route[] = [
 
 /** Signing in and out, and everything that makes or ends a token. */
 const identities: readonly Route[] = [
-  post("/Users/AuthenticateByName", "login", { ...signIn, boundTo: "userName" }),
+  post("/Users/AuthenticateByName", "login", {
+    ...signIn,
+    boundTo: "userName",
+    bodyName: "Username",
+  }),
   post("/Users/{userId}/Authenticate", "login", { ...signIn, boundTo: "userInPath" }),
   // It only returns the stored result, for ten minutes the same token each time.
   post("/Users/AuthenticateWithQuickConnect", "quickConnectLogin", {
     ...signIn,
     boundTo: "quickConnectSecret",
+    bodyName: "Secret",
     repeatable: "yes",
   }),
   read("/QuickConnect/Enabled", "quickConnectEnabled", { ...shared, gives: "quickConnectEnabled" }),
@@ -393,12 +415,14 @@ const identities: readonly Route[] = [
     ...shared,
     answer: "final",
     gives: "quickConnectRequest",
+    memoryOnly: true,
   }),
   // Servers before 12.0 have this spelling, too.
   read("/QuickConnect/Initiate", "quickConnectInitiate", {
     ...shared,
     answer: "final",
     gives: "quickConnectRequest",
+    memoryOnly: true,
     repeatable: "ifNotSent",
     changes: true,
   }),
@@ -413,10 +437,11 @@ const identities: readonly Route[] = [
     answer: "final",
   }),
   post("/Sessions/Logout", "logout", { ...again, ends: "identity" }),
-  post("/Users/Password", "password", { ends: "userOthers" }),
-  post("/Users/{userId}/Password", "password", { ends: "userOthers" }),
+  post("/Users/Password", "password", { ends: "userOthers", bodyName: "ResetPassword" }),
+  post("/Users/{userId}/Password", "password", { ends: "userOthers", bodyName: "ResetPassword" }),
   post("/Users/ForgotPassword", "passwordForgotten", {
     anonymous: true,
+    bodyName: "EnteredUsername",
     boundTo: "userName",
     answer: "final",
   }),
@@ -449,7 +474,11 @@ const users: readonly Route[] = [
   post("/Users/{userId}", "user", orderedAgain),
   post("/Users/New", "user", ordered),
   remove("/Users/{userId}", "user", { ...ordered, ends: "user" }),
-  post("/Users/{userId}/Policy", "userPolicy", { ...orderedAgain, ends: "userIfDisabled" }),
+  post("/Users/{userId}/Policy", "userPolicy", {
+    ...orderedAgain,
+    ends: "userIfDisabled",
+    bodyName: "IsDisabled",
+  }),
   post("/Users/Configuration", "userConfiguration", again),
   post("/Users/{userId}/Configuration", "userConfiguration", again),
   read("/UserImage", "image", { ...picture, boundTo: "anyone" }),
@@ -521,7 +550,7 @@ const sessions: readonly Route[] = [
   read("/SyncPlay/List", "syncPlayList"),
   read("/SyncPlay/{groupId}", "syncPlayList", { boundTo: "syncPlay" }),
   // A new group lives where its maker is at home; from then on the group is a pin.
-  post("/SyncPlay/New", "syncPlay", { repeatable: "ifNotSent" }),
+  post("/SyncPlay/New", "syncPlay", { memoryOnly: true }),
   ...[
     "Join",
     "Leave",
@@ -542,7 +571,13 @@ const sessions: readonly Route[] = [
     "SetRepeatMode",
     "SetShuffleMode",
     "Ping",
-  ].map((verb) => post(`/SyncPlay/${verb}`, "syncPlay", group)),
+  ].map((verb) =>
+    post(
+      `/SyncPlay/${verb}`,
+      "syncPlay",
+      verb === "Join" ? { ...group, bodyName: "GroupId" } : group,
+    ),
+  ),
 ];
 
 /** Media: what players fetch. */
@@ -553,14 +588,21 @@ const media: readonly Route[] = [
     answer: "doubt404",
     gives: "playbackInfo",
     repeatableDepends: true,
+    memoryOnly: true,
   }),
   post("/Items/{itemId}/PlaybackInfo", "playbackInfo", {
     boundTo: "channel",
     answer: "doubt404",
     gives: "playbackInfo",
     repeatableDepends: true,
+    memoryOnly: true,
   }),
-  post("/LiveStreams/Open", "liveStreamOpen", { boundTo: "channel" }),
+  post("/LiveStreams/Open", "liveStreamOpen", {
+    boundTo: "channel",
+    bodyName: "ItemId",
+    memoryOnly: true,
+    gives: "playbackInfo",
+  }),
   // Its count of consumers goes down each time.
   post("/LiveStreams/Close", "liveStreamClose", { boundTo: "liveStream", repeatable: "no" }),
   read("/Playback/BitrateTest", "bitrateTest", { lane: "bytes" }),
