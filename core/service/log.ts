@@ -2,6 +2,7 @@
 // nothing is lost at an orderly exit or a fatal failure, that memory is bounded when nobody reads it, and
 // that the values of the fields named below, and of errors' own fields, never reach it.
 
+import { write, writeSync } from "node:fs";
 import { isatty } from "node:tty";
 import { type Logger, pino, stdTimeFunctions } from "pino";
 
@@ -15,81 +16,209 @@ export interface LogOptions {
   readonly fd: number;
 }
 
+/** What is told of a request when it has ended. */
+export interface RequestLine {
+  readonly method: string;
+  /** As it came; secrets in it are replaced here. */
+  readonly target: string;
+  /** Undefined when the connection was cut without an answer. */
+  readonly status: number | undefined;
+  readonly lane: string;
+  /** Empty when the door answered itself. */
+  readonly replica: string;
+  /** Why that replica, or why the door answered itself. */
+  readonly reason: string;
+  readonly attempts: number;
+  readonly durationMs: number;
+  readonly sentBytes: number;
+  /** The client's address. */
+  readonly client: string;
+}
+
 export interface OpenLog {
   readonly log: Log;
-  /** Writes what is buffered, now. */
+  /** Logs a request at level info. */
+  readonly request: (line: RequestLine) => void;
+  /** Writes what is buffered and waits for it: for an orderly end. */
+  readonly close: () => Promise<void>;
+  /** Writes what is buffered, now: for an end at once. */
   readonly flush: () => void;
 }
 
 /** What is buffered is written when it is this much or this old. */
-const blockBytes = 4096;
-const blockAgeMs = 500;
+const blockCharacters = 16 * 1024;
+const blockAgeMs = 250;
 /** When nobody reads the log, lines beyond this are lost. */
-const bufferLimitBytes = 8 * 1024 * 1024;
-
-/**
- * Fields whose value is replaced wherever they stand at the top of a line or one below. Nobody should log
- * one; this is the second fence.
- */
-const secretFields = [
-  "token",
-  "tokens",
-  "accessToken",
-  "AccessToken",
-  "apiKey",
-  "clusterKey",
-  "secret",
-  "Secret",
-  "password",
-  "Pw",
-  "authorization",
-  "cookie",
-  "api_key",
-  "ApiKey",
-  "x-emby-token",
-  "x-mediabrowser-token",
-  "x-emby-authorization",
-] as const;
+const bufferLimitCharacters = 8 * 1024 * 1024;
+/** How long leaving may wait for whoever reads the log. */
+const flushLimitMs = 1000;
 
 /** Opens the log. `flush` is to be called before the process leaves. */
 export function openLog(options: LogOptions): OpenLog {
-  const destination = pino.destination({
-    fd: options.fd,
-    sync: false,
-    minLength: blockBytes,
-    maxLength: bufferLimitBytes,
-  });
-  const flush = () => {
-    try {
-      destination.flushSync();
-    } catch {
-      // Whoever read the log has gone (EPIPE); there is nobody left to tell.
-    }
-  };
-  destination.on("error", () => {
-    // The same: a log that cannot be written must not end the service.
-  });
-  setInterval(() => destination.flush(), blockAgeMs).unref();
+  const writer = new BlockWriter(options.fd);
   const isPretty = options.format === "pretty" || (options.format === "auto" && isatty(options.fd));
   const stream = isPretty
-    ? { write: (line: string) => void destination.write(prettyLine(line)) }
-    : destination;
+    ? { write: (line: string) => writer.write(prettyLine(line)) }
+    : { write: (line: string) => writer.write(line) };
   const log = pino(
     {
       level: options.level,
       base: null,
       timestamp: stdTimeFunctions.isoTime,
-      formatters: { level: (label) => ({ level: label }) },
+      formatters: {
+        level: (label) => ({ level: label }),
+        log: (fields) => withoutSecrets(fields, 0) as Record<string, unknown>,
+      },
       serializers: { err: errorFields },
-      redact: { paths: redactedPaths(), censor: "[secret]" },
     },
     stream,
   );
-  return { log, flush };
+  const request = (line: RequestLine) => {
+    if (log.isLevelEnabled("info")) stream.write(requestLine(line, Date.now()));
+  };
+  return { log, request, close: () => writer.close(), flush: () => writer.flush() };
 }
 
-function redactedPaths(): string[] {
-  return secretFields.flatMap((field) => [`["${field}"]`, `*["${field}"]`]);
+/**
+ * The line of a request, as pino would write it. By hand, because it is the one line that is written for
+ * each request: measured on Node 24 it costs a fifth of pino's.
+ */
+export function requestLine(line: RequestLine, timeMs: number): string {
+  return (
+    `{"level":"info","time":"${isoTime(timeMs)}","method":${JSON.stringify(line.method)}` +
+    `,"target":${JSON.stringify(scrubbedPath(line.target))},"status":${line.status ?? null}` +
+    `,"lane":"${line.lane}","replica":"${line.replica}","reason":${JSON.stringify(line.reason)}` +
+    `,"attempts":${line.attempts},"durationMs":${Math.round(line.durationMs * 100) / 100}` +
+    `,"sentBytes":${line.sentBytes},"client":${JSON.stringify(line.client)},"msg":"request"}\n`
+  );
+}
+
+let isoSecond = 0;
+let isoStart = "";
+
+/** `2026-11-21T01:54:44.702Z`; only its milliseconds are made anew within a second. */
+function isoTime(timeMs: number): string {
+  const second = Math.floor(timeMs / 1000);
+  if (second !== isoSecond) {
+    isoSecond = second;
+    isoStart = new Date(second * 1000).toISOString().slice(0, 20);
+  }
+  return `${isoStart}${String(timeMs % 1000).padStart(3, "0")}Z`;
+}
+
+/**
+ * Writes text in blocks, one at a time, without waiting. pino's own destination does the same and more, at
+ * ten times the cost per line (measured on Node 24 with lines of 180 characters: 4.7 against 0.4 µs).
+ */
+class BlockWriter {
+  readonly #fd: number;
+  #buffered = "";
+  /** The block that is being written, from its first byte not yet written. */
+  #block: Buffer = Buffer.alloc(0);
+  #timer: NodeJS.Timeout | undefined;
+  #lostLines = 0;
+
+  constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  write(line: string): void {
+    if (this.#buffered.length > bufferLimitCharacters) {
+      this.#lostLines++;
+      return;
+    }
+    this.#buffered += line;
+    if (this.#buffered.length >= blockCharacters) this.#begin();
+    else this.#timer ??= setTimeout(() => this.#begin(), blockAgeMs).unref();
+  }
+
+  #begin(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    if (this.#block.length > 0 || this.#buffered === "") return;
+    this.#take();
+    this.#continue();
+  }
+
+  #take(): void {
+    const lost = this.#lostLines;
+    const notice =
+      lost === 0
+        ? ""
+        : `{"level":"warn","time":"${new Date().toISOString()}","lines":${lost},"msg":"log lines were lost"}\n`;
+    this.#block = Buffer.from(this.#buffered + notice, "utf8");
+    this.#buffered = "";
+    this.#lostLines = 0;
+  }
+
+  #continue(): void {
+    write(this.#fd, this.#block, (error, writtenBytes) => {
+      if (error === null) this.#block = this.#block.subarray(writtenBytes);
+      // A pipe that is full for now (EAGAIN) will have room; one nobody reads (EPIPE) never will, and a
+      // log that cannot be written must not end the service.
+      else if (error.code !== "EAGAIN") this.#block = Buffer.alloc(0);
+      if (this.#block.length === 0) this.#begin();
+      else if (error === null) this.#continue();
+      else setTimeout(() => this.#continue(), 10).unref();
+    });
+  }
+
+  /** Waits for the block on its way, but not for ever, so that no line is written twice. */
+  async close(): Promise<void> {
+    const deadlineMs = performance.now() + flushLimitMs;
+    while (this.#block.length > 0 && performance.now() < deadlineMs) {
+      await new Promise<void>((resolve) => setTimeout(resolve, 5));
+    }
+    this.flush();
+  }
+
+  /** Does not know how much of a block on its way has been written, so it may write that one twice. */
+  flush(): void {
+    const deadlineMs = performance.now() + flushLimitMs;
+    while (performance.now() < deadlineMs) {
+      if (this.#block.length === 0) this.#take();
+      if (this.#block.length === 0) return;
+      try {
+        this.#block = this.#block.subarray(writeSync(this.#fd, this.#block));
+      } catch (error) {
+        if (!(error instanceof Error && "code" in error && error.code === "EAGAIN")) return;
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
+      }
+    }
+  }
+}
+
+/** Nobody should log one of these; this is the second fence. Compared without case, `-` and `_`. */
+const secretFields = new Set([
+  "token",
+  "tokens",
+  "accesstoken",
+  "apikey",
+  "clusterkey",
+  "secret",
+  "password",
+  "pw",
+  "authorization",
+  "cookie",
+  "setcookie",
+  "xembytoken",
+  "xmediabrowsertoken",
+  "xembyauthorization",
+]);
+
+/** Fields deeper than this are not logged at all. */
+const depthLimit = 4;
+
+function withoutSecrets(value: unknown, depth: number): unknown {
+  if (!isRecord(value) || value instanceof Error) return value;
+  if (depth > depthLimit) return "[deep]";
+  if (Array.isArray(value)) return value.map((item) => withoutSecrets(item, depth + 1));
+  const clean: Record<string, unknown> = {};
+  for (const [name, field] of Object.entries(value)) {
+    const isSecret = secretFields.has(name.replaceAll(/[-_]/g, "").toLowerCase());
+    clean[name] = isSecret ? "[secret]" : withoutSecrets(field, depth + 1);
+  }
+  return clean;
 }
 
 /**
@@ -123,6 +252,8 @@ function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null;
 }
 
+const mayHoldSecret = /key|token|secret|passw|auth|pw=|code=|pin=|%/i;
+
 /** Query names whose value may be a token, a key, a password, a secret or a code. */
 const secretQueryName = /key|token|secret|passw|auth|^pw$|^code$|^pin$/i;
 
@@ -132,6 +263,8 @@ const secretQueryName = /key|token|secret|passw|auth|^pw$|^code$|^pin$/i;
  * path (`DELETE /Auth/Keys/{key}`).
  */
 export function scrubbedPath(target: string): string {
+  // Most targets have nothing of the kind, and one look costs less than taking them apart.
+  if (!mayHoldSecret.test(target)) return target;
   const queryAt = target.indexOf("?");
   const path = queryAt === -1 ? target : target.slice(0, queryAt);
   const scrubbed = /\/auth/i.test(path) || path.includes("%") ? scrubbedKeyPath(path) : path;
