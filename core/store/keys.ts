@@ -1,0 +1,136 @@
+// Every key that a cluster has in Redis: what it is, which verbs write it, when it ends. A script touches
+// the keys that its head names and no others, and test/store compares this table with what really lies
+// in a Redis that was used.
+//
+// All names share one `{…}`, so that all keys of a cluster lie in one hash slot and a script may touch
+// several. Values are JSON objects without arrays, because Redis's cjson cannot tell an empty array from
+// an empty object: sets are objects of name to true, lists of hashes are texts divided by spaces.
+
+export interface KeyDescription {
+  readonly type: "hash" | "stream" | "string" | "zset";
+  readonly holds: string;
+  /** The verbs (scripts) that write it. */
+  readonly writers: readonly string[];
+  /** When it, or one value in it, ends. */
+  readonly expiry: string;
+}
+
+/** Verbs that append to the feed; each of them makes the cluster's id where there is none. */
+const publishingVerbs = [
+  "recordLogin",
+  "addToken",
+  "dropToken",
+  "revoke",
+  "settleRevocation",
+  "claimHome",
+  "claimPin",
+] as const;
+
+export const keyTable = {
+  meta: {
+    type: "hash",
+    holds: "clusterId, bornAtMs, and the number and mark of the last change",
+    writers: ["openCluster", ...publishingVerbs],
+    expiry: "never",
+  },
+  changes: {
+    type: "stream",
+    holds: "the feed: one entry `<bornAtMs>-<number>` {mark, changes} for each transition",
+    writers: ["openCluster", ...publishingVerbs],
+    expiry: "trimmed to about `changesKept` entries",
+  },
+  identities: {
+    type: "hash",
+    holds: "identity key to identity, its tokens sealed",
+    writers: ["recordLogin", "addToken", "dropToken", "revoke"],
+    expiry: "never: an ended identity keeps its generation, so that it only ever grows",
+  },
+  revokedHashes: {
+    type: "zset",
+    holds: "hashes of revoked tokens, by when they are forgotten",
+    writers: ["recordLogin", "revoke"],
+    expiry: "each hash after `revokedKeepMs`",
+  },
+  revocations: {
+    type: "hash",
+    holds: "revocation id to revocation",
+    writers: ["revoke", "settleRevocation"],
+    expiry: "each when every replica settled it, at the latest after `revokedKeepMs`",
+  },
+  revocationExpiry: {
+    type: "zset",
+    holds: "revocation ids, by when they end",
+    writers: ["revoke", "settleRevocation"],
+    expiry: "with the revocation",
+  },
+  homes: {
+    type: "hash",
+    holds: "user id to home",
+    writers: ["claimHome"],
+    expiry: "never",
+  },
+  pins: {
+    type: "hash",
+    holds: "`<kind>:<id>` to pin",
+    writers: ["claimPin"],
+    expiry: "each at its `expiresAtMs`",
+  },
+  pinExpiry: {
+    type: "zset",
+    holds: "fields of pins, by when they end",
+    writers: ["claimPin"],
+    expiry: "with the pin",
+  },
+  sights: {
+    type: "hash",
+    holds: "proxy to what it sees of each replica",
+    writers: ["touchProxy"],
+    expiry: "each at its `expiresAtMs`",
+  },
+  members: {
+    type: "hash",
+    holds: "replica to its announcement",
+    writers: ["touchMember", "touchProxy", "readMembers"],
+    expiry: "each at its `expiresAtMs`; readers remove those that are over",
+  },
+  mintClaim: {
+    type: "string",
+    holds: "the owner of the right to mint; one key for each identity, generation and replica",
+    writers: ["claimMint", "releaseMint"],
+    expiry: "by Redis, after the claim's `ttlMs`",
+  },
+} as const satisfies Record<string, KeyDescription>;
+
+export type KeyName = keyof typeof keyTable;
+
+/** The names of one cluster's keys. */
+export interface StoreKeys extends Readonly<Record<Exclude<KeyName, "mintClaim">, string>> {
+  readonly mintClaim: (identityKey: string, generation: number, replica: string) => string;
+}
+
+export function storeKeys(prefix: string): StoreKeys {
+  const named = (name: KeyName): string => `{${prefix}}:${name}`;
+  return {
+    meta: named("meta"),
+    changes: named("changes"),
+    identities: named("identities"),
+    revokedHashes: named("revokedHashes"),
+    revocations: named("revocations"),
+    revocationExpiry: named("revocationExpiry"),
+    homes: named("homes"),
+    pins: named("pins"),
+    pinExpiry: named("pinExpiry"),
+    sights: named("sights"),
+    members: named("members"),
+    mintClaim: (identityKey, generation, replica) =>
+      `${named("mintClaim")}:${identityKey}:${generation}:${replica}`,
+  };
+}
+
+/** Which row of the table a key of Redis belongs to, or undefined when it is none of ours. */
+export function keyNameOf(prefix: string, key: string): KeyName | undefined {
+  const start = `{${prefix}}:`;
+  if (!key.startsWith(start)) return undefined;
+  const [name = ""] = key.slice(start.length).split(":");
+  return Object.hasOwn(keyTable, name) ? (name as KeyName) : undefined;
+}

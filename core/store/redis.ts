@@ -1,0 +1,928 @@
+// The store of many processes: Redis, plain or behind Sentinel. Every verb is one Lua script, which Redis
+// runs as a whole, on Redis's own clock; the feed of changes is a stream that the same scripts append to.
+//
+// It promises what store.ts promises, and besides: a call answers or fails within `callLimitMs`, also when
+// Redis accepts connections and never answers; nothing is queued while Redis is away, because the caller
+// has a better plan (design: failsafe); and no error carries a token, a key or a password. A call that
+// failed may have been done all the same: every verb can be repeated, because it names what it expects.
+//
+// A connection whose call timed out is given up and dialled again: after a partition the operating system
+// would otherwise hold on to it for a quarter of an hour.
+
+import { randomUUID } from "node:crypto";
+import { Redis, type RedisOptions } from "ioredis";
+import type { Identity } from "../cluster/identity.ts";
+import { type StoreKeys, storeKeys } from "./keys.ts";
+import { loadScripts } from "./scripts.ts";
+import {
+  type Change,
+  formerHashesKept,
+  type Home,
+  type LoginOutcome,
+  type Member,
+  type Pin,
+  type ProxySight,
+  type Revocation,
+  type Snapshot,
+  type Store,
+  type StoreLimits,
+  StoreNotOpened,
+  StoreUnavailable,
+} from "./store.ts";
+
+export interface RedisStoreOptions {
+  /**
+   * `redis://[user:password@]host[:6379][/db]`, `rediss://…` with TLS, or for Sentinel
+   * `redis+sentinel://[user:password@]host[:26379],host…/mastername[?db=0&sentinelPassword=…]`
+   * (`rediss+sentinel://` when the Redis servers behind it speak TLS).
+   */
+  readonly url: string;
+  /** What the cluster's keys begin with; letters, digits, `-`, `_` and `.`. */
+  readonly prefix?: string;
+  readonly limits: StoreLimits;
+  /**
+   * How long a follower waits for a change before it asks whether the data are still the same, in ms. An
+   * idle follower sends two commands in this time.
+   */
+  readonly followIdleMs?: number;
+  /** The longest wait between two tries to connect again, in ms. */
+  readonly reconnectLimitMs?: number;
+}
+
+export interface RedisStore extends Store {
+  readonly kind: "redis";
+  /** Sentences about settings of this Redis that endanger what it keeps; empty when all is well. */
+  warnings(): Promise<string[]>;
+}
+
+/** What scripts answer as codes; each script's head says which of them it uses. */
+export const scriptCodes = {
+  DONE: 1,
+  RECORDED: 1,
+  GRANTED: 1,
+  HELD: 1,
+  UNCHANGED: 0,
+  REFUSED: 0,
+  STALE: -1,
+  LOST: -1,
+} as const;
+
+/** How many fields or entries one command reads, so that none holds Redis up. */
+const readBatch = 500;
+
+/** How often load() begins anew when the feed was trimmed or replaced while it read. */
+const loadTriesMax = 5;
+
+/** How long a connection that we end may take to say goodbye before it is cut, in ms. */
+const disconnectLimitMs = 200;
+
+/** The client's options, but for the shape of replies, on which its types depend. */
+type ConnectionOptions = Omit<RedisOptions, "replyMapping">;
+
+/** Where a follower stands: what data, which entry of them, and that entry's mark. */
+interface Position {
+  readonly clusterId: string;
+  readonly bornAtMs: string;
+  readonly number: number;
+  readonly mark: string;
+}
+
+type StoredIdentity = Omit<Identity, "formerHashes"> & { readonly formerHashes: string };
+type StoredRevocation = Omit<Revocation, "pending"> & {
+  readonly pending: Readonly<Record<string, true>>;
+  readonly expiresAtMs: number;
+};
+type StoredChange =
+  | Exclude<Change, { type: "identity" | "revocation" }>
+  | { readonly type: "identity"; readonly identity: StoredIdentity }
+  | { readonly type: "revocation"; readonly revocation: StoredRevocation };
+type Expiring<Kind> = Kind & { readonly expiresAtMs: number };
+type StreamEntry = readonly [id: string, fields: readonly string[]];
+
+/**
+ * Opens the store. Resolves also while Redis is away: its verbs then fail with StoreUnavailable until it
+ * is there, so that a door can start in failsafe. Rejects with StoreNotOpened when waiting would not help: the
+ * address cannot be read, or Redis refuses the password.
+ */
+export async function openRedisStore(options: RedisStoreOptions): Promise<RedisStore> {
+  const { limits, prefix = "jellybloom", followIdleMs = 10_000, reconnectLimitMs = 1000 } = options;
+  if (!/^[A-Za-z0-9._-]+$/.test(prefix)) {
+    throw new StoreNotOpened(
+      `The prefix of the keys in Redis may have letters, digits, "-", "_" and "." only; it is "${prefix}".`,
+    );
+  }
+  const address = redisAddress(options.url);
+  const shared: ConnectionOptions = {
+    ...address,
+    // The replies are the same in both protocols, and version 2 is spoken by every Redis.
+    protocol: 2,
+    scripts: loadScripts(),
+    lazyConnect: true,
+    connectTimeout: limits.callLimitMs,
+    disconnectTimeout: disconnectLimitMs,
+    enableOfflineQueue: false,
+    autoResendUnfulfilledCommands: false,
+    maxRetriesPerRequest: 0,
+    enableReadyCheck: true,
+    keepAlive: 10_000,
+    noDelay: true,
+    connectionName: "jellybloom",
+    // A server that was master before a failover: leave it, so that Sentinel or DNS names the new one.
+    reconnectOnError: (error) => /^(READONLY|MASTERDOWN)/.test(error.message),
+  };
+  const link = new Link(
+    {
+      ...shared,
+      commandTimeout: limits.callLimitMs,
+      retryStrategy: (times) => Math.min(25 * 2 ** Math.min(times, 10), reconnectLimitMs),
+      sentinelRetryStrategy: (times) => Math.min(25 * 2 ** Math.min(times, 10), reconnectLimitMs),
+      sentinelCommandTimeout: limits.callLimitMs,
+    },
+    limits.callLimitMs,
+  );
+  const refusal = await link.open();
+  if (refusal !== undefined) throw refusal;
+  const followOptions: ConnectionOptions = {
+    ...shared,
+    connectionName: "jellybloom-follow",
+    // Whoever follows decides when to try again. The limits are kept by ask(), which knows how long a
+    // blocking read may take.
+    retryStrategy: null,
+    sentinelRetryStrategy: () => null,
+    sentinelCommandTimeout: limits.callLimitMs,
+  };
+  return redisStore(link, followOptions, storeKeys(prefix), limits, followIdleMs);
+}
+
+function redisStore(
+  link: Link,
+  followOptions: ConnectionOptions,
+  keys: StoreKeys,
+  limits: StoreLimits,
+  followIdleMs: number,
+): RedisStore {
+  const closing = new AbortController();
+  const feedKeys = [keys.meta, keys.changes] as const;
+
+  /** What every publishing script is given first. */
+  function feedArguments(): [string, number] {
+    return [randomUUID(), Math.max(limits.changesKept, 1)];
+  }
+
+  async function openCluster(): Promise<{ readonly position: Position; readonly nowMs: number }> {
+    const answer = asTexts(await link.run("openCluster", feedKeys, [randomUUID()]));
+    const [clusterId = "", bornAtMs = "", number = "", mark = "", nowMs = ""] = answer;
+    return {
+      position: { clusterId, bornAtMs, number: Number(number), mark },
+      nowMs: Number(nowMs),
+    };
+  }
+
+  /** Calls `each` with every field and value of a HASH or ZSET. One that changes meanwhile is seen at least once. */
+  async function scan(
+    command: "hscan" | "zscan",
+    key: string,
+    each: (field: string, value: string) => void,
+  ): Promise<void> {
+    let cursor = "0";
+    do {
+      const [next, items] = await link.ask((client) =>
+        command === "hscan"
+          ? client.hscan(key, cursor, "COUNT", readBatch)
+          : client.zscan(key, cursor, "COUNT", readBatch),
+      );
+      for (let index = 0; index < items.length; index += 2) {
+        each(asText(items[index]), asText(items[index + 1]));
+      }
+      cursor = next;
+    } while (cursor !== "0");
+  }
+
+  /** Everything there is; what changes meanwhile may be seen as it was or as it is. */
+  async function readAll(): Promise<KnownState> {
+    const state = emptyState();
+    await scan("hscan", keys.identities, (key, text) => {
+      state.identities.set(key, identityFrom(JSON.parse(text) as StoredIdentity));
+    });
+    await scan("hscan", keys.homes, (userId, text) => {
+      state.homes.set(userId, JSON.parse(text) as Home);
+    });
+    await scan("hscan", keys.pins, (field, text) => {
+      state.pins.set(field, JSON.parse(text) as Pin);
+    });
+    await scan("hscan", keys.revocations, (id, text) => {
+      state.revocations.set(id, JSON.parse(text) as StoredRevocation);
+    });
+    await scan("zscan", keys.revokedHashes, (hash, expiresAtMs) => {
+      state.revokedHashes.set(hash, Number(expiresAtMs));
+    });
+    return state;
+  }
+
+  /**
+   * A snapshot without holding Redis up: notes where the feed ends, reads everything in small bites, then
+   * applies what the feed brought meanwhile. As a change carries the whole new state, the result is what
+   * the store was at the position reached. Undefined when the feed lost that stretch meanwhile.
+   */
+  async function tryLoad(): Promise<Snapshot | undefined> {
+    const start = await openCluster();
+    const state = await readAll();
+    let position = start.position;
+    for (;;) {
+      const from = idOf(position);
+      const reply = await link.ask((client) =>
+        client.xread("COUNT", readBatch, "STREAMS", keys.changes, from),
+      );
+      const entries = entriesOf(reply);
+      if (entries.length === 0) break;
+      const next = after(position, entries);
+      if (next === undefined) return undefined;
+      for (const change of next.changes) {
+        applyChange(state, change, start.nowMs + limits.revokedKeepMs);
+      }
+      position = next.position;
+    }
+    const end = await openCluster();
+    if (end.position.clusterId !== position.clusterId) return undefined;
+    return snapshotOf(state, end.nowMs, textOfPosition(position));
+  }
+
+  return {
+    kind: "redis",
+
+    async clusterId() {
+      return (await openCluster()).position.clusterId;
+    },
+
+    async time() {
+      const [seconds, microseconds] = await link.ask((client) => client.time());
+      return Number(seconds) * 1000 + Math.floor(Number(microseconds) / 1000);
+    },
+
+    async load() {
+      for (let tries = 0; tries < loadTriesMax; tries += 1) {
+        const snapshot = await tryLoad();
+        if (snapshot !== undefined) return snapshot;
+      }
+      throw new StoreUnavailable("the store changes faster than it can be read");
+    },
+
+    follow(position, onChanges, signal) {
+      return follow(
+        { options: followOptions, keys, callLimitMs: limits.callLimitMs, followIdleMs },
+        position,
+        onChanges,
+        signal,
+        closing.signal,
+      );
+    },
+
+    async recordLogin(login) {
+      const { key, facts, origin, hash, sealed, expectedGeneration } = login;
+      const [code, text] = asPair(
+        await link.run(
+          "recordLogin",
+          [...feedKeys, keys.identities, keys.revokedHashes],
+          [
+            ...feedArguments(),
+            key,
+            jsonOf(facts),
+            origin,
+            hash,
+            sealed,
+            expectedGeneration,
+            limits.revokedKeepMs,
+          ],
+        ),
+      );
+      return loginOutcome(code, text);
+    },
+
+    async addToken({ key, facts, generation, replica, hash, sealed }) {
+      const [code, text] = asPair(
+        await link.run(
+          "addToken",
+          [...feedKeys, keys.identities, keys.revokedHashes],
+          [
+            ...feedArguments(),
+            key,
+            jsonOf(facts),
+            generation,
+            replica,
+            hash,
+            sealed,
+            formerHashesKept,
+          ],
+        ),
+      );
+      return loginOutcome(code, text);
+    },
+
+    async dropToken(key, generation, replica, hash) {
+      await link.run(
+        "dropToken",
+        [...feedKeys, keys.identities],
+        [...feedArguments(), key, generation, replica, hash, formerHashesKept],
+      );
+    },
+
+    async revoke(key, replicas) {
+      const pending = Object.fromEntries(replicas.map((name) => [name, true]));
+      const [code, text] = asPair(
+        await link.run(
+          "revoke",
+          [
+            ...feedKeys,
+            keys.identities,
+            keys.revokedHashes,
+            keys.revocations,
+            keys.revocationExpiry,
+          ],
+          [...feedArguments(), key, randomUUID(), jsonOf(pending), limits.revokedKeepMs],
+        ),
+      );
+      if (code !== scriptCodes.DONE) return undefined;
+      return identityFrom(JSON.parse(text) as StoredIdentity);
+    },
+
+    async settleRevocation(id, replica) {
+      await link.run(
+        "settleRevocation",
+        [...feedKeys, keys.revocations, keys.revocationExpiry],
+        [...feedArguments(), id, replica],
+      );
+    },
+
+    async claimMint({ key, generation, replica, owner, ttlMs }) {
+      const code = await link.run(
+        "claimMint",
+        [keys.identities, keys.mintClaim(key, generation, replica)],
+        [key, generation, owner, ttlMs],
+      );
+      return code === scriptCodes.GRANTED;
+    },
+
+    async releaseMint({ key, generation, replica, owner }) {
+      await link.run("releaseMint", [keys.mintClaim(key, generation, replica)], [owner]);
+    },
+
+    async claimHome({ userId, replica, expectedEpoch, owner, minStayMs }) {
+      const [code, text] = asPair(
+        await link.run(
+          "claimHome",
+          [...feedKeys, keys.homes],
+          [...feedArguments(), userId, replica, expectedEpoch, owner, minStayMs],
+        ),
+      );
+      return { granted: code === scriptCodes.GRANTED, home: JSON.parse(text) as Home };
+    },
+
+    async claimPin({ kind, id, replica, owner, ttlMs }) {
+      const text = await link.run(
+        "claimPin",
+        [...feedKeys, keys.pins, keys.pinExpiry],
+        [...feedArguments(), kind, id, replica, owner, ttlMs],
+      );
+      return JSON.parse(asText(text)) as Pin;
+    },
+
+    async touchProxy({ proxy, reachable }, ttlMs) {
+      const answer = await link.run(
+        "touchProxy",
+        [keys.sights, keys.members],
+        [proxy, jsonOf(reachable), ttlMs],
+      );
+      const [sights, members] = asList(answer);
+      return {
+        sights: asTexts(sights).map((text) =>
+          withoutExpiry(JSON.parse(text) as Expiring<ProxySight>),
+        ),
+        members: membersFrom(members),
+      };
+    },
+
+    async touchMember(member, ttlMs) {
+      await link.run("touchMember", [keys.members], [member.replica, jsonOf(member), ttlMs]);
+    },
+
+    async members() {
+      return membersFrom(await link.run("readMembers", [keys.members], []));
+    },
+
+    async warnings() {
+      const info = await link.ask((client) => client.info());
+      return warningsFrom(info, await link.saveSetting());
+    },
+
+    async close() {
+      closing.abort();
+      await link.close();
+    },
+  };
+}
+
+/** The one connection that all verbs use. It dials again by itself; nothing waits for it. */
+class Link {
+  readonly #client: Redis;
+  readonly #callLimitMs: number;
+  /** Grows with each connection, so that an old call's failure does not end a new connection. */
+  #connection = 0;
+  #lastError: unknown;
+  #closed = false;
+
+  constructor(options: ConnectionOptions, callLimitMs: number) {
+    this.#client = new Redis(options);
+    this.#callLimitMs = callLimitMs;
+    this.#client.on("ready", () => {
+      this.#connection += 1;
+      this.#lastError = undefined;
+    });
+    // Each call that fails tells its own caller; here only the reason is kept for the next of them.
+    this.#client.on("error", (error: unknown) => {
+      this.#lastError = error;
+    });
+  }
+
+  /** Waits for the first connection, for one call's time. Answers why it will never be one. */
+  async open(): Promise<StoreNotOpened | undefined> {
+    try {
+      await withinLimit(this.#client.connect(), this.#callLimitMs);
+    } catch (error) {
+      const reason = this.#lastError ?? error;
+      if (reason instanceof Error && /^(WRONGPASS|NOAUTH|NOPERM)/.test(reason.message)) {
+        this.#client.disconnect();
+        return new StoreNotOpened(
+          `Redis refuses this process (${safeReason(reason)}). Check the user and password in its address.`,
+          { cause: safeCause(reason) },
+        );
+      }
+      // It is away for now. The client goes on dialling, and calls fail until it is there.
+    }
+    return undefined;
+  }
+
+  /** Runs a script. */
+  run(
+    verb: string,
+    scriptKeys: readonly string[],
+    values: readonly (string | number)[],
+  ): Promise<unknown> {
+    return this.ask((client) => runScript(client, verb, scriptKeys, values));
+  }
+
+  /** Asks Redis for something within the limit, or throws StoreUnavailable. */
+  async ask<Answer>(question: (client: Redis) => Promise<Answer>): Promise<Answer> {
+    if (this.#closed) throw new StoreUnavailable("the store is closed");
+    const connection = this.#connection;
+    try {
+      return await withinLimit(question(this.#client), this.#callLimitMs);
+    } catch (error) {
+      if (isTimeout(error) && connection === this.#connection) {
+        this.#connection += 1;
+        this.#client.disconnect(true);
+      }
+      const offline = error instanceof Error && error.message.includes("enableOfflineQueue");
+      throw unavailable(offline ? (this.#lastError ?? new Error("not connected")) : error);
+    }
+  }
+
+  /** Redis's `save` setting, or undefined where asking for it is not allowed. */
+  async saveSetting(): Promise<string | undefined> {
+    try {
+      const answer = asTexts(await this.ask((client) => client.call("CONFIG", "GET", "save")));
+      return answer[1];
+    } catch {
+      // Hosted Redis servers often forbid CONFIG. Then there is nothing to warn of.
+      return undefined;
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    try {
+      await withinLimit(this.#client.quit(), this.#callLimitMs);
+    } catch {
+      // Redis is away already, which is what closing is for.
+    }
+    this.#client.disconnect();
+  }
+}
+
+interface FollowSettings {
+  readonly options: ConnectionOptions;
+  readonly keys: StoreKeys;
+  readonly callLimitMs: number;
+  readonly followIdleMs: number;
+}
+
+/**
+ * Follows the feed on a connection of its own, because a blocking read holds its connection. It checks
+ * its position when it begins and each time nothing came for a while: whoever emptied Redis may write
+ * nothing afterwards.
+ */
+async function follow(
+  settings: FollowSettings,
+  positionText: string,
+  onChanges: (changes: readonly Change[], position: string) => void,
+  signal: AbortSignal,
+  closing: AbortSignal,
+): Promise<"aborted" | "lost"> {
+  const { keys, callLimitMs, followIdleMs } = settings;
+  let position = positionFrom(positionText);
+  if (position === undefined) return "lost";
+  if (signal.aborted) return "aborted";
+
+  const client = new Redis(settings.options);
+  let lastError: unknown;
+  client.on("error", (error: unknown) => {
+    lastError = error;
+  });
+  const ended = AbortSignal.any([signal, closing]);
+  const endedPromise = new Promise<undefined>((resolve) => {
+    ended.addEventListener("abort", () => resolve(undefined), { once: true });
+  });
+
+  /** The answer in a box, or undefined when following was ended meanwhile. */
+  async function ask<Answer>(
+    question: Promise<Answer>,
+    limitMs: number,
+  ): Promise<{ readonly answer: Answer } | undefined> {
+    const boxed = withinLimit(question, limitMs).then(
+      (answer) => ({ answer }),
+      (error: unknown) => {
+        throw unavailable(lastError ?? error);
+      },
+    );
+    return Promise.race([boxed, endedPromise]);
+  }
+
+  function ending(): "aborted" {
+    if (signal.aborted) return "aborted";
+    throw new StoreUnavailable("the store is closed");
+  }
+
+  try {
+    if ((await ask(client.connect(), callLimitMs)) === undefined) return ending();
+    let greeted = false;
+    for (;;) {
+      const { clusterId, bornAtMs, number, mark } = position;
+      const check = await ask(
+        runScript(
+          client,
+          "checkPosition",
+          [keys.meta, keys.changes],
+          [clusterId, bornAtMs, number, mark],
+        ),
+        callLimitMs,
+      );
+      if (check === undefined) return ending();
+      if (check.answer !== scriptCodes.HELD) return "lost";
+      if (!greeted) onChanges([], positionText);
+      greeted = true;
+
+      let idle = false;
+      while (!idle) {
+        const read = await ask(
+          client.xread(
+            "COUNT",
+            readBatch,
+            "BLOCK",
+            followIdleMs,
+            "STREAMS",
+            keys.changes,
+            idOf(position),
+          ),
+          followIdleMs + callLimitMs,
+        );
+        if (read === undefined) return ending();
+        const entries = entriesOf(read.answer);
+        idle = entries.length === 0;
+        if (idle) continue;
+        const next = after(position, entries);
+        if (next === undefined) return "lost";
+        position = next.position;
+        onChanges(next.changes, textOfPosition(position));
+        if (ended.aborted) return ending();
+      }
+    }
+  } finally {
+    client.disconnect();
+  }
+}
+
+function runScript(
+  client: Redis,
+  verb: string,
+  scriptKeys: readonly string[],
+  values: readonly (string | number)[],
+): Promise<unknown> {
+  const script: unknown = Reflect.get(client, verb);
+  if (typeof script !== "function") throw new Error(`there is no script ${verb}`);
+  return script.call(client, ...scriptKeys, ...values);
+}
+
+// ---- Positions and entries of the feed (pure) ----
+
+function textOfPosition(position: Position): string {
+  const { clusterId, bornAtMs, number, mark } = position;
+  return `${clusterId}/${bornAtMs}-${number}/${mark}`;
+}
+
+function positionFrom(text: string): Position | undefined {
+  const match = /^([^/]+)\/(\d{1,15})-(\d{1,15})\/(\d{1,20})$/.exec(text);
+  const [, clusterId, bornAtMs, number, mark] = match ?? [];
+  if (clusterId === undefined || bornAtMs === undefined || mark === undefined) return undefined;
+  return { clusterId, bornAtMs, number: Number(number), mark };
+}
+
+function idOf(position: Position): string {
+  return `${position.bornAtMs}-${position.number}`;
+}
+
+/** The changes that come right after a position, or undefined when entries between are missing. */
+function after(
+  position: Position,
+  entries: readonly StreamEntry[],
+): { readonly changes: Change[]; readonly position: Position } | undefined {
+  const changes: Change[] = [];
+  let reached = position;
+  for (const [id, fields] of entries) {
+    const number = reached.number + 1;
+    const [markName, mark = "", changesName, text = ""] = fields;
+    // Other data begin with another birth time, and trimmed entries leave a gap in the numbers.
+    if (id !== `${position.bornAtMs}-${number}`) return undefined;
+    if (markName !== "mark" || changesName !== "changes") return undefined;
+    for (const stored of JSON.parse(text) as StoredChange[]) changes.push(changeFrom(stored));
+    reached = { ...reached, number, mark };
+  }
+  return { changes, position: reached };
+}
+
+/** What XREAD answers for one stream: null, or one pair of the stream's name and its entries. */
+function entriesOf(reply: unknown): readonly StreamEntry[] {
+  if (reply === null || reply === undefined) return [];
+  const [stream] = asList(reply);
+  const [, entries] = asList(stream);
+  return asList(entries).map((entry): StreamEntry => {
+    const [id, fields] = asList(entry);
+    return [asText(id), asTexts(fields)];
+  });
+}
+
+// ---- From what is kept to what the contract says (pure) ----
+
+interface KnownState {
+  readonly identities: Map<string, Identity>;
+  readonly homes: Map<string, Home>;
+  readonly pins: Map<string, Pin>;
+  readonly revocations: Map<string, StoredRevocation>;
+  /** Hash to when it is forgotten. */
+  readonly revokedHashes: Map<string, number>;
+}
+
+function emptyState(): KnownState {
+  return {
+    identities: new Map(),
+    homes: new Map(),
+    pins: new Map(),
+    revocations: new Map(),
+    revokedHashes: new Map(),
+  };
+}
+
+function applyChange(state: KnownState, change: Change, expiresAtMs: number): void {
+  switch (change.type) {
+    case "identity":
+      state.identities.set(change.identity.key, change.identity);
+      return;
+    case "revoked":
+      for (const hash of change.hashes) state.revokedHashes.set(hash, expiresAtMs);
+      return;
+    case "revocation": {
+      const { id, pending } = change.revocation;
+      if (pending.length === 0) state.revocations.delete(id);
+      else {
+        const stored = Object.fromEntries(pending.map((name) => [name, true as const]));
+        state.revocations.set(id, { ...change.revocation, pending: stored, expiresAtMs });
+      }
+      return;
+    }
+    case "home":
+      state.homes.set(change.home.userId, change.home);
+      return;
+    case "pin":
+      state.pins.set(`${change.pin.kind}:${change.pin.id}`, change.pin);
+      return;
+  }
+}
+
+function snapshotOf(state: KnownState, nowMs: number, position: string): Snapshot {
+  const live = [...state.revokedHashes].filter(([, expiresAtMs]) => expiresAtMs > nowMs);
+  return {
+    identities: [...state.identities.values()],
+    revokedHashes: live.map(([hash]) => hash),
+    revocations: [...state.revocations.values()]
+      .filter((revocation) => revocation.expiresAtMs > nowMs)
+      .map(revocationFrom),
+    homes: [...state.homes.values()],
+    pins: [...state.pins.values()].filter((pin) => pin.expiresAtMs > nowMs),
+    position,
+  };
+}
+
+function identityFrom(stored: StoredIdentity): Identity {
+  const formerHashes = stored.formerHashes.split(" ").filter((hash) => hash !== "");
+  return { ...stored, formerHashes };
+}
+
+function revocationFrom(stored: StoredRevocation): Revocation {
+  const { pending, expiresAtMs: _expiresAtMs, ...rest } = stored;
+  return { ...rest, pending: Object.keys(pending).sort() };
+}
+
+function changeFrom(stored: StoredChange): Change {
+  switch (stored.type) {
+    case "identity":
+      return { type: "identity", identity: identityFrom(stored.identity) };
+    case "revocation":
+      return { type: "revocation", revocation: revocationFrom(stored.revocation) };
+    default:
+      return stored;
+  }
+}
+
+function withoutExpiry<Kind>(stored: Expiring<Kind>): Kind {
+  const { expiresAtMs: _expiresAtMs, ...rest } = stored;
+  return rest as Kind;
+}
+
+function membersFrom(answer: unknown): Member[] {
+  return asTexts(answer).map((text) => withoutExpiry(JSON.parse(text) as Expiring<Member>));
+}
+
+function loginOutcome(code: number, text: string): LoginOutcome {
+  if (code === scriptCodes.STALE) return { outcome: "stale", generation: Number(text) };
+  return { outcome: "recorded", identity: identityFrom(JSON.parse(text) as StoredIdentity) };
+}
+
+/** JSON that cjson reads: half of a surrogate pair, which is no character, would make it fail. */
+function jsonOf(value: object): string {
+  return JSON.stringify(value, (_name, part: unknown) =>
+    typeof part === "string" ? part.toWellFormed() : part,
+  );
+}
+
+// ---- What Redis says about itself (pure) ----
+
+function warningsFrom(info: string, saveSetting: string | undefined): string[] {
+  const field = (name: string): string =>
+    new RegExp(`^${name}:(.*?)\\r?$`, "m").exec(info)?.[1] ?? "";
+  const warnings: string[] = [];
+  const policy = field("maxmemory_policy");
+  if (policy !== "" && policy !== "noeviction") {
+    warnings.push(
+      `Redis may throw away logins when its memory is full: its maxmemory-policy is ${policy}. ` +
+        "Set it to: noeviction",
+    );
+  }
+  if (field("aof_enabled") === "0" && saveSetting === "") {
+    warnings.push(
+      "Redis keeps nothing on its disk: after its restart the cluster knows no login. Set: appendonly yes",
+    );
+  }
+  if (field("role") === "slave") {
+    warnings.push(
+      "This Redis is a read-only replica: name its master, or use redis+sentinel:// to find it.",
+    );
+  }
+  return warnings;
+}
+
+// ---- Addresses (pure) ----
+
+/** Reads the address. Throws StoreNotOpened, without the password, when it cannot be understood. */
+export function redisAddress(url: string): ConnectionOptions {
+  const match =
+    /^(rediss?)(\+sentinel)?:\/\/(?:([^@/]*)@)?([^/?#]+)(?:\/([^?#]*))?(?:\?([^#]*))?$/.exec(url);
+  const [, scheme, sentinel, credentials = "", hosts = "", path = "", query = ""] = match ?? [];
+  if (scheme === undefined) {
+    throw new StoreNotOpened(
+      "The address of Redis should look like redis://host:6379, rediss://host:6379 or " +
+        "redis+sentinel://host:26379,host:26379/mastername.",
+    );
+  }
+  const parameters = new URLSearchParams(query);
+  const db = Number(parameters.get("db") ?? (sentinel === undefined && path !== "" ? path : "0"));
+  if (!Number.isInteger(db) || db < 0) {
+    throw new StoreNotOpened("The number of the database in the address of Redis is not a number.");
+  }
+  const common: ConnectionOptions = {
+    db,
+    ...credentialsFrom(credentials),
+    ...(scheme === "rediss" ? { tls: {} } : {}),
+  };
+  if (sentinel === undefined) {
+    const { host, port } = hostFrom(hosts, 6379);
+    const tls = scheme === "rediss" ? { tls: { servername: host } } : {};
+    return { ...common, ...tls, host, port };
+  }
+  if (path === "") {
+    throw new StoreNotOpened(
+      "The address of the Sentinels lacks the master's name: redis+sentinel://host:26379/mastername.",
+    );
+  }
+  const sentinelPassword = parameters.get("sentinelPassword");
+  return {
+    ...common,
+    sentinels: hosts.split(",").map((text) => hostFrom(text, 26379)),
+    name: decodeURIComponent(path),
+    role: "master",
+    ...(sentinelPassword === null ? {} : { sentinelPassword }),
+    ...(scheme === "rediss" ? { enableTLSForSentinelMode: true } : {}),
+  };
+}
+
+function credentialsFrom(text: string): ConnectionOptions {
+  if (text === "") return {};
+  const [user = "", ...rest] = text.split(":");
+  const password = decodeURIComponent(rest.join(":"));
+  const username = decodeURIComponent(user);
+  return { ...(username === "" ? {} : { username }), ...(password === "" ? {} : { password }) };
+}
+
+function hostFrom(text: string, defaultPort: number): { host: string; port: number } {
+  const [, bracketed, plain, portText] = /^(?:\[([^\]]+)\]|([^:]+))(?::(\d+))?$/.exec(text) ?? [];
+  const host = bracketed ?? plain;
+  const port = portText === undefined ? defaultPort : Number(portText);
+  if (host === undefined || port < 1 || port > 65_535) {
+    throw new StoreNotOpened(`In the address of Redis, "${text}" is not a host and port.`);
+  }
+  return { host, port };
+}
+
+// ---- Failures (pure, but for the timer) ----
+
+class CallTimeout extends Error {
+  override readonly name = "CallTimeout";
+}
+
+/** Rejects with CallTimeout when the work takes longer. What comes later is nobody's any more. */
+function withinLimit<Result>(work: Promise<Result>, limitMs: number): Promise<Result> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => {
+      reject(new CallTimeout(`no answer within ${limitMs} ms`));
+    }, limitMs);
+    work.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
+}
+
+function isTimeout(error: unknown): boolean {
+  return (
+    error instanceof CallTimeout ||
+    (error instanceof Error && error.message === "Command timed out")
+  );
+}
+
+function unavailable(error: unknown): StoreUnavailable {
+  if (error instanceof StoreUnavailable) return error;
+  return new StoreUnavailable(`Redis is not available: ${safeReason(error)}`, {
+    cause: safeCause(error),
+  });
+}
+
+/** The client's errors carry the command with all its arguments, so only a copy of their words is passed on. */
+function safeCause(error: unknown): Error {
+  const cause = new Error(safeReason(error));
+  if (error instanceof Error) cause.name = error.name;
+  return cause;
+}
+
+/** Redis repeats arguments in some of its messages, always after these words. */
+function safeReason(error: unknown): string {
+  const message = error instanceof Error ? error.message : "unknown failure";
+  const [words = ""] = message.split(/,? with args /);
+  return words.slice(0, 200);
+}
+
+// ---- Replies: what a script or a command of ours cannot have answered is a bug of ours ----
+
+function asText(value: unknown): string {
+  if (typeof value !== "string") throw new Error("Redis answered something that is not a text");
+  return value;
+}
+
+function asList(value: unknown): readonly unknown[] {
+  if (!Array.isArray(value)) throw new Error("Redis answered something that is not a list");
+  return value;
+}
+
+function asTexts(value: unknown): string[] {
+  return asList(value).map(asText);
+}
+
+function asPair(value: unknown): [code: number, text: string] {
+  const [code, text] = asList(value);
+  if (typeof code !== "number") throw new Error("Redis answered something without a code");
+  return [code, asText(text)];
+}
