@@ -226,11 +226,18 @@ export function replaceTokenInQuery(
   newToken: string,
   options: { readonly as?: "ApiKey" } = {},
 ): string {
+  if (rawQuery === "") return rawQuery;
   const encoded = encodeValue(newToken);
-  const seen = new Set<string>();
+  // A name whose values are all empty carries no token, and stays.
+  const waiting = {
+    apikey: isPresent(tokenInQuery(rawQuery, "apikey")),
+    api_key: isPresent(tokenInQuery(rawQuery, "api_key")),
+  };
+  const carries = { ...waiting };
   const replaced = mapTokenPairs(rawQuery, (rawName, name) => {
-    if (seen.has(name)) return undefined;
-    seen.add(name);
+    if (!carries[name]) return unchanged;
+    if (!waiting[name]) return undefined;
+    waiting[name] = false;
     return `${rawName}=${encoded}`;
   });
   return options.as === "ApiKey" ? renameLegacyInQuery(replaced) : replaced;
@@ -535,13 +542,17 @@ function tokenName(rawQuery: string, from: number, to: number): "apikey" | "api_
 
 /** `api_key` as `ApiKey`; dropped where an `ApiKey` with a value is there already. */
 function renameLegacyInQuery(rawQuery: string): string {
-  if (rawQuery === "" || tokenInQuery(rawQuery, "api_key") === undefined) return rawQuery;
+  if (rawQuery === "") return rawQuery;
+  const legacy = tokenInQuery(rawQuery, "api_key");
+  if (legacy === undefined) return rawQuery;
   let keep = !isPresent(tokenInQuery(rawQuery, "apikey"));
+  const replacesEmpty = keep;
   return mapTokenPairs(rawQuery, (_rawName, name, rawValue) => {
-    if (name === "apikey") return rawValue === "" ? undefined : unchanged;
+    if (name === "apikey") return replacesEmpty ? undefined : unchanged;
     if (!keep) return undefined;
     keep = false;
-    return `ApiKey=${rawValue}`;
+    // Several values are one for the server, and stay one.
+    return `ApiKey=${decodeQueryText(rawValue) === legacy ? rawValue : encodeValue(legacy)}`;
   });
 }
 

@@ -118,7 +118,7 @@ function typeByParsing(text: string): string | undefined {
   try {
     const message: unknown = JSON.parse(text);
     if (typeof message !== "object" || message === null) return undefined;
-    const type: unknown = (message as Record<string, unknown>)["MessageType"];
+    const type: unknown = (message as { MessageType?: unknown }).MessageType;
     return typeof type === "string" ? type : undefined;
   } catch {
     // Text that is not JSON is no message: it is carried as it is.
