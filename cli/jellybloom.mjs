@@ -1,0 +1,78 @@
+#!/usr/bin/env node
+// The launcher: what `npx jellybloom` and the image start. Plain JavaScript for Node 20 and later. It
+// installs the packages of a fresh clone, finds a Node 24, and hands over: in this process when it already
+// runs on one, else in a child whose input, output, signals and exit code are this process's own.
+
+import { spawn } from "node:child_process";
+import { existsSync, realpathSync } from "node:fs";
+import module from "node:module";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import {
+  installPackages,
+  isNewEnough,
+  Missing,
+  newNode,
+  packagesInStep,
+} from "../tools/ensure.mjs";
+
+const self = realpathSync(fileURLToPath(import.meta.url));
+const root = dirname(dirname(self));
+/** Tells the child that whoever holds the other end of its channel is a launcher. */
+const launchedVariable = "JELLYBLOOM_LAUNCHED";
+
+try {
+  // Without a lock file this is not a clone, and its packages are not ours to install.
+  if (existsSync(join(root, "package-lock.json")) && !packagesInStep(root, { production: true })) {
+    installPackages(root);
+  }
+  if (isNewEnough(process.versions.node)) await runHere();
+  else runInChild(newNode(root));
+} catch (error) {
+  if (!(error instanceof Missing)) throw error;
+  process.stderr.write(`${error.message}\n`);
+  process.exit(1);
+}
+
+async function runHere() {
+  endWithLauncher();
+  // Keeps what Node makes of our files (types stripped, code compiled), so that the next start is faster.
+  module.enableCompileCache?.();
+  const { main } = await import("./main.ts");
+  const code = await main(process.argv.slice(2), {
+    out: (text) => void process.stdout.write(text),
+    err: (text) => void process.stderr.write(text),
+    env: process.env,
+  });
+  // Not process.exit(): what was written to a pipe may not have left yet. A command that is done holds
+  // nothing open; should one, this ends it all the same.
+  process.exitCode = code;
+  setTimeout(() => process.exit(), 1000).unref();
+}
+
+/** A launcher that was killed cannot pass its end on; the channel to it closes then. */
+function endWithLauncher() {
+  if (process.env[launchedVariable] === undefined || process.channel === undefined) return;
+  delete process.env[launchedVariable];
+  process.once("disconnect", () => process.kill(process.pid, "SIGTERM"));
+  process.channel.unref();
+}
+
+function runInChild(node) {
+  const child = spawn(node, [self, ...process.argv.slice(2)], {
+    stdio: ["inherit", "inherit", "inherit", "ipc"],
+    env: { ...process.env, [launchedVariable]: "1" },
+  });
+  const pass = (signal) => void child.kill(signal);
+  const signals = ["SIGTERM", "SIGINT", "SIGHUP"];
+  for (const signal of signals) process.on(signal, pass);
+  child.on("error", (error) => {
+    process.stderr.write(`${node} could not be started: ${error.message}\n`);
+    process.exit(1);
+  });
+  child.on("exit", (code, signal) => {
+    for (const passed of signals) process.off(passed, pass);
+    if (signal !== null) process.kill(process.pid, signal);
+    else process.exit(code ?? 1);
+  });
+}

@@ -1,0 +1,143 @@
+// The door to every command: reads the first word, reads that command's options, and runs it. It promises
+// that every mistake in the options is told before anything is done, and the exit codes: 0 done, 1 failed,
+// 2 not started because of how it was asked.
+//
+// A command's own file is imported only when the command is asked for, which is the one place in the house
+// where an import is not at the top: `up` must listen within a second, and need not load what others use.
+
+import { readFileSync } from "node:fs";
+import { type OptionRule, type OptionTable, readOptions } from "../core/service/options.ts";
+import { type CommandHelp, commandHelp, programHelp } from "./help.ts";
+import type { Io } from "./io.ts";
+import {
+  explainOptions,
+  explainRules,
+  proxyOptions,
+  proxyRules,
+  sidecarOptions,
+  sidecarRules,
+  upOptions,
+  upRules,
+} from "./options.ts";
+
+/** Reads its own options: `seed` copies files and shares no option with the others. */
+interface DelegatedCommand {
+  readonly name: string;
+  readonly summary: string;
+  readonly run: (argv: readonly string[], io: Io) => Promise<number>;
+}
+
+type Command = DelegatedCommand & { readonly help?: CommandHelp };
+
+const up = tableCommand({
+  name: "up",
+  summary: "the door and everything it needs in one process, for servers that are there",
+  usage: "--replica NAME=URL [--replica NAME=URL …] [--api-key KEY] [options]",
+  options: upOptions,
+  rules: upRules,
+  words: [],
+  run: async (config, _words, io) => (await import("./up.ts")).runUp(config, io),
+});
+
+const proxy = tableCommand({
+  name: "proxy",
+  summary: "the door alone; any number of them meet in Redis",
+  usage: "--redis URL --cluster-key KEY [options]",
+  options: proxyOptions,
+  rules: proxyRules,
+  words: [],
+  run: async (config, _words, io) => (await import("./proxy.ts")).runProxy(config, io),
+});
+
+const sidecar = tableCommand({
+  name: "sidecar",
+  summary: "the caretaker beside one Jellyfin server",
+  usage: "--name NAME --jellyfin URL --api-key KEY --redis URL --cluster-key KEY [options]",
+  options: sidecarOptions,
+  rules: sidecarRules,
+  words: [],
+  run: async (config, _words, io) => (await import("./sidecar.ts")).runSidecar(config, io),
+});
+
+const seed: DelegatedCommand = {
+  name: "seed",
+  summary: "copy a server's data and config folders to those of a new one",
+  run: async (argv, io) => (await import("./seed.ts")).runSeed([...argv], io),
+};
+
+const explain = tableCommand({
+  name: "explain",
+  summary: "which replica would answer a request, and why",
+  usage: "--cluster-key KEY [--token TOKEN] METHOD PATH",
+  options: explainOptions,
+  rules: explainRules,
+  words: ["METHOD", "PATH"],
+  run: async (config, [method = "", path = ""], io) =>
+    (await import("./explain.ts")).runExplain(config, method, path, io),
+});
+
+const commands: readonly Command[] = [up, proxy, sidecar, seed, explain];
+
+/** The commands whose options are in the tables, for docs/options.md. */
+export const documentedCommands: readonly CommandHelp[] = commands.flatMap(({ help }) =>
+  help === undefined ? [] : [help],
+);
+
+/** Runs `jellybloom <argv>` and answers its exit code. */
+export async function main(argv: readonly string[], io: Io): Promise<number> {
+  const [name, ...rest] = argv;
+  if (name === undefined || name === "--help" || name === "-h" || name === "help") {
+    (name === undefined ? io.err : io.out)(programHelp(commands));
+    return name === undefined ? 2 : 0;
+  }
+  if (name === "--version") {
+    io.out(`${packageVersion()}\n`);
+    return 0;
+  }
+  const command = commands.find((candidate) => candidate.name === name);
+  if (command === undefined) {
+    io.err(`jellybloom has no command ${JSON.stringify(name)}.\n\n${programHelp(commands)}`);
+    return 2;
+  }
+  return command.run(rest, io);
+}
+
+/** The version in package.json. */
+export function packageVersion(): string {
+  const text = readFileSync(new URL("../package.json", import.meta.url), "utf8");
+  const { version } = JSON.parse(text) as { version: string };
+  return version;
+}
+
+interface TableCommand<Table extends OptionTable> extends CommandHelp {
+  readonly options: Table;
+  readonly rules: readonly OptionRule<Table>[];
+  readonly words: readonly string[];
+  readonly run: (config: ConfigOfTable<Table>, words: readonly string[], io: Io) => Promise<number>;
+}
+
+type ConfigOfTable<Table extends OptionTable> = Parameters<OptionRule<Table>["check"]>[0];
+
+/** A command whose options are read from its table. */
+function tableCommand<Table extends OptionTable>(command: TableCommand<Table>): Command {
+  const { name, summary, options, rules, words } = command;
+  return {
+    name,
+    summary,
+    help: command,
+    async run(argv, io) {
+      const readFile = (path: string) => readFileSync(path, "utf8");
+      const read = readOptions(options, rules, { argv, env: io.env, readFile }, words);
+      switch (read.kind) {
+        case "help":
+          io.out(commandHelp(command));
+          return 0;
+        case "mistakes":
+          io.err(`${read.mistakes.join("\n")}\njellybloom ${name} --help tells more.\n`);
+          return 2;
+        case "config":
+          return command.run(read.config, read.words, io);
+      }
+    },
+  };
+}
