@@ -2,6 +2,7 @@
 // in front of the same backend. The others write no access log unless `accessLogs` asks for it, which
 // is the harder comparison: this proxy always writes its log, keeps its metrics and swaps tokens.
 
+import { randomBytes } from "node:crypto";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Backend } from "./backend.ts";
@@ -160,6 +161,7 @@ async function jellybloomCommand(
     ...["--api-key", setup.backend.apiKey],
     // The bench logs in on b and is served by a, so that every request needs its token swapped.
     ...["--prefer", "a"],
+    ...["--cluster-key", randomBytes(32).toString("hex")],
     ...(setup.redisUrl === undefined ? [] : ["--redis", setup.redisUrl]),
   ];
   const profile =
@@ -183,7 +185,8 @@ function nginxConfiguration(
   accessLogs: boolean,
 ): string {
   const user = process.getuid?.() === 0 ? "user root;" : "";
-  const sockets = Math.floor(descriptorLimit() - 200);
+  // nginx resets waiting connections when less than a sixteenth of these is free.
+  const sockets = Math.floor(descriptorLimit() * 1.2);
   const upstream = tuned
     ? `
       proxy_pass http://backend;

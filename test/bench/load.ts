@@ -191,7 +191,7 @@ async function leavers(load: LeaverLoad): Promise<{ left: number }> {
 async function sockets(load: SocketLoad): Promise<unknown> {
   const open = new Set<WebSocket>();
   let next = 0;
-  let failed = 0;
+  let failure = "";
   const worker = async () => {
     while (next < load.count) {
       const login = load.logins[next % load.logins.length];
@@ -206,8 +206,8 @@ async function sockets(load: SocketLoad): Promise<unknown> {
           open.add(socket);
           resolve();
         });
-        socket.once("error", () => {
-          failed += 1;
+        socket.once("error", (error) => {
+          failure ||= error.message;
           resolve();
         });
       });
@@ -218,7 +218,7 @@ async function sockets(load: SocketLoad): Promise<unknown> {
   await Promise.all(Array.from({ length: load.concurrency }, worker));
   // Listened for before the line is written, because whoever reads it may ask at once.
   const asked = new Promise<void>((resolve) => process.once("SIGTERM", () => resolve()));
-  process.stdout.write(`${JSON.stringify({ open: open.size, failed })}\n`);
+  process.stdout.write(`${JSON.stringify({ open: open.size, failure })}\n`);
   let turn = 0;
   setInterval(() => {
     // Every socket has its turn once in 30 s, a hundredth of them at a time.
