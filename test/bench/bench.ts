@@ -11,7 +11,7 @@
 //   npm run bench -- --only small --profile      with a CPU profile of this proxy
 
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { availableParallelism, cpus, release, tmpdir, totalmem } from "node:os";
+import { availableParallelism, cpus, loadavg, release, tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { startBackend } from "./backend.ts";
@@ -114,6 +114,8 @@ async function main(): Promise<number> {
   const plan = planOf(process.argv.slice(2));
   if (plan === undefined) return 2;
   const directory = mkdtempSync(join(tmpdir(), "jellybloom-bench-"));
+  // A machine that is busy before the bench begins will be busy during it.
+  const loadBefore = loadavg()[0] ?? 0;
   const stop = (reason: string) => {
     say(reason);
     removeFolder(plan, directory);
@@ -124,7 +126,7 @@ async function main(): Promise<number> {
   process.once("SIGINT", () => stop("interrupted"));
   process.once("SIGTERM", () => stop("terminated"));
   try {
-    return await runPlan(plan, directory);
+    return await runPlan(plan, directory, loadBefore);
   } finally {
     clearTimeout(limit);
     removeFolder(plan, directory);
@@ -187,7 +189,7 @@ function chosen<Name extends string>(
   return found.length === new Set(wanted).size ? found : undefined;
 }
 
-async function runPlan(plan: Plan, directory: string): Promise<number> {
+async function runPlan(plan: Plan, directory: string, loadBefore: number): Promise<number> {
   // Two CPUs or more: the contender under test has one to itself, clients and backend have the rest.
   const loadCpus = plan.pin ? `1-${availableParallelism() - 1}` : undefined;
   const movieBytes = 500_000_000;
@@ -210,7 +212,7 @@ async function runPlan(plan: Plan, directory: string): Promise<number> {
   const { results, failures } = await measureAll(bench, plan);
   for (const running of backend.processes) await end(running);
   if (profileDirectory !== undefined) say(`CPU profiles: ${profileDirectory}/*.cpuprofile`);
-  return publish(plan, results, failures, await circumstances(plan));
+  return publish(plan, results, failures, await circumstances(plan, loadBefore));
 }
 
 async function publish(
@@ -303,7 +305,7 @@ async function enterAll(bench: Bench, plan: Plan, failures: string[]): Promise<E
   return entrants;
 }
 
-async function circumstances(plan: Plan): Promise<Circumstances> {
+async function circumstances(plan: Plan, loadBefore: number): Promise<Circumstances> {
   const model = cpus()[0]?.model.trim() ?? "unknown CPU";
   const memory = Math.round(totalmem() / 2 ** 30);
   const kernel = release().split(".").slice(0, 2).join(".");
@@ -317,7 +319,12 @@ async function circumstances(plan: Plan): Promise<Circumstances> {
     date: new Date().toISOString().slice(0, 10),
     machine: `${availableParallelism()} × ${model}, ${memory} GB, Linux ${kernel}`,
     versions: await versions(),
-    setting: `${plan.amounts.rounds} rounds; medians, with the least and the most. ${pinned} ${logs}`,
+    setting: [
+      `Load of the machine before the run: ${loadBefore.toFixed(1)}.`,
+      `Rounds: ${plan.amounts.rounds}; medians, with the least and the most.`,
+      pinned,
+      logs,
+    ].join(" "),
   };
 }
 
