@@ -418,7 +418,9 @@ const beyondLatin1 = /[\u0100-\uffff]/;
 
 /** Kestrel reads header bytes as UTF-8, where Node gives one character for each byte. */
 function asUtf8(text: string): string {
-  if (!beyondAscii.test(text) || beyondLatin1.test(text)) return text;
+  if (!beyondAscii.test(text)) return text;
+  // Not from a socket: a text made here, already decoded.
+  if (beyondLatin1.test(text)) return text.toWellFormed();
   return Buffer.from(text, "latin1").toString("utf8");
 }
 

@@ -183,6 +183,7 @@ export type Gives =
   | "quickConnectRequest"
   | "quickConnectEnabled"
   | "playbackInfo"
+  | "liveStream"
   | "systemInfo"
   | "sessions";
 
@@ -601,7 +602,7 @@ const media: readonly Route[] = [
     boundTo: "channel",
     bodyName: "ItemId",
     memoryOnly: true,
-    gives: "playbackInfo",
+    gives: "liveStream",
   }),
   // Its count of consumers goes down each time.
   post("/LiveStreams/Close", "liveStreamClose", { boundTo: "liveStream", repeatable: "no" }),
