@@ -532,16 +532,20 @@ async function follow(
   let position = positionFrom(positionText);
   if (position === undefined) return "lost";
   if (signal.aborted) return "aborted";
+  if (closing.aborted) throw new StoreUnavailable("the store is closed");
 
   const client = new Redis(settings.options);
   let lastError: unknown;
   client.on("error", (error: unknown) => {
     lastError = error;
   });
-  const ended = AbortSignal.any([signal, closing]);
+  let end: () => void = () => undefined;
   const endedPromise = new Promise<undefined>((resolve) => {
-    ended.addEventListener("abort", () => resolve(undefined), { once: true });
+    end = () => resolve(undefined);
   });
+  // Taken off again at the end: while Redis is away, following is begun many times under the same signals.
+  signal.addEventListener("abort", end, { once: true });
+  closing.addEventListener("abort", end, { once: true });
 
   /** The answer in a box, or undefined when following was ended meanwhile. */
   async function ask<Answer>(
@@ -603,10 +607,12 @@ async function follow(
         if (next === undefined) return "lost";
         position = next.position;
         onChanges(next.changes, textOfPosition(position));
-        if (ended.aborted) return ending();
+        if (signal.aborted || closing.aborted) return ending();
       }
     }
   } finally {
+    signal.removeEventListener("abort", end);
+    closing.removeEventListener("abort", end);
     client.disconnect();
   }
 }

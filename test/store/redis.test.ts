@@ -1,8 +1,12 @@
 // What only a store in Redis must promise: it is emptied, killed, frozen, replaced and badly set up, and
 // whoever uses it is told within the limit, without a secret, and goes on when it is back.
 
+import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer, connect as dial, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { Redis } from "ioredis";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { keyNameOf, keyTable, storeKeys } from "../../core/store/keys.ts";
@@ -100,6 +104,16 @@ describe("when Redis is emptied", () => {
     const startedAtMs = performance.now();
     expect(await following.result).toBe("lost");
     expect(performance.now() - startedAtMs).toBeLessThan(200 + slackMs);
+  });
+
+  test("followers of data in which nothing ever happened are told lost, too", async () => {
+    await admin.flushall();
+    const store = await open({ followIdleMs: 200 });
+    const following = follower(store, (await store.load()).position);
+    await sleep(50);
+    await admin.flushall();
+    await store.clusterId();
+    expect(await following.result).toBe("lost");
   });
 
   test("a follower that was away is told lost, though the new data have as many changes", async () => {
@@ -216,6 +230,62 @@ describe("when Redis is gone", () => {
       await own.stop();
     }
   });
+});
+
+describe("behind Sentinel", () => {
+  test("a store goes on with the new master when the master dies", async () => {
+    const sentinelPort = await freePort();
+    const master = await startRedis();
+    const replica = await startRedis({ args: ["--replicaof", "127.0.0.1", String(master.port)] });
+    const folder = await mkdtemp(join(tmpdir(), "jellybloom-sentinel-"));
+    const settings = join(folder, "sentinel.conf");
+    await writeFile(
+      settings,
+      [
+        `port ${sentinelPort}`,
+        "bind 127.0.0.1",
+        `dir ${folder}`,
+        `sentinel monitor main 127.0.0.1 ${master.port} 1`,
+        "sentinel down-after-milliseconds main 500",
+        "sentinel failover-timeout main 3000",
+      ].join("\n"),
+    );
+    const sentinel = spawn("redis-server", [settings, "--sentinel"], { stdio: "ignore" });
+    const watcher = new Redis(sentinelPort, "127.0.0.1", { protocol: 2 });
+    watcher.on("error", () => undefined);
+    try {
+      // Sentinel must have met the replica before it can promote it.
+      const untilMs = Date.now() + 20_000;
+      for (;;) {
+        const replicas = await watcher.call("SENTINEL", "replicas", "main").catch(() => []);
+        if (
+          Array.isArray(replicas) &&
+          JSON.stringify(replicas).includes('"master-link-status","ok"')
+        )
+          break;
+        if (Date.now() > untilMs) throw new Error("Sentinel did not find the replica");
+        await sleep(100);
+      }
+      const store = await open({ url: `redis+sentinel://127.0.0.1:${sentinelPort}/main` });
+      await store.recordLogin(login("k", "h1", 1));
+      const { position } = await store.load();
+      const link = new Redis(replica.url, { protocol: 2 });
+      while ((await link.hlen(storeKeys("jellybloom").identities)) === 0) await sleep(10);
+      link.disconnect();
+      await master.kill9();
+      const outcome = await untilAvailable(() => store.recordLogin(login("k", "h2", 2)), 20_000);
+      expect(outcome).toMatchObject({ outcome: "recorded", identity: { generation: 2 } });
+      const following = follower(store, position);
+      await following.until(2);
+      await following.stop();
+    } finally {
+      watcher.disconnect();
+      sentinel.kill("SIGKILL");
+      await replica.stop();
+      await master.stop();
+      await rm(folder, { recursive: true, force: true });
+    }
+  }, 60_000);
 });
 
 describe("when Redis is frozen", () => {
