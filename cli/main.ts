@@ -19,15 +19,14 @@ import {
   upOptions,
   upRules,
 } from "./options.ts";
+import { packageVersion } from "./version.ts";
 
-/** Reads its own options: `seed` copies files and shares no option with the others. */
-interface DelegatedCommand {
+interface Command {
   readonly name: string;
   readonly summary: string;
   readonly run: (argv: readonly string[], io: Io) => Promise<number>;
+  readonly help: () => CommandHelp | Promise<CommandHelp>;
 }
-
-type Command = DelegatedCommand & { readonly help?: CommandHelp };
 
 const up = tableCommand({
   name: "up",
@@ -59,10 +58,27 @@ const sidecar = tableCommand({
   run: async (config, _words, io) => (await import("./sidecar.ts")).runSidecar(config, io),
 });
 
-const seed: DelegatedCommand = {
+/** Reads its own options, which are beside it: it copies folders and shares nothing with the others. */
+const seed: Command = {
   name: "seed",
   summary: "copy a server's data and config folders to those of a new one",
-  run: async (argv, io) => (await import("./seed.ts")).runSeed([...argv], io),
+  help: async () => ({
+    name: seed.name,
+    summary: seed.summary,
+    usage: "--from DIR --to DIR [options]",
+    options: (await import("./seed.ts")).seedOptions,
+  }),
+  async run(argv, io) {
+    if (argv.includes("--help") || argv.includes("-h")) {
+      io.out(commandHelp(await seed.help()));
+      return 0;
+    }
+    const lines = {
+      out: (line: string) => io.out(`${line}\n`),
+      err: (line: string) => io.err(`${line}\n`),
+    };
+    return (await import("./seed.ts")).runSeed(argv, lines);
+  },
 };
 
 const explain = tableCommand({
@@ -78,10 +94,10 @@ const explain = tableCommand({
 
 const commands: readonly Command[] = [up, proxy, sidecar, seed, explain];
 
-/** The commands whose options are in the tables, for docs/options.md. */
-export const documentedCommands: readonly CommandHelp[] = commands.flatMap(({ help }) =>
-  help === undefined ? [] : [help],
-);
+/** Every command's help, for docs/options.md. */
+export function documentedCommands(): Promise<CommandHelp[]> {
+  return Promise.all(commands.map((command) => command.help()));
+}
 
 /** Runs `jellybloom <argv>` and answers its exit code. */
 export async function main(argv: readonly string[], io: Io): Promise<number> {
@@ -102,13 +118,6 @@ export async function main(argv: readonly string[], io: Io): Promise<number> {
   return command.run(rest, io);
 }
 
-/** The version in package.json. */
-export function packageVersion(): string {
-  const text = readFileSync(new URL("../package.json", import.meta.url), "utf8");
-  const { version } = JSON.parse(text) as { version: string };
-  return version;
-}
-
 interface TableCommand<Table extends OptionTable> extends CommandHelp {
   readonly options: Table;
   readonly rules: readonly OptionRule<Table>[];
@@ -124,7 +133,7 @@ function tableCommand<Table extends OptionTable>(command: TableCommand<Table>): 
   return {
     name,
     summary,
-    help: command,
+    help: () => command,
     async run(argv, io) {
       const readFile = (path: string) => readFileSync(path, "utf8");
       const read = readOptions(options, rules, { argv, env: io.env, readFile }, words);

@@ -76,17 +76,30 @@ function readPackages(path) {
   }
 }
 
-/** Installs the packages, or throws Missing. */
+/**
+ * Installs the packages, or throws Missing.
+ *
+ * `npm ci` asks that the lock file names even the optional packages of platforms that are not this one.
+ * Where the registry does not have them all, a lock file written there cannot; npm install takes what the
+ * lock file does name, in those versions and checked by their hashes.
+ */
 export function installPackages(root) {
-  const verb = existsSync(join(root, lockName)) ? "ci" : "install";
-  say(`Installing packages (npm ${verb}) …`);
+  const hasLock = existsSync(join(root, lockName));
+  say("Installing packages with npm …");
+  const first = npm(root, hasLock ? ["ci"] : ["install"]);
+  const isLockIncomplete = hasLock && first.status !== 0 && (first.stderr ?? "").includes("EUSAGE");
+  const last = isLockIncomplete ? npm(root, ["install", "--no-save"]) : first;
+  if (last.status === 0) return;
+  throw new Missing(
+    `npm could not install the packages. It says:\n\n${firstLines(last)}\n\n` +
+      "When that is put right, run: npm install",
+  );
+}
+
+function npm(root, words) {
   const quiet = ["--no-audit", "--no-fund", "--no-progress", "--loglevel=error"];
   const { command, prefix } = npmCommand();
-  const result = run(command, [...prefix, verb, ...quiet], { cwd: root });
-  if (result.status === 0) return;
-  throw new Missing(
-    `npm ${verb} failed. Its last words:\n\n${lastLines(result)}\n\nRun it by hand: npm ${verb}`,
-  );
+  return run(command, [...prefix, ...words, ...quiet], { cwd: root });
 }
 
 /**
@@ -218,6 +231,12 @@ function quieten(service) {
 function run(command, args, options) {
   const limits = { encoding: "utf8", maxBuffer: 64 * 1024 * 1024 };
   return spawnSync(command, args, { ...limits, stdio: ["ignore", "pipe", "pipe"], ...options });
+}
+
+/** npm says first what is wrong and then how it is used. */
+function firstLines({ stderr, error }) {
+  if (error !== undefined) return error.message;
+  return stderr.trim().split("\n").slice(0, 20).join("\n");
 }
 
 function lastLines({ stdout, stderr, error }) {
