@@ -94,10 +94,11 @@ export function readCredentials(
     source = "xMediaBrowserToken";
   }
   if (!isPresent(token) && rawQuery !== "") {
-    token = tokenInQuery(rawQuery, "apikey");
+    const { apikey, api_key } = tokensInQuery(rawQuery);
+    token = apikey;
     source = "queryApiKey";
     if (legacy && !isPresent(token)) {
-      token = tokenInQuery(rawQuery, "api_key");
+      token = api_key;
       source = "query_api_key";
     }
   }
@@ -227,12 +228,11 @@ export function replaceTokenInQuery(
   options: { readonly as?: "ApiKey" } = {},
 ): string {
   if (rawQuery === "") return rawQuery;
+  const tokens = tokensInQuery(rawQuery);
+  if (tokens === noTokens) return rawQuery;
   const encoded = encodeValue(newToken);
   // A name whose values are all empty carries no token, and stays.
-  const waiting = {
-    apikey: isPresent(tokenInQuery(rawQuery, "apikey")),
-    api_key: isPresent(tokenInQuery(rawQuery, "api_key")),
-  };
+  const waiting = { apikey: isPresent(tokens.apikey), api_key: isPresent(tokens.api_key) };
   const carries = { ...waiting };
   const replaced = mapTokenPairs(rawQuery, (rawName, name) => {
     if (!carries[name]) return unchanged;
@@ -270,7 +270,8 @@ export function redactQuery(rawUrl: string): string {
   const start = rawUrl.search(/[?#]/);
   const path = redactPath(start < 0 ? rawUrl : rawUrl.slice(0, start));
   if (start < 0) return path;
-  return path + rawUrl.slice(start).replace(/[^?&#;]+/g, redactPair);
+  const query = rawUrl.slice(start);
+  return path + (mayHoldSecret.test(query) ? query.replace(/[^?&#;]+/g, redactPair) : query);
 }
 
 /** A header's value fit for a log. `name` in any letter case. */
@@ -475,16 +476,24 @@ function withToken(base: string | undefined, token: string): string {
   return buildAuthorization({ client, device, deviceId, version }, token);
 }
 
-/** All values of a token's query name, joined as the server joins them; undefined when there is none. */
-function tokenInQuery(rawQuery: string, wanted: "apikey" | "api_key"): string | undefined {
-  let found: string | undefined;
+interface TokensInQuery {
+  readonly apikey?: string | undefined;
+  readonly api_key?: string | undefined;
+}
+
+const noTokens: TokensInQuery = Object.freeze({});
+
+/** By name, all values joined as the server joins them; undefined when the name is not there. */
+function tokensInQuery(rawQuery: string): TokensInQuery {
+  let apikey: string | undefined;
+  let api_key: string | undefined;
   mapTokenPairs(rawQuery, (_rawName, name, rawValue) => {
-    if (name !== wanted) return unchanged;
     const value = decodeQueryText(rawValue);
-    found = found === undefined ? value : `${found},${value}`;
+    if (name === "apikey") apikey = apikey === undefined ? value : `${apikey},${value}`;
+    else api_key = api_key === undefined ? value : `${api_key},${value}`;
     return unchanged;
   });
-  return found;
+  return apikey === undefined && api_key === undefined ? noTokens : { apikey, api_key };
 }
 
 const unchanged = Symbol("unchanged");
@@ -545,9 +554,9 @@ function tokenName(rawQuery: string, from: number, to: number): "apikey" | "api_
 /** `api_key` as `ApiKey`; dropped where an `ApiKey` with a value is there already. */
 function renameLegacyInQuery(rawQuery: string): string {
   if (rawQuery === "") return rawQuery;
-  const legacy = tokenInQuery(rawQuery, "api_key");
+  const { apikey, api_key: legacy } = tokensInQuery(rawQuery);
   if (legacy === undefined) return rawQuery;
-  let keep = !isPresent(tokenInQuery(rawQuery, "apikey"));
+  let keep = !isPresent(apikey);
   const replacesEmpty = keep;
   return mapTokenPairs(rawQuery, (_rawName, name, rawValue) => {
     if (name === "apikey") return replacesEmpty ? undefined : unchanged;
@@ -583,9 +592,23 @@ const secretNames = new Set([
   "pin",
 ]);
 
+/** First letters of those names in both cases, and of white space before a name. */
+const secretInitials = new Set(
+  [...secretNames, " ", "+", "\t"].flatMap((name) => [
+    name.charCodeAt(0),
+    name.toUpperCase().charCodeAt(0),
+  ]),
+);
+
+/** A text without any of these, and without an encoded letter before an `=`, names no secret. */
+const mayHoldSecret = /api_?key|token|secret|code|authorization|pw|password|pin|%[^=&]*(?:[=&]|$)/i;
+
 /** One pair of a query. A pair whose name hides another `=` or `&` is encoded as a whole: all of it goes. */
 function redactPair(pair: string): string {
   const end = nameEndOf(pair, 0, pair.length);
+  const encodedAt = pair.indexOf("%");
+  const isPlain = encodedAt < 0 || encodedAt > end;
+  if (isPlain && !secretInitials.has(pair.charCodeAt(0))) return pair;
   const rawName = pair.slice(0, end);
   const name = decodeQueryText(rawName).trim().toLowerCase();
   if (/[=&]/.test(name)) return hidden;

@@ -320,17 +320,31 @@ function isTrue(text: string | undefined): boolean {
   return text !== undefined && text.trim().toLowerCase() === "true";
 }
 
-/** Longest and shortest of the names below; others are not even copied. */
-const nameLengthMin = "tag".length;
-const nameLengthMax = "playsessionid".length;
+/** A bit for each length that one of the names has; others are not even copied. */
+const nameLengths = [
+  "tag",
+  "code",
+  "secret",
+  "deviceId",
+  "liveStreamId",
+  "mediaSourceId",
+  "playSessionId",
+].reduce((bits, name) => bits | (1 << name.length), 0);
+
+/** Every letter may be written as `%XX`. */
+const encodedNameLengthMax = 3 * "playSessionId".length;
 
 /** The name in lower case when it may be one of those we read. */
 function boundName(query: string, from: number, to: number): string | undefined {
   const length = to - from;
-  if (length < nameLengthMin || length > 3 * nameLengthMax) return undefined;
+  const fits = length < 32 && (nameLengths & (1 << length)) !== 0;
+  if (fits) {
+    const name = query.slice(from, to);
+    return name.indexOf("%") < 0 ? name.toLowerCase() : decodeQueryText(name).toLowerCase();
+  }
+  if (length > encodedNameLengthMax) return undefined;
   const name = query.slice(from, to);
-  if (name.indexOf("%") >= 0) return decodeQueryText(name).toLowerCase();
-  return length > nameLengthMax ? undefined : name.toLowerCase();
+  return name.indexOf("%") < 0 ? undefined : decodeQueryText(name).toLowerCase();
 }
 
 function valueIn(query: string, equals: number, to: number): string | undefined {

@@ -922,13 +922,15 @@ export function matchRoute(
   path: string,
   baseSegments: readonly string[] = noSegments,
 ): RouteMatch {
+  const slot = slotOf(method);
+  if (slot === undefined) return method === "OPTIONS" ? optionsMatch : writeMatch;
+  // Most requests but those for media spell one of the paths without parameters as it stands in the table.
+  const plain = baseSegments.length === 0 ? plainPaths[slot].get(path) : undefined;
+  if (plain !== undefined) return plain;
   const whole = pathSegments(path);
   const segments = segmentsBelow(whole, baseSegments) ?? whole;
   const start = isOldPrefix(segments[0]) ? 1 : 0;
-  const slot = slotOf(method);
-  if (slot === undefined) return method === "OPTIONS" ? optionsMatch : writeMatch;
-  const lower = segments.map(foldCase);
-  const found = find(root, slot, segments, lower, start);
+  const found = find(root, slot, segments, start);
   if (found === undefined) return slot === "read" ? readMatch : writeMatch;
   return found.parameters.length === 0 ? found.plain : withParams(found, segments, start);
 }
@@ -939,11 +941,11 @@ const readMatch: RouteMatch = Object.freeze({ route: defaultRead, params: noPara
 const writeMatch: RouteMatch = Object.freeze({ route: defaultWrite, params: noParams });
 const optionsMatch: RouteMatch = Object.freeze({ route: defaultOptions, params: noParams });
 
-/** No literal of a pattern is longer than this, so longer segments (ids, names) are left in their case. */
-const literalLengthMax = 31;
-
-const foldCase = (segment: string): string =>
-  segment.length > literalLengthMax ? segment : segment.toLowerCase();
+/**
+ * Longer segments are parameters as a whole: literals have at most 28 letters. It also bounds names with a
+ * dot inside: a live segment is called by 32 hex digits and its number.
+ */
+const literalLengthMax = 64;
 
 function isOldPrefix(segment: string | undefined): boolean {
   if (segment === undefined || (segment.length !== 4 && segment.length !== 12)) return false;
@@ -1011,27 +1013,25 @@ const newNode = (): Node => ({
  * Walks the trie in ASP.NET's order of precedence: literal, then literal with parameters inside, then a
  * whole parameter, then the rest of the path; backwards where a way has no row for this method.
  */
-function find(
-  node: Node,
-  slot: Slot,
-  segments: readonly string[],
-  lower: readonly string[],
-  at: number,
-): Leaf | undefined {
-  const word = lower[at];
-  if (word === undefined) return node.leaves[slot] ?? node.rest[slot];
-  const literal = node.literals.get(word);
-  if (literal !== undefined) {
-    const found = find(literal, slot, segments, lower, at + 1);
-    if (found !== undefined) return found;
-  }
-  for (const complex of node.complexes) {
-    if (!fits(complex, word)) continue;
-    const found = find(complex.node, slot, segments, lower, at + 1);
-    if (found !== undefined) return found;
+function find(node: Node, slot: Slot, segments: readonly string[], at: number): Leaf | undefined {
+  const segment = segments[at];
+  if (segment === undefined) return node.leaves[slot] ?? node.rest[slot];
+  // Ids and long names can be no literal and are not even folded to lower case.
+  if (segment.length <= literalLengthMax && (node.literals.size > 0 || node.complexes.length > 0)) {
+    const word = segment.toLowerCase();
+    const literal = node.literals.get(word);
+    if (literal !== undefined) {
+      const found = find(literal, slot, segments, at + 1);
+      if (found !== undefined) return found;
+    }
+    for (const complex of node.complexes) {
+      if (!fits(complex, word)) continue;
+      const found = find(complex.node, slot, segments, at + 1);
+      if (found !== undefined) return found;
+    }
   }
   if (node.parameter !== undefined) {
-    const found = find(node.parameter, slot, segments, lower, at + 1);
+    const found = find(node.parameter, slot, segments, at + 1);
     if (found !== undefined) return found;
   }
   return node.rest[slot];
@@ -1139,3 +1139,21 @@ function complexNode(node: Node, shape: Complex["shape"], text: string): Node {
 
 const root = newNode();
 for (const route of routes) plant(root, route);
+
+/** The rows without parameters, by their own spelling and in lower case: what most requests are. */
+const plainPaths: Record<Slot, Map<string, RouteMatch>> = {
+  read: new Map(),
+  post: new Map(),
+  delete: new Map(),
+};
+for (const route of routes) {
+  if (route.pattern.includes("{")) continue;
+  for (const method of route.methods) {
+    const slot = slotOf(method);
+    if (slot === undefined) continue;
+    const { route: row, params } = matchRoute(method, `${route.pattern}/`);
+    const match: RouteMatch = Object.freeze({ route: row, params });
+    plainPaths[slot].set(route.pattern, match);
+    plainPaths[slot].set(route.pattern.toLowerCase(), match);
+  }
+}
