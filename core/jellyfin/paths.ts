@@ -9,14 +9,11 @@ const dot = 46;
 const questionMark = 63;
 const hash = 35;
 
-/** Segments beyond this many are not looked at: no route of Jellyfin has more than eleven. */
-const segmentsMax = 32;
-
 /**
  * Splits a path into its segments, decoded and without empty ones.
  *
- * `path` is a request target or its path part: origin form or absolute form; anything from `?` or `#`
- * on is ignored. A trailing slash and doubled slashes make no segment. Percent-encoding is decoded once
+ * `path` is a request target or its path part: origin form or absolute form; anything from `?` on is
+ * ignored. A `#` has no place in a request target (RFC 9112 section 3.2) and Kestrel takes it for a letter. A trailing slash and doubled slashes make no segment. Percent-encoding is decoded once
  * as UTF-8, except `%2F`; what cannot be decoded stays as it is. `.` and `..` are taken out after
  * decoding. (Kestrel's PathDecoder, RFC 3986 section 5.2.4.)
  */
@@ -26,23 +23,25 @@ export function pathSegments(path: string): string[] {
   if (length > 0 && path.charCodeAt(0) !== slash) start = startOfPath(path);
   const segments: string[] = [];
   let encoded = false;
-  let dots = false;
   let from = start;
   let at = start;
-  for (; at < length; at++) {
-    const code = path.charCodeAt(at);
-    if (code === slash) {
-      if (at > from && push(segments, path, from, at, encoded)) dots = true;
+  for (; at <= length; at++) {
+    const code = at < length ? path.charCodeAt(at) : questionMark;
+    if (code === percent) {
+      encoded = true;
+    } else if (code === slash || code === questionMark) {
+      if (at > from) {
+        const raw = path.slice(from, at);
+        const segment = encoded ? decodeSegment(raw) : raw;
+        if (isDots(segment)) return withoutDots(path.slice(start));
+        segments.push(segment);
+      }
+      if (code !== slash) break;
       from = at + 1;
       encoded = false;
-    } else if (code === percent) {
-      encoded = true;
-    } else if (code === questionMark || code === hash) {
-      break;
     }
   }
-  if (at > from && push(segments, path, from, at, encoded)) dots = true;
-  return dots ? withoutDots(segments) : segments;
+  return segments;
 }
 
 /**
@@ -122,26 +121,21 @@ function startOfPath(target: string): number {
   return path < 0 ? target.length : path;
 }
 
-/** Adds one segment; true when it is a dot segment. */
-function push(
-  segments: string[],
-  path: string,
-  from: number,
-  to: number,
-  encoded: boolean,
-): boolean {
-  if (segments.length >= segmentsMax) return false;
-  const raw = path.slice(from, to);
-  const segment = encoded ? decodeSegment(raw) : raw;
-  segments.push(segment);
+function isDots(segment: string): boolean {
   return segment.charCodeAt(0) === dot && (segment === "." || segment === "..");
 }
 
-function withoutDots(segments: readonly string[]): string[] {
+/**
+ * The segments of a path with `.` and `..` in it, which no client of Jellyfin sends. An empty segment, too,
+ * is taken out by a `..` behind it (RFC 3986 section 5.2.4): `/metrics//..` is `/metrics/`.
+ */
+function withoutDots(path: string): string[] {
+  const end = path.indexOf("?");
   const kept: string[] = [];
-  for (const segment of segments) {
+  for (const raw of (end < 0 ? path : path.slice(0, end)).split("/").slice(1)) {
+    const segment = decodeSegment(raw);
     if (segment === "..") kept.pop();
     else if (segment !== ".") kept.push(segment);
   }
-  return kept;
+  return kept.filter((segment) => segment !== "");
 }

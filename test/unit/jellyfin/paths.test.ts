@@ -25,7 +25,8 @@ describe("a path is split", () => {
     ["/Users/Me/", ["Users", "Me"]],
     ["//Users///Me", ["Users", "Me"]],
     ["/Users/Me?a=/b#c", ["Users", "Me"]],
-    ["/Users/Me#c", ["Users", "Me"]],
+    ["/Users/Me#c", ["Users", "Me#c"]],
+    ["/web/#/../../metrics", ["metrics"]],
     ["/%55sers/%4De", ["Users", "Me"]],
     ["/a%2Fb/c%2fd", ["a%2Fb", "c%2fd"]],
     ["/a%252Fb", ["a%2Fb"]],
@@ -36,6 +37,10 @@ describe("a path is split", () => {
     ["/web/%2e%2E/metrics", ["metrics"]],
     ["/./metrics/.", ["metrics"]],
     ["/../../metrics", ["metrics"]],
+    ["/metrics//..", ["metrics"]],
+    ["/metrics//../..", []],
+    ["/a//./../metrics?x=/..", ["a", "metrics"]],
+    ["http://door.example/web/../metrics", ["metrics"]],
     ["/...", ["..."]],
     ["http://door.example/Users/Me?x", ["Users", "Me"]],
     ["http://door.example", []],
@@ -45,15 +50,18 @@ describe("a path is split", () => {
     expect(pathSegments(path)).toEqual(expected);
   });
 
-  test("no path throws or makes more segments than the limit", { timeout: 30_000 }, () => {
+  test("dots are followed however long the way", () => {
+    expect(pathSegments(`${"/x".repeat(5000)}${"/..".repeat(5000)}/metrics`)).toEqual(["metrics"]);
+  });
+
+  test("no path throws", { timeout: 30_000 }, () => {
     fc.assert(
       fc.property(wildText, fc.string(), (wild, tame) => {
-        expect(pathSegments(`/${wild}/${tame}%${tame}`).length).toBeLessThanOrEqual(32);
+        pathSegments(`/${wild}/${tame}%${tame}`);
         decodeSegment(wild);
         decodeQueryText(`${tame}%${wild}+`);
       }),
     );
-    expect(pathSegments("/a".repeat(10_000)).length).toBe(32);
   });
 });
 

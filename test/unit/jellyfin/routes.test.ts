@@ -164,6 +164,8 @@ describe("guards", () => {
     ["GET", "/%6detrics", "refuse"],
     ["GET", "/web/../metrics", "refuse"],
     ["GET", "/web/%2e%2e/metrics", "refuse"],
+    ["GET", "/metrics//..", "refuse"],
+    ["GET", `${"/x".repeat(100)}${"/..".repeat(100)}/metrics`, "refuse"],
     ["GET", "/metrics?x=1", "refuse"],
     ["GET", "/emby/metrics", "refuse"],
     ["GET", "http://door.example/metrics", "refuse"],
