@@ -13,9 +13,10 @@ const hash = 35;
  * Splits a path into its segments, decoded and without empty ones.
  *
  * `path` is a request target or its path part: origin form or absolute form; anything from `?` on is
- * ignored. A `#` has no place in a request target (RFC 9112 section 3.2) and Kestrel takes it for a letter. A trailing slash and doubled slashes make no segment. Percent-encoding is decoded once
- * as UTF-8, except `%2F`; what cannot be decoded stays as it is. `.` and `..` are taken out after
- * decoding. (Kestrel's PathDecoder, RFC 3986 section 5.2.4.)
+ * ignored. A `#` has no place in a request target (RFC 9112 section 3.2) and counts as any other letter.
+ * A trailing slash and doubled slashes make no segment. Percent-encoding is decoded once as UTF-8, except
+ * `%2F`; what cannot be decoded stays as it is. `.` and `..` are taken out after decoding. (Kestrel's
+ * PathDecoder, RFC 3986 section 5.2.4.)
  */
 export function pathSegments(path: string): string[] {
   let start = 0;
