@@ -587,7 +587,7 @@ function wordMistakes(words: readonly string[], wordNames: readonly string[]): s
 
 function unexpectedWord(word: string): string {
   // The word may be a secret that lost its option, so only a short beginning of it is shown.
-  const shown = word.length > 8 ? `${word.slice(0, 4)}…` : word;
+  const shown = word.length > 3 ? `${word.slice(0, 3)}…` : word;
   return `Unexpected word ${JSON.stringify(shown)}: options start with --.`;
 }
 
