@@ -1,0 +1,60 @@
+// Waiting and doing again: what is given up ends, what fails waits longer, and nothing stays behind.
+
+import { getEventListeners } from "node:events";
+import { expect, test } from "vitest";
+import { AssertionFailed, assert, must } from "../../../core/service/assert.ts";
+import { backOffMs, repeat, retry, sleep } from "../../../core/service/loop.ts";
+
+test("a sleeper wakes when its signal aborts", async () => {
+  const controller = new AbortController();
+  const slept = sleep(60_000, controller.signal);
+  controller.abort();
+  await slept;
+  await sleep(60_000, controller.signal);
+});
+
+test("a sleep leaves no listener on a signal that lives on", async () => {
+  const { signal } = new AbortController();
+  for (let index = 0; index < 20; index++) await sleep(1, signal);
+  expect(getEventListeners(signal, "abort")).toHaveLength(0);
+});
+
+test("waits are doubled up to the longest, and half of each is random", () => {
+  const limits = { firstMs: 100, longestMs: 1000 };
+  expect([0, 1, 2, 3, 4, 5, 50, 5000].map((failures) => backOffMs(failures, limits, 1))).toEqual([
+    0, 100, 200, 400, 800, 1000, 1000, 1000,
+  ]);
+  expect(backOffMs(2, limits, 0)).toBe(100);
+});
+
+test("a loop ends with its signal, and its deeds do not overlap", async () => {
+  const controller = new AbortController();
+  let running = 0;
+  let done = 0;
+  await repeat(1, controller.signal, async (signal) => {
+    expect(++running).toBe(1);
+    await sleep(2, signal);
+    running--;
+    if (++done === 5) controller.abort();
+  });
+  expect(done).toBe(5);
+});
+
+test("a deed is tried again until it is done or given up", async () => {
+  const controller = new AbortController();
+  const limits = { firstMs: 1, longestMs: 2 };
+  let tries = 0;
+  expect(await retry(limits, controller.signal, async () => ++tries === 4)).toBe(true);
+  expect(tries).toBe(4);
+  const given = retry(limits, controller.signal, async () => {
+    if (++tries === 8) controller.abort();
+    return false;
+  });
+  expect(await given).toBe(false);
+});
+
+test("what cannot be is an assertion that failed", () => {
+  expect(() => assert(false, "the sum is wrong")).toThrow(AssertionFailed);
+  expect(() => must(undefined, "there is one")).toThrow("there is one");
+  expect(must(0, "there is one")).toBe(0);
+});
