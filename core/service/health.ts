@@ -8,6 +8,7 @@ import type { AddressInfo } from "node:net";
 import { CannotStart, type Service } from "./lifecycle.ts";
 import type { Log } from "./log.ts";
 import { type Address, addressText } from "./options.ts";
+import { proofHeaderName } from "./seal.ts";
 
 export interface Readiness {
   /** Null when ready, else a sentence without its full stop. */
@@ -59,7 +60,6 @@ const connectionsLimit = 256;
 const headersTimeLimitMs = 5000;
 const requestTimeLimitMs = 10_000;
 const keepAliveLimitMs = 5000;
-const proofHeaderName = "x-jellybloom-proof";
 
 export interface AdminServer extends Service {
   /** The address that was bound, with the real port when port 0 was asked for. After `start`. */
