@@ -85,7 +85,8 @@ export async function requireServerId(source: ServerFolders): Promise<string> {
   const id = await readServerId(source.dataFolder);
   if (id === undefined) {
     throw new SeedProblem(
-      `${inner} has no device.txt, so this server has no id yet and its copy would get another one: start the server once, then run this again.`,
+      `${inner} has no device.txt, so this server has no id yet and its copy would get` +
+        " another one: start the server once, then run this again.",
     );
   }
   if (!serverDatabases.some((name) => existsSync(join(inner, name)))) {
@@ -164,7 +165,8 @@ export function refuseState(
 ): void {
   if (state.kind === "other files") {
     throw new SeedProblem([
-      `${to} is not empty: it holds ${firstOf(state.examples, 3).join(", ")}, and no Jellyfin server that seed would know. Name an empty folder, or one that is not there yet.`,
+      `${to} is not empty: it holds ${firstOf(state.examples, 3).join(", ")}, and no Jellyfin` +
+        " server that seed would know. Name an empty folder, or one that is not there yet.",
     ]);
   }
   if (state.kind !== "server") return;
@@ -172,8 +174,11 @@ export function refuseState(
   const asked = replace === undefined ? "" : ` (not ${replace})`;
   throw new SeedProblem(
     state.serverId === sourceId
-      ? `${to} already holds a copy of this server${asked}, which may have changed since. To throw that copy away and make a new one, add --replace ${state.serverId}.`
-      : `${to} holds another server's data, of the server with id ${state.serverId}${asked}. To throw that away, users and watched states and all, add --replace ${state.serverId}; else name an empty folder.`,
+      ? `${to} already holds a copy of this server${asked}, which may have changed since.` +
+          ` To throw that copy away and make a new one, add --replace ${state.serverId}.`
+      : `${to} holds another server's data, of the server with id ${state.serverId}${asked}.` +
+          ` To throw that away, users and watched states and all, add --replace ${state.serverId};` +
+          " else name an empty folder.",
   );
 }
 
@@ -227,7 +232,9 @@ export async function refuseFullDisk(
     const freeBytes = bavail * bsize;
     if (freeBytes >= neededBytes) continue;
     throw new SeedProblem(
-      `There is not enough room at ${folder}: ${sizeText(neededBytes)} are needed and ${sizeText(freeBytes)} are free. Make room, or leave out what can be rebuilt (--without trickplay,subtitles,attachments,backups).`,
+      `There is not enough room at ${folder}: ${sizeText(neededBytes)} are needed and` +
+        ` ${sizeText(freeBytes)} are free. Make room, or leave out what can be rebuilt (--without` +
+        " trickplay,subtitles,attachments,backups).",
     );
   }
 }

@@ -42,7 +42,8 @@ export async function copyDatabase(options: CopyDatabaseOptions): Promise<void> 
   }
   await rm(options.target, { force: true });
   throw new SeedProblem(
-    `The database ${options.source} is being written to and cannot be read beside its writer from here: give write access to its folder, or stop the server.`,
+    `The database ${options.source} is being written to and cannot be read beside its` +
+      " writer from here: give write access to its folder, or stop the server.",
   );
 }
 
@@ -183,7 +184,8 @@ function explained(source: string, error: unknown): unknown {
     );
   }
   return new SeedProblem(
-    `The database ${source} cannot be copied (${messageOf(error)}): if it is damaged, repair it on the server first; if the disk is full, make room.`,
+    `The database ${source} cannot be copied (${messageOf(error)}): if it is damaged,` +
+      " repair it on the server first; if the disk is full, make room.",
   );
 }
 

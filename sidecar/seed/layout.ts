@@ -55,12 +55,17 @@ export function findServer(
   const [dataFolder, other] = places;
   if (dataFolder === undefined) {
     return {
-      problem: `There is no Jellyfin server in ${folder}: neither data/jellyfin.db nor data/device.txt is in it or in its folder data. Name the folder that the server has as its data folder.`,
+      problem:
+        `There is no Jellyfin server in ${folder}: neither data/jellyfin.db nor data/device.txt` +
+        " is in it or in its folder data. Name the folder that the server has as its data" +
+        " folder.",
     };
   }
   if (other !== undefined) {
     return {
-      problem: `${folder} holds the data of two servers, ${dataFolder} and ${other}: name the data folder that is meant, and its config folder with ${option}.`,
+      problem:
+        `${folder} holds the data of two servers, ${dataFolder} and ${other}: name the data` +
+        ` folder that is meant, and its config folder with ${option}.`,
     };
   }
   if (configFolder !== undefined) {

@@ -216,7 +216,8 @@ async function walkLink(
   }
   if (!followLinks) {
     walk.problems.push(
-      `${source} is a link out of the server's folders, to ${real}: copied as a link, both servers would use that one place. Give --follow-links to copy what is there.`,
+      `${source} is a link out of the server's folders, to ${real}: copied as a link,` +
+        " both servers would use that one place. Give --follow-links to copy what is there.",
     );
     return undefined;
   }

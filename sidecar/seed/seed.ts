@@ -201,7 +201,8 @@ async function finishPlacing({ source, target, marker }: Job): Promise<void> {
   const placedId = await readServerId(target.dataFolder);
   if (placedId !== marker.serverId) {
     throw new SeedProblem(
-      `What was copied into ${target.dataFolder} is not there any more: remove ${markerName} and ${stagingName} from it, and run the same command again.`,
+      `What was copied into ${target.dataFolder} is not there any more: remove ${markerName}` +
+        ` and ${stagingName} from it, and run the same command again.`,
     );
   }
   await giveRootAttributes(source.dataFolder, target.dataFolder);
@@ -471,6 +472,8 @@ async function tellEnd({ options, source, target, settings, marker, tell }: Job)
   }
   const same = settings.version === undefined ? "the same version" : `Jellyfin ${settings.version}`;
   tell(
-    `Next: start the new server with ${same} and the same media at the same paths; then put the door in front of both: jellybloom up --replica a=http://OLD:${settings.httpPort} --replica b=http://NEW:PORT --api-key KEY.`,
+    `Next: start the new server with ${same} and the same media at the same paths; then` +
+      ` put the door in front of both: jellybloom up --replica a=http://OLD:${settings.httpPort}` +
+      " --replica b=http://NEW:PORT --api-key KEY.",
   );
 }

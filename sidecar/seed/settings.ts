@@ -114,13 +114,16 @@ function unescaped(text: string): string {
 export function settingsProblems(settings: ServerSettings, folders: ServerFolders): string[] {
   if (settings.databaseType !== "Jellyfin-SQLite") {
     return [
-      `This server keeps its data in ${settings.databaseType} (database.xml), not in SQLite files: seed cannot copy that, and the copy would write to the same database. Move the server to SQLite first.`,
+      `This server keeps its data in ${settings.databaseType} (database.xml), not in SQLite` +
+        " files: seed cannot copy that, and the copy would write to the same database. Move" +
+        " the server to SQLite first.",
     ];
   }
   const path = settings.databasePath;
   if (path === undefined || isInside(path, folders.dataFolder)) return [];
   return [
-    `This server's database is at ${path} (database.xml), outside its data folder, and the copy would write to the same one: move it into ${folders.dataFolder} first.`,
+    `This server's database is at ${path} (database.xml), outside its data folder, and` +
+      ` the copy would write to the same one: move it into ${folders.dataFolder} first.`,
   ];
 }
 
@@ -129,15 +132,21 @@ export function settingsAdvice(settings: ServerSettings, target: ServerFolders):
   const { httpPort, publishedAddresses, knownProxies, hardwareAcceleration } = settings;
   const network = join(target.configFolder, "network.xml");
   const advice = [
-    `Port: the new server listens on ${httpPort}, as the old one does. On the same machine, without containers, give it another one: <InternalHttpPort> in ${network}.`,
+    `Port: the new server listens on ${httpPort}, as the old one does. On the same machine,` +
+      ` without containers, give it another one: <InternalHttpPort> in ${network}.`,
     knownProxies.length === 0
-      ? "KnownProxies is empty: set it to the door's address on both servers (Dashboard, Networking), or every visitor would count as local; the door refuses to be reachable from outside without it."
+      ? "KnownProxies is empty: set it to the door's address on both servers (Dashboard," +
+        " Networking), or every visitor would count as local; the door refuses to be reachable" +
+        " from outside without it."
       : `KnownProxies is ${knownProxies.join(", ")}: the address of the door must be among these, on both servers.`,
-    `Published address: ${publishedAddresses.length === 0 ? "none is set" : `it is ${publishedAddresses.join(", ")}`}. Neither server should give clients its own: let it be the door's on both (JELLYFIN_PublishedServerUrl or Dashboard, Networking).`,
+    `Published address: ${publishedAddresses.length === 0 ? "none is set" : `it is ${publishedAddresses.join(", ")}`}.` +
+      " Neither server should give clients its own: let it be the door's on both (JELLYFIN_PublishedServerUrl" +
+      " or Dashboard, Networking).",
   ];
   if (settings.baseUrl !== "") {
     advice.push(
-      `Base URL: it is ${settings.baseUrl}, so the door's --replica needs it: b=http://HOST:${httpPort}/${settings.baseUrl.replace(/^\//, "")}.`,
+      `Base URL: it is ${settings.baseUrl}, and the door's --replica needs it: b=` +
+        `http://HOST:${httpPort}/${settings.baseUrl.replace(/^\//, "")}.`,
     );
   }
   if (settings.answersDiscovery) {
@@ -153,7 +162,8 @@ export function settingsAdvice(settings: ServerSettings, target: ServerFolders):
   }
   if (!settings.quickConnect) {
     advice.push(
-      "Quick Connect is off: switch it on on both servers (Dashboard, General); the door needs it, and can keep it from clients (--quick-connect off).",
+      "Quick Connect is off: switch it on on both servers (Dashboard, General); the door" +
+        " needs it, and can keep it from clients (--quick-connect off).",
     );
   }
   for (const [name, folder] of settings.ownFolders) {

@@ -70,7 +70,8 @@ const serverEntries = ["data", "config", "root", "metadata", "plugins", "cache",
 const emptyEntries = ["lost+found", "cache", "log", "transcodes", stagingName, markerName];
 
 const blockerText =
-  "Here belongs the data of a Jellyfin server that is being copied by `jellybloom seed`.\nThe copy is not whole: run the same command again.\n";
+  "Here belongs the data of a Jellyfin server that is being copied by `jellybloom" +
+  " seed`.\nThe copy is not whole: run the same command again.\n";
 const movedAsideLimit = 100;
 
 /** The same id, however it is written: device.txt has no dashes and may begin with a byte order mark. */
@@ -310,7 +311,8 @@ async function renameOrTell(from: string, to: string): Promise<void> {
     const code = codeOf(error);
     if (code === "EXDEV" || code === "EBUSY") {
       throw new SeedProblem(
-        `${from} or ${to} is a mount of its own and cannot be replaced: unmount it, run the same command again, and move its content there afterwards.`,
+        `${from} or ${to} is a mount of its own and cannot be replaced: unmount it, run` +
+          " the same command again, and move its content there afterwards.",
       );
     }
     throw error;

@@ -15,6 +15,7 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  truncateSync,
   utimesSync,
   writeFileSync,
 } from "node:fs";
@@ -451,6 +452,18 @@ describe("an interrupted copy", () => {
     },
   );
 
+  test("interrupted while the old server of the target is moved aside, it is finished, too", async () => {
+    makeServer(from, join(from, "config"));
+    makeServer(to, join(to, "config"), { id: otherServerId, users: 8 });
+    write(join(to, "plugins", "old plugin", "old.dll"), "old");
+    await stopBeforePlacing("clearing");
+    rmSync(join(to, "metadata"), { recursive: true });
+    expect(await run()).toMatchObject({ code: 0, err: "" });
+    expect(ask(join(to, "data", "jellyfin.db"), "SELECT count(*) FROM Users")).toBe(3);
+    expect(existsSync(join(to, "plugins", "old plugin"))).toBe(false);
+    expect(existsSync(join(to, stagingName))).toBe(false);
+  });
+
   test("one of another server is thrown away and never mixed with this one", async () => {
     makeServer(from, join(from, "config"));
     await stopBeforePlacing("placing");
@@ -540,7 +553,9 @@ describe("refusals change nothing and say what to do", () => {
     const refused = await run();
     expect(refused.code).toBe(1);
     expect(refused.err).toBe(
-      `${to} holds another server's data, of the server with id ${otherServerId}. To throw that away, users and watched states and all, add --replace ${otherServerId}; else name an empty folder.`,
+      `${to} holds another server's data, of the server with id ${otherServerId}. To throw` +
+        ` that away, users and watched states and all, add --replace ${otherServerId}; else` +
+        " name an empty folder.",
     );
     expect((await run("--replace", serverId)).code).toBe(1);
     expect(treeOf(to)).toEqual(before);
@@ -621,6 +636,19 @@ describe("refusals change nothing and say what to do", () => {
     expect(existsSync(to)).toBe(false);
   });
 
+  test("a target without room for the copy", async () => {
+    makeServer(from, join(from, "config"));
+    const huge = join(from, "metadata", "huge.bin");
+    writeFileSync(huge, "");
+    truncateSync(huge, 8 * 1024 ** 4);
+    const { code, err } = await run();
+    expect(code).toBe(1);
+    expect(err).toMatch(
+      /^There is not enough room at .*: 8\.0 TiB are needed and .* are free\. Make room/,
+    );
+    expect(existsSync(to)).toBe(false);
+  });
+
   test("a source that is itself an unfinished copy", async () => {
     makeServer(from, join(from, "config"));
     write(join(from, markerName), "{}");
@@ -632,7 +660,9 @@ describe("refusals change nothing and say what to do", () => {
     const plugin = join(from, "plugins", "broken.db");
     const database = new DatabaseSync(plugin);
     database.exec(
-      "CREATE TABLE t (x); CREATE INDEX i ON t (x); WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 5000) INSERT INTO t SELECT hex(randomblob(40)) FROM n",
+      "CREATE TABLE t (x); CREATE INDEX i ON t (x); WITH RECURSIVE n(x) AS (SELECT 1 UNION" +
+        " ALL SELECT x + 1 FROM n WHERE x < 5000) INSERT INTO t SELECT hex(randomblob(40))" +
+        " FROM n",
     );
     database.close();
     const bytes = readFileSync(plugin);

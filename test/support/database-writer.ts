@@ -8,7 +8,9 @@ import { setTimeout as pause } from "node:timers/promises";
 const [path = "", mode = "WAL", pauseMs = "1"] = process.argv.slice(2);
 const database = new DatabaseSync(path, { timeout: 5000 });
 database.exec(
-  `PRAGMA journal_mode = ${mode}; CREATE TABLE IF NOT EXISTS debit (id INTEGER PRIMARY KEY, filler BLOB); CREATE TABLE IF NOT EXISTS credit (id INTEGER PRIMARY KEY, filler BLOB)`,
+  `PRAGMA journal_mode = ${mode}; CREATE TABLE IF NOT EXISTS debit (id INTEGER PRIMARY` +
+    " KEY, filler BLOB); CREATE TABLE IF NOT EXISTS credit (id INTEGER PRIMARY KEY," +
+    " filler BLOB)",
 );
 const debit = database.prepare("INSERT INTO debit (filler) VALUES (randomblob(2000))");
 const credit = database.prepare("INSERT INTO credit (filler) VALUES (randomblob(2000))");

@@ -46,12 +46,14 @@ export function makeServer(
   write(
     join(configFolder, "system.xml"),
     options.system ??
-      "<ServerConfiguration><PreviousVersionStr>10.11.11</PreviousVersionStr><QuickConnectAvailable>true</QuickConnectAvailable></ServerConfiguration>",
+      "<ServerConfiguration><PreviousVersionStr>10.11.11</PreviousVersionStr>" +
+        "<QuickConnectAvailable>true</QuickConnectAvailable></ServerConfiguration>",
   );
   write(
     join(configFolder, "network.xml"),
     options.network ??
-      "<NetworkConfiguration><BaseUrl /><InternalHttpPort>8096</InternalHttpPort><AutoDiscovery>true</AutoDiscovery><KnownProxies /></NetworkConfiguration>",
+      "<NetworkConfiguration><BaseUrl /><InternalHttpPort>8096</InternalHttpPort><AutoDiscovery>true</AutoDiscovery><KnownProxies" +
+        " /></NetworkConfiguration>",
   );
   if (options.encoding !== undefined) write(join(configFolder, "encoding.xml"), options.encoding);
   write(join(configFolder, "users", "Zoë", "profile picture.png"), "picture");

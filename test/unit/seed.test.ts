@@ -224,7 +224,10 @@ describe("settings", () => {
       system:
         "<S><QuickConnectAvailable>false</QuickConnectAvailable><MetadataPath>/big/metadata</MetadataPath><CachePath /></S>",
       network:
-        "<N><BaseUrl>/jellyfin</BaseUrl><InternalHttpPort>9000</InternalHttpPort><EnableUPnP>true</EnableUPnP><RequireHttps>true</RequireHttps><KnownProxies><string>10.0.0.1</string><string>fd00::/8</string></KnownProxies><PublishedServerUriBySubnet><string>all=https://x&amp;y</string></PublishedServerUriBySubnet></N>",
+        "<N><BaseUrl>/jellyfin</BaseUrl><InternalHttpPort>9000</InternalHttpPort>" +
+        "<EnableUPnP>true</EnableUPnP><RequireHttps>true</RequireHttps>" +
+        "<KnownProxies><string>10.0.0.1</string><string>fd00::/8</string></KnownProxies>" +
+        "<PublishedServerUriBySubnet><string>all=https://x&amp;y</string></PublishedServerUriBySubnet></N>",
       encoding:
         "<E><HardwareAccelerationType>vaapi</HardwareAccelerationType><TranscodingTempPath>/fast</TranscodingTempPath></E>",
       database: "",
@@ -252,7 +255,9 @@ describe("settings", () => {
     const custom = (path: string) =>
       settingsOf({
         ...none,
-        database: `<D><DatabaseType>Jellyfin-SQLite</DatabaseType><CustomDatabaseOption><Key>PATH</Key><Value>${path}</Value></CustomDatabaseOption></D>`,
+        database:
+          "<D><DatabaseType>Jellyfin-SQLite</DatabaseType>" +
+          `<CustomDatabaseOption><Key>PATH</Key><Value>${path}</Value></CustomDatabaseOption></D>`,
       });
     expect(settingsProblems(custom("/elsewhere/jellyfin.db"), target)).toHaveLength(1);
     expect(settingsProblems(custom("/b/data/other.db"), target)).toEqual([]);
