@@ -1,0 +1,265 @@
+// The sidecar: the caretaker beside one Jellyfin. It runs in the process of `jellybloom up`, one for each
+// replica, or as a process of its own; here it is put together from its parts:
+//
+//   watch      the server's health by its body, and what can change at a server without a restart
+//   registry   a heartbeat with the replica's address, so that proxies find it
+//   presence   one socket that shows other Jellyblooms that this server is kept
+//   cycle      observe, decide, act: tokens minted, logouts made, leftovers cleared away
+//
+// It promises that nothing here waits for a request and that no request waits for anything here but a token
+// that is not minted yet. Whatever part cannot reach server or store goes on trying at its own pace.
+
+import { randomBytes } from "node:crypto";
+import { proveMember } from "../core/cluster/member.ts";
+import type { Memory } from "../core/cluster/memory.ts";
+import type { HealthAnswer, JellyfinClient } from "../core/jellyfin/client.ts";
+import type { Clock } from "../core/service/clock.ts";
+import { repeat, sleep } from "../core/service/loop.ts";
+import type { Seal } from "../core/service/seal.ts";
+import { type Store, StoreUnavailable } from "../core/store/store.ts";
+import type { Tools } from "./act.ts";
+import { Cycle } from "./cycle.ts";
+import type { DecideLimits, MintEnd } from "./decide.ts";
+import { Observer, type ServerSight } from "./observe.ts";
+import { runPresence } from "./presence.ts";
+
+export interface SidecarLog {
+  debug(message: string): void;
+  info(message: string): void;
+  warn(message: string): void;
+  error(message: string): void;
+}
+
+export interface SidecarOptions extends DecideLimits {
+  /** This program's version, as the presence says it. */
+  readonly version: string;
+  /** Where proxies reach the Jellyfin; empty: it is not announced in the registry. */
+  readonly url: string;
+  /** Where the sidecar itself listens; empty when it does not. */
+  readonly sidecarUrl: string;
+  readonly healthIntervalMs: number;
+  /** How often QuickConnect's switch, the version and the wizard are read, in ms. */
+  readonly factsIntervalMs: number;
+  readonly heartbeatIntervalMs: number;
+  /** How long a heartbeat holds, in ms. */
+  readonly memberTtlMs: number;
+  readonly cycleIntervalMs: number;
+  readonly claimTtlMs: number;
+  readonly claimMarginMs: number;
+  readonly knownTokensTried: number;
+  readonly returnSample: number;
+  readonly urgentKeepMs: number;
+  readonly hintsLimit: number;
+  readonly rivalIntervalMs: number;
+  /** How long actions that run may go on after the end was asked for, in ms. */
+  readonly stopLimitMs: number;
+}
+
+/** What serves well unless something is said: each number is explained where it is used. */
+export const sidecarDefaults = {
+  parallelLimit: 8,
+  freshLoginMs: 60_000,
+  retryMinMs: 500,
+  retryMaxMs: 30_000,
+  problemRetryMs: 60_000,
+  ghostTries: 5,
+  healthIntervalMs: 1000,
+  factsIntervalMs: 15_000,
+  heartbeatIntervalMs: 2000,
+  memberTtlMs: 10_000,
+  cycleIntervalMs: 1000,
+  claimTtlMs: 20_000,
+  claimMarginMs: 8000,
+  knownTokensTried: 4,
+  returnSample: 3,
+  urgentKeepMs: 10_000,
+  hintsLimit: 10_000,
+  rivalIntervalMs: 30_000,
+  stopLimitMs: 1000,
+} as const;
+
+export interface SidecarParts {
+  /** The name of the replica. */
+  readonly name: string;
+  readonly client: JellyfinClient;
+  /** Clients of the other replicas, by name, as they are known now; asked whether they accept an identity. */
+  readonly peers: () => ReadonlyMap<string, JellyfinClient>;
+  readonly store: Store;
+  readonly seal: Seal;
+  readonly memory: Memory;
+  readonly log: SidecarLog;
+  readonly clock: Clock;
+  readonly options: SidecarOptions;
+  /** Told of every mint that came to an end, for the metrics. */
+  readonly onMintEnd?: (end: MintEnd["end"], durationMs: number) => void;
+}
+
+export interface Sidecar {
+  /** Works until `signal` aborts. */
+  run(signal: AbortSignal): Promise<void>;
+  /** A request waits for this identity's token here. */
+  urgent(identityKey: string): void;
+  /** The server refused this identity's token while the cluster knows it: it may have forgotten it. */
+  suspect(identityKey: string): void;
+  /** By identity key: a sentence for each login that gets no token here until somebody acts. */
+  problems(): ReadonlyMap<string, string>;
+  /** How the server looks from here. */
+  sight(): ServerSight;
+}
+
+export function createSidecar(parts: SidecarParts): Sidecar {
+  const { name, client, store, seal, memory, log, clock, options } = parts;
+  const { monotonicMs } = clock;
+  const bootNonce = randomBytes(16).toString("hex");
+  const tools: Tools = { ...parts, ...options, replica: name, bootNonce, monotonicMs };
+  const observer = new Observer({
+    replica: name,
+    memory,
+    otherReplicas: () => parts.peers().size,
+    monotonicMs,
+    urgentKeepMs: options.urgentKeepMs,
+    hintsLimit: options.hintsLimit,
+  });
+  const cycle = new Cycle({
+    tools,
+    observer,
+    limits: options,
+    cycleIntervalMs: options.cycleIntervalMs,
+    returnSample: options.returnSample,
+    log: {
+      debug: (message) => log.debug(message),
+      info: (message) => log.info(`sidecar of ${name}: ${message}`),
+    },
+    onMintEnd: parts.onMintEnd,
+  });
+  let factsReadAtMs = Number.NEGATIVE_INFINITY;
+
+  async function watchServer(): Promise<void> {
+    const health = await client.health();
+    const wasHealthy = observer.sight.health === "healthy";
+    noteHealth(health);
+    if (health.state !== "healthy") return;
+    const isDue = monotonicMs() - factsReadAtMs >= options.factsIntervalMs;
+    if (isDue || !wasHealthy) await readFacts();
+    if (wasHealthy) return;
+    // Health goes on being watched while the store cannot be read.
+    void memory.loaded.then(() => cycle.noteReturn());
+  }
+
+  function noteHealth({ state, reason }: HealthAnswer): void {
+    if (observer.sight.health === state && observer.sight.reason === reason) return;
+    observer.sight = { ...observer.sight, health: state, reason };
+    cycle.wake();
+  }
+
+  async function readFacts(): Promise<void> {
+    const [info, quickConnect] = await Promise.all([
+      client.publicInfo(),
+      client.quickConnectEnabled(),
+    ]);
+    if (info.outcome === "ok") {
+      const { id, version, startupWizardCompleted } = info.info;
+      observer.sight = {
+        ...observer.sight,
+        serverId: id,
+        serverVersion: version,
+        startupWizardCompleted,
+      };
+    }
+    if (quickConnect.outcome === "ok") observer.noteQuickConnect(quickConnect.enabled);
+    if (info.outcome === "ok" && quickConnect.outcome === "ok") factsReadAtMs = monotonicMs();
+    cycle.wake();
+  }
+
+  async function beat(): Promise<void> {
+    const { serverId, serverVersion } = observer.sight;
+    const { url, sidecarUrl, memberTtlMs } = options;
+    await withStore(async () => {
+      const isFirst = observer.observation().storeNowMs === undefined;
+      observer.noteStoreTime(await store.time());
+      if (isFirst) cycle.wake();
+      if (url === "") return;
+      const facts = { replica: name, url, sidecarUrl, serverId, serverVersion, bootNonce };
+      await store.touchMember(proveMember(seal, facts), memberTtlMs);
+    });
+  }
+
+  /** The store being away is told by the memory, once, for the whole process. */
+  async function withStore<Value>(deed: () => Promise<Value>): Promise<Value | undefined> {
+    try {
+      const value = await deed();
+      memory.noteStoreSuccess();
+      return value;
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) throw error;
+      memory.noteStoreFailure(error);
+      return undefined;
+    }
+  }
+
+  async function keepPresence(signal: AbortSignal): Promise<void> {
+    let clusterId: string | undefined;
+    while (clusterId === undefined && !signal.aborted) {
+      clusterId = await withStore(() => store.clusterId());
+      if (clusterId === undefined) await sleep(options.retryMaxMs, signal);
+    }
+    if (clusterId === undefined) return;
+    const onRival = (sentence: string | undefined): void => {
+      if (sentence === observer.sight.rival) return;
+      if (sentence === undefined) log.info(`server ${name} has no other Jellybloom any longer`);
+      else log.error(`${sentence}. Stop one of them, or give both the same --redis.`);
+      observer.sight = { ...observer.sight, rival: sentence };
+      cycle.wake();
+    };
+    const { version, rivalIntervalMs, retryMinMs, retryMaxMs } = options;
+    await runPresence(
+      {
+        replica: name,
+        version,
+        client,
+        clusterId,
+        isHealthy: () => observer.sight.health === "healthy",
+        onRival,
+        rivalIntervalMs,
+        retryMinMs,
+        retryMaxMs,
+        log,
+      },
+      signal,
+    );
+  }
+
+  async function run(signal: AbortSignal): Promise<void> {
+    const work = Promise.all([
+      repeat(options.healthIntervalMs, signal, watchServer),
+      repeat(options.heartbeatIntervalMs, signal, beat),
+      keepPresence(signal),
+      cycle.run(signal),
+    ]);
+    // An end that was asked for does not wait for a server that does not answer.
+    const patience = new AbortController();
+    const end = new Promise<void>((resolve) => {
+      const limit = (): void => {
+        sleep(options.stopLimitMs, patience.signal).then(resolve);
+      };
+      if (signal.aborted) limit();
+      else signal.addEventListener("abort", limit, { once: true });
+    });
+    await Promise.race([work, end]);
+    patience.abort();
+  }
+
+  return {
+    run,
+    urgent(identityKey) {
+      observer.noteUrgent(identityKey);
+      cycle.wake();
+    },
+    suspect(identityKey) {
+      observer.noteSuspect(identityKey);
+      cycle.wake();
+    },
+    problems: () => observer.problems(),
+    sight: () => observer.sight,
+  };
+}
