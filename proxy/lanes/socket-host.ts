@@ -1,0 +1,58 @@
+// What the socket lane asks of the door: where a client's WebSocket belongs now, and what has to be said
+// there. The lane carries messages and keeps sockets alive; who answers is decided elsewhere.
+
+/** One client's socket as the door knows it: made once, at the handshake. */
+export interface SocketAsked {
+  /** The request target as it came, `/socket?ApiKey=…`. Never logged as it is. */
+  readonly target: string;
+  readonly rawHeaders: readonly string[];
+  /** The client's real address, for X-Forwarded-For. */
+  readonly clientAddress: string;
+  /** The token it came with; undefined when it showed none. */
+  readonly token: string | undefined;
+}
+
+/** A replica to dial for a socket, with the identity's own token there already put in. */
+export interface SocketTarget {
+  readonly replica: string;
+  /** `ws://host:port/path?query`. Contains a token: never logged. */
+  readonly url: string;
+  /** Headers of the handshake, without those that `ws` makes itself. */
+  readonly headers: Readonly<Record<string, string>>;
+  /** Whose socket it is: the key of the identity, or undefined while the token is only known to be valid. */
+  readonly identityKey: string | undefined;
+  readonly userId: string | undefined;
+  readonly reason: string;
+}
+
+/** `revoked`: the store says that the token never works again. */
+export type SocketStanding = "current" | "revoked" | "unknown" | "none";
+
+export interface SocketHost {
+  /** What is known of the token the socket came with, without waiting. */
+  standing(asked: SocketAsked): SocketStanding;
+  /**
+   * Asks the replicas about a token nobody here knows; resolves true when one of them accepts it.
+   * Bounded in time, and remembered, so that scanners cost little.
+   */
+  recognise(asked: SocketAsked): Promise<boolean>;
+  /**
+   * The replica this socket belongs to now, other than those in `tried`. Waits, within `limitMs`, for a
+   * replica to be ready and for the token there. Undefined when there is none in that time.
+   */
+  target(
+    asked: SocketAsked,
+    tried: ReadonlySet<string>,
+    limitMs: number,
+  ): Promise<SocketTarget | undefined>;
+  /** Repeats the last capabilities this device posted, at that replica. Failures are its own affair. */
+  replayCapabilities(target: SocketTarget): Promise<void>;
+  /** A socket to this replica could not be made or broke: a reason to probe it. */
+  suspect(replica: string, why: string): void;
+  /** Calls back when a user's home moved to another replica: their sockets follow. */
+  onHomeMoved(listener: (userId: string, replica: string) => void): () => void;
+  /** Calls back when a replica is gone (dead or frozen): sockets there are dialled elsewhere. */
+  onReplicaGone(listener: (replica: string) => void): () => void;
+  /** Calls back when an identity's generation ended: its sockets are closed. */
+  onEnded(listener: (identityKey: string) => void): () => void;
+}
