@@ -123,6 +123,7 @@ function nginxConfiguration(directory: string, replicas: readonly Replica[]): st
       proxy_set_header Host $host;
       proxy_set_header Upgrade $http_upgrade;
       proxy_set_header Connection $connection_upgrade;
+      proxy_read_timeout 1h;
     }
   }`,
   );

@@ -120,6 +120,10 @@ function route(method: string, url: URL, who: Credentials, body: string): Answer
       return { status: 200, body: { BaseUrl: "", KnownProxies: ["127.0.0.1"] } };
     case "GET /system/configuration/encoding":
       return { status: 200, body: { HardwareAccelerationType: "none" } };
+    case "GET /system/endpoint":
+      return { status: 200, body: { IsLocal: false, IsInNetwork: false } };
+    case "DELETE /devices":
+      return { status: 204 };
     case "GET /auth/keys":
       return { status: 200, body: { Items: [], TotalRecordCount: 0, StartIndex: 0 } };
   }
