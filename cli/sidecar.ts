@@ -1,9 +1,177 @@
-// `jellybloom sidecar`. Not built yet: it says so and exits with 1.
+// `jellybloom sidecar`: the caretaker of one server as a process of its own, which meets the doors and the
+// other sidecars in Redis. Its port serves /jellybloom/live, /ready and /metrics.
 
+import { Memory } from "../core/cluster/memory.ts";
+import { createJellyfinClient } from "../core/jellyfin/client.ts";
+import { systemClock } from "../core/service/clock.ts";
+import { createAdminServer, type Readiness } from "../core/service/health.ts";
+import { CannotStart, Life, type Service } from "../core/service/lifecycle.ts";
+import { openLog } from "../core/service/log.ts";
+import { repeat } from "../core/service/loop.ts";
+import { createMetrics } from "../core/service/metrics.ts";
+import { addressText, urlText } from "../core/service/options.ts";
+import { createSeal } from "../core/service/seal.ts";
+import { openRedisStore } from "../core/store/redis.ts";
+import { StoreNotOpened, StoreUnavailable } from "../core/store/store.ts";
+import { gatherFacts } from "../sidecar/facts.ts";
+import { findings } from "../sidecar/findings.ts";
+import { Peers } from "../sidecar/peers.ts";
+import {
+  callLimitFor,
+  createSidecar,
+  mintResultOf,
+  sidecarOptionsFor,
+} from "../sidecar/sidecar.ts";
 import type { Io } from "./io.ts";
 import type { SidecarConfig } from "./options.ts";
+import { packageVersion } from "./version.ts";
 
-export async function runSidecar(_config: SidecarConfig, io: Io): Promise<number> {
-  io.err("jellybloom sidecar is not built yet.\n");
-  return 1;
+const tokensRemembered = 10_000;
+const storeRetryMs = 500;
+const changesKept = 10_000;
+const revokedKeepMs = 30 * 24 * 3_600_000;
+const peersLimit = 32;
+const peersIntervalMs = 2000;
+/** How long the start looks at its server before it goes on without having seen it, in ms. */
+const factsLimitMs = 3000;
+const rivalGraceMs = 3000;
+
+export async function runSidecar(config: SidecarConfig, io: Io): Promise<number> {
+  const version = packageVersion();
+  const opened = openLog({ level: config.logLevel, format: config.logFormat, fd: 1 });
+  const { log } = opened;
+  const seal = createSeal(config.clusterKey);
+  const { monotonicMs } = systemClock;
+  const metrics = createMetrics(version);
+  const callLimitMs = callLimitFor(config.mintLimitMs);
+  const connect = (origin: string, basePath: string, apiKey?: string) =>
+    createJellyfinClient({
+      origin,
+      basePath,
+      apiKey,
+      callLimitMs,
+      probeLimitMs: config.probeLimitMs,
+      connectLimitMs: config.connectLimitMs,
+      now: monotonicMs,
+    });
+
+  const limits = { changesKept, revokedKeepMs, callLimitMs: config.storeCallLimitMs };
+  let store: Awaited<ReturnType<typeof openRedisStore>>;
+  try {
+    store = await openRedisStore({ url: config.redis, limits });
+  } catch (error) {
+    if (!(error instanceof StoreNotOpened)) throw error;
+    io.err(`${error.message}\n`);
+    await opened.close();
+    return 1;
+  }
+  const memory = new Memory({ store, seal, log, tokensRemembered, storeRetryMs });
+  const peers = new Peers({ replica: config.name, seal, connect, log, peersLimit });
+  const client = connect(config.jellyfin.origin, config.jellyfin.basePath, config.apiKey);
+  const sidecar = createSidecar({
+    name: config.name,
+    client,
+    peers: () => peers.clients,
+    store,
+    seal,
+    memory,
+    log,
+    clock: systemClock,
+    options: sidecarOptionsFor({
+      version,
+      url: urlText(config.advertise ?? config.jellyfin),
+      sidecarUrl: config.listen.host === "" ? "" : `http://${addressText(config.listen)}`,
+      healthIntervalMs: config.probeIntervalMs,
+      mintLimitMs: config.mintLimitMs,
+      callLimitMs,
+      storeCallLimitMs: config.storeCallLimitMs,
+    }),
+    onMintEnd(end, durationMs) {
+      metrics.mints[mintResultOf(end)].add(1);
+      metrics.mintDuration.observe(durationMs);
+    },
+  });
+
+  const life = new Life({
+    unreadyWaitMs: 0,
+    drainLimitMs: config.drainLimitMs,
+    log,
+    events: process,
+    exit: (code) => {
+      opened.flush();
+      process.exit(code);
+    },
+  });
+
+  const readiness = (): Readiness => {
+    const { health, reason, rival } = sidecar.sight();
+    const notes = [...new Set(sidecar.problems().values())];
+    const own = life.unreadyReason() ?? rival ?? null;
+    if (own !== null) return { reason: own, notes };
+    if (!memory.storeAvailable) return { reason: "the store cannot be reached", notes };
+    return {
+      reason: health === "healthy" ? null : `server ${config.name} is not healthy: ${reason}`,
+      notes,
+    };
+  };
+
+  const services: Service[] = [
+    createAdminServer({
+      address: config.listen,
+      readiness,
+      metricsText: metrics.text,
+      guardedRoutes: [],
+      verifyProof: undefined,
+      log,
+    }),
+    {
+      name: "findings",
+      // Only what is unsafe now keeps the sidecar from starting; a store or a server that is away does not.
+      start: async () => await refuseWhatCannotWork(),
+    },
+    { name: "memory", run: (signal) => memory.run(signal) },
+    {
+      name: "peers",
+      run: (signal) =>
+        repeat(peersIntervalMs, signal, async () => {
+          try {
+            await peers.update(await store.members());
+          } catch (error) {
+            // The memory tells that the store is away; the peers known until now are asked meanwhile.
+            if (!(error instanceof StoreUnavailable)) throw error;
+          }
+        }),
+    },
+    { name: "sidecar", run: (signal) => sidecar.run(signal) },
+  ];
+
+  async function refuseWhatCannotWork(): Promise<void> {
+    let clusterId: string;
+    try {
+      clusterId = await store.clusterId();
+      for (const warning of await store.warnings()) log.warn(warning);
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) throw error;
+      log.warn(
+        "the store cannot be reached: whether another Jellybloom keeps the server is seen later",
+      );
+      return;
+    }
+    const facts = await gatherFacts([{ name: config.name, client, hasKey: true }], {
+      clusterId,
+      limitMs: factsLimitMs,
+      rivalGraceMs,
+    });
+    // The addresses of visitors are the doors' concern: the sidecar's own say nothing about them.
+    const judged = facts.map((fact) => ({ ...fact, forwarding: "honoured" as const }));
+    for (const { severity, sentence } of findings(judged, { listensBeyondLoopback: false })) {
+      if (severity === "refuse") throw new CannotStart(sentence, 2);
+      log.warn(sentence);
+    }
+  }
+
+  const exitCode = await life.run(services);
+  await Promise.all([client.close(), peers.close(), store.close()]);
+  await opened.close();
+  return exitCode;
 }

@@ -55,28 +55,75 @@ export interface SidecarOptions extends DecideLimits {
   readonly stopLimitMs: number;
 }
 
-/** What serves well unless something is said: each number is explained where it is used. */
-export const sidecarDefaults = {
-  parallelLimit: 8,
-  freshLoginMs: 60_000,
-  retryMinMs: 500,
-  retryMaxMs: 30_000,
-  problemRetryMs: 60_000,
-  ghostTries: 5,
-  healthIntervalMs: 1000,
-  factsIntervalMs: 15_000,
-  heartbeatIntervalMs: 2000,
-  memberTtlMs: 10_000,
-  cycleIntervalMs: 1000,
-  claimTtlMs: 20_000,
-  claimMarginMs: 8000,
-  knownTokensTried: 4,
-  returnSample: 3,
-  urgentKeepMs: 10_000,
-  hintsLimit: 10_000,
-  rivalIntervalMs: 30_000,
-  stopLimitMs: 1000,
-} as const;
+/** What a caller says; the rest serves well as it is. */
+export interface SidecarPlan {
+  readonly version: string;
+  readonly url: string;
+  readonly sidecarUrl: string;
+  readonly healthIntervalMs: number;
+  /** How long one mint may take, all calls together, in ms. */
+  readonly mintLimitMs: number;
+  /** How long one call to the server may take, in ms. */
+  readonly callLimitMs: number;
+  /** How long one call to the store may take, in ms. */
+  readonly storeCallLimitMs: number;
+}
+
+/** How long one of the several calls of a mint may take, in ms. */
+export function callLimitFor(mintLimitMs: number): number {
+  return Math.min(5000, Math.max(250, Math.round(mintLimitMs / 2)));
+}
+
+/** Whole options from a plan. */
+export function sidecarOptionsFor(plan: SidecarPlan): SidecarOptions {
+  const { mintLimitMs, callLimitMs, storeCallLimitMs, ...said } = plan;
+  // Past its limit a mint begins no call that could leave a token; one that runs then may take its time,
+  // and the record, too, so the claim is held for those.
+  const claimMarginMs = callLimitMs + storeCallLimitMs;
+  return {
+    ...said,
+    parallelLimit: 8,
+    // A login is minted for within milliseconds; a minute covers a replica that restarts meanwhile.
+    freshLoginMs: 60_000,
+    retryMinMs: 500,
+    retryMaxMs: 30_000,
+    problemRetryMs: 60_000,
+    ghostTries: 5,
+    factsIntervalMs: 15_000,
+    heartbeatIntervalMs: 2000,
+    memberTtlMs: 10_000,
+    cycleIntervalMs: 1000,
+    claimTtlMs: mintLimitMs + claimMarginMs,
+    claimMarginMs,
+    knownTokensTried: 4,
+    returnSample: 3,
+    urgentKeepMs: 10_000,
+    hintsLimit: 10_000,
+    rivalIntervalMs: 30_000,
+    stopLimitMs: 1000,
+  };
+}
+
+/** A mint's end as the metrics name it (`jellybloom_mints_total`). */
+export function mintResultOf(end: MintEnd["end"]): "minted" | "refused" | "failed" | "taken" {
+  switch (end) {
+    case "recorded":
+    case "unrecorded":
+    case "adopted":
+      return "minted";
+    case "claimHeld":
+    case "stale":
+    case "notWanted":
+      return "taken";
+    case "late":
+    case "storeAway":
+    case "serverAway":
+    case "nobodyToAsk":
+      return "failed";
+    default:
+      return "refused";
+  }
+}
 
 export interface SidecarParts {
   /** The name of the replica. */

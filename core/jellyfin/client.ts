@@ -21,6 +21,10 @@ export interface JellyfinClientOptions {
   readonly apiKey?: string | undefined;
   /** How long one call may take from its start to the end of its body, in ms. */
   readonly callLimitMs: number;
+  /** How long a health probe may take, in ms. Default: `callLimitMs`. */
+  readonly probeLimitMs?: number;
+  /** How long a connection may take to be made, in ms. Default: `callLimitMs`. */
+  readonly connectLimitMs?: number;
   /** Connections at one time; more calls wait for one. Default 8. */
   readonly connectionsLimit?: number;
   /** A larger answer is a failure. Default 8 MiB: two thousand users with their policies. */
@@ -245,15 +249,18 @@ interface CallRequest {
   readonly headers?: Readonly<Record<string, string>>;
   /** Asked at the server's root although there is a base path. */
   readonly atRoot?: boolean;
+  /** Default: `callLimitMs`. */
+  readonly limitMs?: number;
 }
 
 export function createJellyfinClient(options: JellyfinClientOptions): JellyfinClient {
   const { origin, basePath, callLimitMs, now } = options;
+  const probeLimitMs = options.probeLimitMs ?? callLimitMs;
   const bodyLimitBytes = options.bodyLimitBytes ?? defaultBodyLimitBytes;
   const pool = new Pool(origin, {
     connections: options.connectionsLimit ?? defaultConnectionsLimit,
     pipelining: 1,
-    connect: { timeout: callLimitMs },
+    connect: { timeout: options.connectLimitMs ?? callLimitMs },
     headersTimeout: callLimitMs,
     bodyTimeout: callLimitMs,
     keepAliveTimeout: idleLimitMs,
@@ -263,8 +270,9 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
   const socketUrl = `${origin.replace(/^http/, "ws")}${basePath}/socket`;
 
   async function call(request: CallRequest): Promise<Answer | CallFailure> {
+    const limitMs = request.limitMs ?? callLimitMs;
     const deadline = new AbortController();
-    const timer = setTimeout(() => deadline.abort(), callLimitMs);
+    const timer = setTimeout(() => deadline.abort(), limitMs);
     const headers: Record<string, string> = { "user-agent": userAgent, ...request.headers };
     if (request.authorization !== undefined) headers.authorization = request.authorization;
     if (request.body !== undefined) headers["content-type"] = "application/json";
@@ -294,7 +302,7 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
         location: typeof location === "string" ? location : undefined,
       };
     } catch (error) {
-      return failureOf(error, deadline.signal.aborted, callLimitMs);
+      return failureOf(error, deadline.signal.aborted, limitMs);
     } finally {
       clearTimeout(timer);
     }
@@ -305,13 +313,14 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
   }
 
   async function probeHealth(): Promise<Omit<HealthAnswer, "tookMs">> {
-    const answer = await get("/health");
+    const probe = { method: "GET", path: "/health", limitMs: probeLimitMs } as const;
+    const answer = await call(probe);
     if (answer.outcome === "failed") return healthOfFailure(answer);
     const health = healthOf(answer);
     if (basePath === "" || health.state === "healthy" || answer.status === 200) return health;
     // While it checks its storage and migrates, the server does not know its base path yet and answers
     // at the root only (ServerSetupApp/SetupServer.cs).
-    const root = await call({ method: "GET", path: "/health", atRoot: true });
+    const root = await call({ ...probe, atRoot: true });
     if (root.outcome === "failed") return health;
     const rootHealth = healthOf(root);
     if (rootHealth.state === "degraded" || rootHealth.state === "unhealthy") return rootHealth;
