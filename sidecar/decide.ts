@@ -226,8 +226,9 @@ export function mintVerdict(
   if (o.quickConnect === false) return wait(quickConnectOff(o.replica));
   const ended = o.endedGenerations.get(identity.key);
   if (ended !== undefined && ended >= identity.generation) return never("the login has ended");
-  if (blocks.identities.has(identity.key) || blocks.devices.has(identity.deviceId))
+  if (blocks.identities.has(identity.key) || blocks.devices.has(identity.deviceId)) {
     return wait("a logout of the same device comes first");
+  }
   if (o.busyUsers.has(identity.userId)) return wait("another login of the same user comes first");
   if (blocks.users.has(identity.userId)) {
     return wait("the session of the user's last mint is not ended yet");

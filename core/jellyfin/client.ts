@@ -316,16 +316,19 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
     const probe = { method: "GET", path: "/health", limitMs: probeLimitMs } as const;
     const answer = await call(probe);
     if (answer.outcome === "failed") return healthOfFailure(answer);
+    // A server sends whoever asks outside its base path to its page (BaseUrlRedirectionMiddleware).
+    if (answer.location !== undefined) return wrongPath(basePath, answer.location);
     const health = healthOf(answer);
     if (basePath === "" || health.state === "healthy" || answer.status === 200) return health;
     // While it checks its storage and migrates, the server does not know its base path yet and answers
     // at the root only (ServerSetupApp/SetupServer.cs).
     const root = await call({ ...probe, atRoot: true });
-    if (root.outcome === "failed") return health;
+    if (root.outcome === "failed" || root.location !== undefined) return health;
     const rootHealth = healthOf(root);
     if (rootHealth.state === "degraded" || rootHealth.state === "unhealthy") return rootHealth;
-    if (answer.status !== 404) return health;
-    return wrongPath(basePath, rootHealth.state === "healthy" ? "" : root.location);
+    return answer.status === 404 && rootHealth.state === "healthy"
+      ? wrongPath(basePath, "/")
+      : health;
   }
 
   async function endGhostSession(token: string, device: DeviceFields): Promise<EndSessionAnswer> {
@@ -749,11 +752,14 @@ function healthOfFailure(failure: CallFailure): Omit<HealthAnswer, "tookMs"> {
   return { state: "broke", reason: message };
 }
 
-/** `elsewhere`: where a redirect of the root's `/health` points to, or empty for the root itself. */
-function wrongPath(basePath: string, elsewhere: string | undefined): Omit<HealthAnswer, "tookMs"> {
-  const path = elsewhere?.replace(/^https?:\/\/[^/]*/, "").replace(/\/health\/?$/, "");
-  const where = path === undefined ? "" : `; it is under "${path === "" ? "/" : path}"`;
-  return { state: "wrongPath", reason: `nothing is under "${basePath}" there${where}` };
+/** `location`: what the server redirects to: its health, or its page, under the base path it has. */
+function wrongPath(basePath: string, location: string): Omit<HealthAnswer, "tookMs"> {
+  const path = location
+    .replace(/^https?:\/\/[^/]*/i, "")
+    .replace(/\/(health|web)(\/.*)?$/, "")
+    .replace(/\/+$/, "");
+  const reason = `it is not under "${basePath === "" ? "/" : basePath}" but under "${path === "" ? "/" : path}"`;
+  return { state: "wrongPath", reason };
 }
 
 // ---- Bodies ---------------------------------------------------------------------------------------

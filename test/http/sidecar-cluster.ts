@@ -19,7 +19,7 @@ import {
 } from "../../sidecar/sidecar.ts";
 import type { StandIn } from "../support/jellyfin/start.ts";
 
-export const seal = createSeal("a cluster key of some length");
+export const defaultSeal = createSeal("a cluster key of some length");
 export const storeLimits = { changesKept: 1000, revokedKeepMs: 3_600_000, callLimitMs: 1000 };
 
 export function emptyFolder(): { readonly path: string; remove(): void } {
@@ -118,6 +118,7 @@ export interface ClusterOptions {
   /** Which servers have a sidecar here. Left out: all. */
   readonly kept?: readonly string[];
   readonly options?: Partial<SidecarOptions>;
+  readonly clusterKey?: string;
 }
 
 export async function startCluster({
@@ -125,8 +126,10 @@ export async function startCluster({
   store: given,
   kept = Object.keys(servers),
   options = {},
+  clusterKey,
 }: ClusterOptions): Promise<Cluster> {
   const store = given ?? openEmbeddedStore({ limits: storeLimits });
+  const seal = clusterKey === undefined ? defaultSeal : createSeal(clusterKey);
   const lines: string[] = [];
   const line = (message: string): void => void lines.push(message);
   const log = { debug: () => undefined, info: line, warn: line, error: line };

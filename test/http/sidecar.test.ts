@@ -18,7 +18,7 @@ import {
   emptyFolder,
   eventually,
   logIn,
-  seal,
+  defaultSeal as seal,
   startCluster,
   statusOf,
   storeLimits,
@@ -482,8 +482,8 @@ describe("a server that forgot tokens", () => {
       const login = await logIn(a, "root", "d-refused");
       const { key } = await cluster.record(login, "a");
       const token = await cluster.tokenAt(login, "b");
-      await a.control("refuse-all");
-      await b.control("refuse-all");
+      await a.control("refuse-token", { token: login.token });
+      await b.control("refuse-token", { token });
       cluster.sidecars.get("b")?.suspect(key);
       await never(500);
       expect(await cluster.tokenAt(login, "b")).toBe(token);

@@ -150,10 +150,10 @@ test("a wrong base path is refused", () => {
     url: "http://b.example:8096/jf",
     basePath: "/jf",
     health: "wrongPath",
-    healthReason: 'nothing is under "/jf" there; it is under "/media"',
+    healthReason: 'it is not under "/jf" but under "/media"',
   });
   expect(findings([facts("a", { basePath: "/jf" }), wrong], open)).toMatchObject([
-    { severity: "refuse", sentence: expect.stringContaining('it is under "/media"') },
+    { severity: "refuse", sentence: expect.stringContaining('but under "/media"') },
   ]);
 });
 
