@@ -2,9 +2,9 @@
 // it rewrites only its own part of docs/performance.md.
 
 import { describe, expect, test } from "vitest";
-import type { ContenderName } from "./contenders.ts";
-import type { Rounds } from "./measures.ts";
-import { verdictsOf, withReport } from "./report.ts";
+import type { ContenderName } from "../bench/contenders.ts";
+import type { Rounds } from "../bench/measures.ts";
+import { verdictsOf, withReport } from "../bench/report.ts";
 
 function rounds(values: Partial<Record<ContenderName, number[]>>): Rounds {
   return new Map(Object.entries(values) as [ContenderName, number[]][]);
