@@ -20,7 +20,7 @@ export interface CycleOptions {
   readonly tools: Tools;
   readonly observer: Observer;
   readonly limits: DecideLimits;
-  /** Longest time between two cycles, in ms. */
+  /** Longest time between two cycles while nothing is to be tried again, in ms. */
   readonly cycleIntervalMs: number;
   /** How many of the latest logins are checked after the server was away. */
   readonly returnSample: number;
@@ -50,13 +50,13 @@ export class Cycle {
 
   /** Runs until `signal` aborts, and then until the actions that run have ended. */
   async run(signal: AbortSignal): Promise<void> {
-    const { observer, cycleIntervalMs } = this.#options;
+    const { observer } = this.#options;
     const unfollow = observer.follow(() => this.wake());
     signal.addEventListener("abort", () => this.wake(), { once: true });
     while (!signal.aborted) {
       this.#woken = false;
       this.#once();
-      if (!this.#woken) await this.#pause(cycleIntervalMs);
+      if (!this.#woken) await this.#pause(this.#restMs());
     }
     unfollow();
     await Promise.all(this.#work);
@@ -73,6 +73,14 @@ export class Cycle {
     here.sort((left, right) => right.startedAtMs - left.startedAtMs);
     for (const { key } of here.slice(0, returnSample)) observer.noteSuspect(key);
     this.wake();
+  }
+
+  /** Everything new wakes the cycle; only what is to be tried again must be looked for. */
+  #restMs(): number {
+    const { observer, limits, cycleIntervalMs } = this.#options;
+    return observer.trials.size === 0
+      ? cycleIntervalMs
+      : Math.min(limits.retryMinMs, cycleIntervalMs);
   }
 
   #once(): void {

@@ -19,6 +19,8 @@ export interface PresenceOptions {
   readonly isHealthy: () => boolean;
   /** Called when the answer changed: a sentence, or undefined when no rival is there (any longer). */
   readonly onRival: (sentence: string | undefined) => void;
+  /** Called when a presence that was there has ended: the server may have been restarted. */
+  readonly onLost: () => void;
   /** How often the server's sessions are looked at for a rival, in ms. */
   readonly rivalIntervalMs: number;
   readonly retryMinMs: number;
@@ -45,11 +47,14 @@ async function keep(options: PresenceOptions, signal: AbortSignal): Promise<void
   let failures = 0;
   while (!signal.aborted) {
     if (isHealthy()) {
+      let wasOpen = false;
       const onOpen = (): void => {
         failures = 0;
+        wasOpen = true;
       };
       const end = await client.holdPresence(device, onOpen, signal);
       if (end.outcome === "stopped") return;
+      if (wasOpen) options.onLost();
       if (end.outcome === "refused" && failures === 0) {
         log.warn(`server ${replica} refuses a socket with the API key (${end.status})`);
       }

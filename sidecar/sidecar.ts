@@ -92,7 +92,7 @@ export function sidecarOptionsFor(plan: SidecarPlan): SidecarOptions {
     factsIntervalMs: 15_000,
     heartbeatIntervalMs: 2000,
     memberTtlMs: 10_000,
-    cycleIntervalMs: 1000,
+    cycleIntervalMs: 10_000,
     claimTtlMs: mintLimitMs + claimMarginMs,
     claimMarginMs,
     knownTokensTried: 4,
@@ -148,6 +148,11 @@ export interface Sidecar {
   urgent(identityKey: string): void;
   /** The server refused this identity's token while the cluster knows it: it may have forgotten it. */
   suspect(identityKey: string): void;
+  /**
+   * Somebody saw the server come or go: it is looked at now. With this, `healthIntervalMs` may be long where
+   * the door probes the same server from the same process anyway.
+   */
+  lookNow(): void;
   /** By identity key: a sentence for each login that gets no token here until somebody acts. */
   problems(): ReadonlyMap<string, string>;
   /** How the server looks from here. */
@@ -180,6 +185,17 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     onMintEnd: parts.onMintEnd,
   });
   let factsReadAtMs = Number.NEGATIVE_INFINITY;
+  let nextLook = new AbortController();
+  /** The presence has ended since the last look: the server may be another than it was, however short. */
+  let presenceLost = false;
+
+  async function watch(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      nextLook = new AbortController();
+      await watchServer();
+      await sleep(options.healthIntervalMs, AbortSignal.any([signal, nextLook.signal]));
+    }
+  }
 
   async function watchServer(): Promise<void> {
     const health = await client.health();
@@ -187,8 +203,10 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     noteHealth(health);
     if (health.state !== "healthy") return;
     const isDue = monotonicMs() - factsReadAtMs >= options.factsIntervalMs;
-    if (isDue || !wasHealthy) await readFacts();
-    if (wasHealthy) return;
+    const isBack = !wasHealthy || presenceLost;
+    presenceLost = false;
+    if (isDue || isBack) await readFacts();
+    if (!isBack) return;
     // Health goes on being watched while the store cannot be read.
     void memory.loaded.then(() => cycle.noteReturn());
   }
@@ -267,6 +285,10 @@ export function createSidecar(parts: SidecarParts): Sidecar {
         clusterId,
         isHealthy: () => observer.sight.health === "healthy",
         onRival,
+        onLost() {
+          presenceLost = true;
+          nextLook.abort();
+        },
         rivalIntervalMs,
         retryMinMs,
         retryMaxMs,
@@ -278,7 +300,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
 
   async function run(signal: AbortSignal): Promise<void> {
     const work = Promise.all([
-      repeat(options.healthIntervalMs, signal, watchServer),
+      watch(signal),
       repeat(options.heartbeatIntervalMs, signal, beat),
       keepPresence(signal),
       cycle.run(signal),
@@ -306,6 +328,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
       observer.noteSuspect(identityKey);
       cycle.wake();
     },
+    lookNow: () => nextLook.abort(),
     problems: () => observer.problems(),
     sight: () => observer.sight,
   };

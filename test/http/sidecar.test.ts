@@ -458,24 +458,32 @@ describe("a server that forgot tokens", () => {
     });
   });
 
-  test("is found out when it comes back, for all logins", async () => {
-    await within({}, async (cluster) => {
-      const devices = ["d-back-1", "d-back-2", "d-back-3", "d-back-4", "d-back-5", "d-back-6"];
-      const logins = await Promise.all(devices.map((device) => logIn(a, "root", device)));
-      for (const login of logins) await cluster.record(login, "a");
-      const before = await Promise.all(logins.map((login) => cluster.tokenAt(login, "b")));
-      for (const device of devices) await forget(b, device);
-      await b.restart();
-      await b.ready();
-      for (const [index, login] of logins.entries()) {
-        const next = await eventually(async () => {
-          const now = await cluster.tokenAt(login, "b");
-          return now === before[index] ? undefined : now;
-        });
-        expect(await statusOf(b, next)).toBe(200);
-      }
-    });
-  });
+  const looks = [
+    ["looks often", {}],
+    ["looks seldom", { healthIntervalMs: 2500 }],
+  ] as const;
+  test.each(looks)(
+    "is found out when it comes back, for all logins (a sidecar that %s)",
+    async (_name, options) => {
+      await within({ options }, async (cluster) => {
+        await eventually(async () => (await b.state()).sockets > 0);
+        const devices = ["d-back-1", "d-back-2", "d-back-3", "d-back-4", "d-back-5", "d-back-6"];
+        const logins = await Promise.all(devices.map((device) => logIn(a, "root", device)));
+        for (const login of logins) await cluster.record(login, "a");
+        const before = await Promise.all(logins.map((login) => cluster.tokenAt(login, "b")));
+        for (const device of devices) await forget(b, device);
+        await b.restart();
+        await b.ready();
+        for (const [index, login] of logins.entries()) {
+          const next = await eventually(async () => {
+            const now = await cluster.tokenAt(login, "b");
+            return now === before[index] ? undefined : now;
+          });
+          expect(await statusOf(b, next)).toBe(200);
+        }
+      });
+    },
+  );
 
   test("keeps the token when everybody refuses it: one refusal alone mints nothing", async () => {
     await within({}, async (cluster) => {
@@ -553,6 +561,18 @@ describe("several Jellyblooms", () => {
     });
     expect(facts?.rival).toBeUndefined();
     await client.close();
+  });
+});
+
+test("a server that went away is noticed at once when somebody says so", async () => {
+  await within({ options: { healthIntervalMs: 60_000 } }, async (cluster) => {
+    const sidecar = cluster.sidecars.get("b");
+    await eventually(() => sidecar?.sight().health === "healthy");
+    await b.control("health", { body: "Unhealthy", status: 503 });
+    await never(200);
+    expect(sidecar?.sight().health).toBe("healthy");
+    sidecar?.lookNow();
+    await eventually(() => sidecar?.sight().health === "unhealthy", 1000);
   });
 });
 
