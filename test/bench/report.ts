@@ -302,17 +302,23 @@ function alone(results: Results): string[] {
 function viewersSentence(result: ViewersResult): string {
   const idle = (result.idleBytes / 1e6).toFixed(0);
   const most = (result.mostBytes / 1e6).toFixed(0);
-  return `* Five viewers of 80 Mbit/s HLS: ${idle} MB before, at most ${most} MB; ${result.seconds.toFixed(1)} s for ${result.expectedSeconds} s of video.`;
+  const memory = `${idle} MB before, at most ${most} MB`;
+  const time = `${result.seconds.toFixed(1)} s for ${result.expectedSeconds} s of video`;
+  return `* Five viewers of 80 Mbit/s HLS: ${memory}; ${time}.`;
 }
 
 function flatSentence(result: FlatResult): string {
   const before = (result.residentBytesBefore / 1e6).toFixed(1);
   const after = (result.residentBytesAfter / 1e6).toFixed(1);
-  return `* ${result.requests} requests and ${result.leavers} clients that left in mid-body: memory ${before} → ${after} MB, open descriptors ${result.descriptorsBefore} → ${result.descriptorsAfter}.`;
+  const what = `${result.requests} requests and ${result.leavers} clients that left in mid-body`;
+  const descriptors = `${result.descriptorsBefore} → ${result.descriptorsAfter}`;
+  return `* ${what}: memory ${before} → ${after} MB, open descriptors ${descriptors}.`;
 }
 
 function storeSentence(result: StoreResult): string {
-  return `* With Redis, ${result.requests} placed requests: ${result.commands.toFixed(0)} commands beyond the idle rate of ${result.idleCommandsPerSecond.toFixed(1)} a second.`;
+  const beyond = `${result.commands.toFixed(0)} commands beyond the idle rate`;
+  const idle = `${result.idleCommandsPerSecond.toFixed(1)} a second`;
+  return `* With Redis, ${result.requests} placed requests: ${beyond} of ${idle}.`;
 }
 
 const beginMarker = "<!-- bench: what follows is written by npm run bench -->";
