@@ -40,7 +40,7 @@ export async function ffmpegPlays(
     ...["-nostdin", "-hide_banner", "-v", "warning"],
     ...(speed === undefined ? [] : ["-readrate", String(speed)]),
     ...(headers.length === 0 ? [] : ["-headers", headers.join("")]),
-    ...["-user_agent", options.userAgent ?? "Jellybloom-Test/1.0"],
+    ...(url.startsWith("http") ? ["-user_agent", options.userAgent ?? "Jellybloom-Test/1.0"] : []),
     ...["-copyts", "-i", url],
     ...(options.seconds === undefined ? [] : ["-t", String(options.seconds)]),
     ...["-map", "0:v:0", "-fps_mode", "passthrough", "-f", "framemd5", "-"],

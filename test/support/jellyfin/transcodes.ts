@@ -94,7 +94,8 @@ export class Transcodes {
   ): Promise<string | undefined> {
     const path = this.#path(stem, index, request.container);
     let job = this.#jobs.get(stem);
-    if (!existsSync(path)) {
+    const existed = existsSync(path);
+    if (!existed) {
       const reached = this.#reached(stem, job, request.container);
       const wanted = Math.max(0, index);
       const restart =
@@ -110,25 +111,27 @@ export class Transcodes {
     }
     if (job !== undefined) this.#use(job);
     try {
-      return await this.#complete(stem, index, request.container, job);
+      // A new init segment counts as segment 0: it is there once that one is whole.
+      const counted = existed ? index : Math.max(0, index);
+      return await this.#complete(path, stem, counted, request.container, job);
     } finally {
       if (job !== undefined) this.#release(job);
     }
   }
 
-  /** Waits until the segment may be served. The init segment is there as soon as the first media segment is whole. */
+  /** Waits until the file may be served: ffmpeg is past it, or has ended. */
   async #complete(
+    path: string,
     stem: string,
     index: number,
     container: Container,
     job: Job | undefined,
   ): Promise<string | undefined> {
-    const path = this.#path(stem, index, container);
-    const after = this.#path(stem, index === -1 ? 1 : index + 1, container);
+    const after = this.#path(stem, index + 1, container);
     const reached = this.#reached(stem, job, container);
-    const passed = reached !== undefined && index !== -1 && index < reached;
-    while (!(passed && existsSync(path)) && job !== undefined && !job.exited) {
-      if (existsSync(path) && existsSync(after)) break;
+    if (reached !== undefined && index < reached && existsSync(path)) return path;
+    while (job !== undefined && !job.exited) {
+      if (existsSync(path) && existsSync(after)) return path;
       await sleep(POLL_MS);
     }
     return existsSync(path) ? path : undefined;
@@ -254,7 +257,7 @@ function ffmpegArguments(
   index: number,
 ): string[] {
   const seek = request.runtimeTicks / TICKS_PER_SECOND;
-  const start = index * SEGMENT_SECONDS;
+  const gop = String(Math.ceil(SEGMENT_SECONDS * request.item.frameRate));
   const type =
     request.container === "ts"
       ? ["-hls_segment_type", "mpegts"]
@@ -270,13 +273,9 @@ function ffmpegArguments(
     ...["-map", "0:v:0", "-map", "0:a:0?", "-sn"],
     ...["-codec:v:0", "libx264", "-preset", "ultrafast", "-crf", "28", "-profile:v", "baseline"],
     ...["-pix_fmt", "yuv420p", ...rate, ...(rate.length > 0 ? ["-bufsize", "4M"] : [])],
-    ...[
-      "-force_key_frames:0",
-      `expr:gte(t,${start}+n_forced*${SEGMENT_SECONDS})`,
-      "-sc_threshold",
-      "0",
-    ],
-    ...["-g", "240", "-keyint_min", "1", "-codec:a:0", "aac", "-ac", "2", "-b:a", "96k"],
+    // ffmpeg counts this t from the first frame it encodes, not from the film's beginning.
+    ...["-force_key_frames:0", `expr:gte(t,n_forced*${SEGMENT_SECONDS})`, "-sc_threshold", "0"],
+    ...["-g:v:0", gop, "-keyint_min:v:0", gop, "-codec:a:0", "aac", "-ac", "2", "-b:a", "96k"],
     ...["-copyts", "-avoid_negative_ts", "disabled", "-max_muxing_queue_size", "128"],
     ...["-f", "hls", "-max_delay", "5000000", "-hls_time", String(SEGMENT_SECONDS), ...type],
     ...[
