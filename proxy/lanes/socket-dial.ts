@@ -116,35 +116,42 @@ export class DialTurns {
   readonly #atOnceLimit: number;
   readonly #replicas = new Map<
     string,
-    { running: number; waiting: ((mayDial: boolean) => void)[] }
+    { running: number; readonly waiting: Set<(mayDial: boolean) => void> }
   >();
 
   constructor(atOnceLimit: number) {
     this.#atOnceLimit = atOnceLimit;
   }
 
-  /** Resolves true when it is one's turn: `leave` must follow. */
-  enter(replica: string): Promise<boolean> {
-    const turns = this.#replicas.get(replica) ?? { running: 0, waiting: [] };
+  /** Resolves true when it is one's turn: `leave` must follow. False after `limitMs` at the latest. */
+  enter(replica: string, limitMs: number): Promise<boolean> {
+    const turns = this.#replicas.get(replica) ?? { running: 0, waiting: new Set() };
     this.#replicas.set(replica, turns);
     if (turns.running < this.#atOnceLimit) {
       turns.running++;
       return Promise.resolve(true);
     }
-    return new Promise((resolve) => turns.waiting.push(resolve));
+    return new Promise((resolve) => {
+      const called = (mayDial: boolean) => {
+        clearTimeout(timer);
+        turns.waiting.delete(called);
+        resolve(mayDial);
+      };
+      const timer = setTimeout(called, limitMs, false);
+      turns.waiting.add(called);
+    });
   }
 
   leave(replica: string): void {
     const turns = this.#replicas.get(replica);
     if (turns === undefined) return;
-    const next = turns.waiting.shift();
+    const [next] = turns.waiting;
     if (next !== undefined) next(true);
     else if (--turns.running === 0) this.#replicas.delete(replica);
   }
 
   /** Sends away all who wait for this replica. */
   sendAway(replica: string): void {
-    const waiting = this.#replicas.get(replica)?.waiting.splice(0) ?? [];
-    for (const resolve of waiting) resolve(false);
+    for (const called of [...(this.#replicas.get(replica)?.waiting ?? [])]) called(false);
   }
 }

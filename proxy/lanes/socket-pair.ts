@@ -88,6 +88,11 @@ export class SocketPair {
   isFollowing = false;
   /** What is known has changed since that dialling began. */
   mustLookAgain = false;
+  /**
+   * When to look again whether its first choice can be dialled; 0: it is where it belongs. A replica that
+   * could not be dialled may be well again before anybody moved the user's home away from it.
+   */
+  lookAgainMs = 0;
   /** Replicas' sockets in a row that broke soon after they were opened. */
   shortLives = 0;
   #subscriptions: Subscriptions = noSubscriptions;

@@ -110,7 +110,7 @@ class Lane implements SocketLane, PairOwner {
   /** Homes that moved since they were last looked at: with a dead replica they move by the thousand. */
   readonly #movedHomes = new Map<string, string>();
   readonly #sentAwayMs = new Map<string, number>();
-  #whenEmpty: (() => void) | undefined = undefined;
+  readonly #whenEmpty: (() => void)[] = [];
 
   constructor(parts: SocketLaneParts) {
     this.#parts = parts;
@@ -202,6 +202,7 @@ class Lane implements SocketLane, PairOwner {
       const attempt = await this.#attempt(pair, round.tried, waitMs);
       if (attempt.kind !== "none" && attempt.kind !== "again") attempts++;
       if (attempt.kind === "open") {
+        this.#lookAgainLater(pair, round);
         if (!pair.isOver) return { status: 101, attempt, reason: attempt.target.reason, attempts };
         this.#discard(attempt.upstream);
       } else if (attempt.kind === "none") {
@@ -243,7 +244,7 @@ class Lane implements SocketLane, PairOwner {
     if (pair.isOver) return { kind: "again" };
     const { replica } = target;
     if (pair.upstreamReplica === replica) return { kind: "there" };
-    if (!(await this.#turns.enter(replica))) return { kind: "again" };
+    if (!(await this.#turns.enter(replica, limitMs))) return { kind: "again" };
     let result: DialResult;
     try {
       if (pair.isOver) return { kind: "again" };
@@ -314,6 +315,7 @@ class Lane implements SocketLane, PairOwner {
       const waitMs = round.isFresh ? apiHoldLimitMs : Math.min(apiHoldLimitMs, connectLimitMs);
       const attempt = await this.#attempt(pair, round.tried, waitMs);
       isSettled = attempt.kind === "there";
+      if (isSettled) this.#lookAgainLater(pair, round);
       if (attempt.kind === "refused" || attempt.kind === "failed") round.note(attempt);
       if (attempt.kind === "none") {
         metrics.redials.failed.add();
@@ -327,6 +329,7 @@ class Lane implements SocketLane, PairOwner {
       }
       if (attempt.kind === "open") {
         isSettled = await this.#move(pair, attempt);
+        this.#lookAgainLater(pair, round);
         if (isSettled) metrics.redials.connected.add();
         else failures++;
         round.clear();
@@ -351,6 +354,11 @@ class Lane implements SocketLane, PairOwner {
     }
     pair.adopt(upstream, target);
     return true;
+  }
+
+  /** A socket that is not at the first choice is on a detour, which does not last for ever. */
+  #lookAgainLater(pair: SocketPair, round: Round): void {
+    pair.lookAgainMs = round.isFresh ? 0 : this.nowMs() + this.limits.upstreamKeepAliveMs;
   }
 
   /** Closes a replica's socket that was opened for nothing. */
@@ -429,7 +437,12 @@ class Lane implements SocketLane, PairOwner {
     const shortestMs = Math.min(socketIdleLimitMs, upstreamKeepAliveMs, upstreamReplyLimitMs);
     this.#sweepTimer = setInterval(() => {
       const nowMs = this.nowMs();
-      for (const pair of this.#pairs) pair.sweep(nowMs);
+      for (const pair of this.#pairs) {
+        pair.sweep(nowMs);
+        if (pair.lookAgainMs === 0 || nowMs < pair.lookAgainMs) continue;
+        pair.lookAgainMs = 0;
+        this.#follow(pair);
+      }
     }, shortestMs / sweepsPerLimit).unref();
   }
 
@@ -441,12 +454,13 @@ class Lane implements SocketLane, PairOwner {
     for (const pair of this.#pairs) pair.cut(code);
     if (this.#closing.size === 0) return;
     await new Promise<void>((resolve) => {
-      this.#whenEmpty = resolve;
+      this.#whenEmpty.push(resolve);
     });
   }
 
   #tellWhenEmpty(): void {
-    if (this.#pairs.size === 0 && this.#closing.size === 0) this.#whenEmpty?.();
+    if (this.#pairs.size > 0 || this.#closing.size > 0) return;
+    for (const resolve of this.#whenEmpty.splice(0)) resolve();
   }
 }
 

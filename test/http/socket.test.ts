@@ -409,6 +409,24 @@ describe("when a home moves", () => {
     expect(client.isOpen).toBe(true);
   });
 
+  test("by itself back to a replica that is well again, its sockets return, and none is cut", async () => {
+    const { a, b, door } = await world({
+      connectLimitMs: 200,
+      upstreamKeepAliveMs: 300,
+      upstreamReplyLimitMs: 300,
+    });
+    a.isFrozen = true;
+    const client = await joined(door);
+    expect(b.openSockets).toHaveLength(1);
+    await sleep(700);
+    expect(b.openSockets).toHaveLength(1);
+    a.isFrozen = false;
+    await until(() => a.openSockets.length === 1 && b.openSockets.length === 0, 2000);
+    a.say(message(1));
+    await until(() => client.news.length === 1);
+    expect(client.isOpen).toBe(true);
+  });
+
   test("the sockets of other users stay where they are", async () => {
     const { a, b, host, door } = await world();
     await joined(door, "t1");
