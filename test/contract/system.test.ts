@@ -199,6 +199,26 @@ describe("users", () => {
   });
 });
 
+describe("a page of another origin", () => {
+  // CorsHosts is `*` by default, and the preflight is answered before anybody asks for a token.
+  test("may ask anything", async () => {
+    const headers = { origin: "http://elsewhere.example" };
+    const plain = await a.call("GET", "/System/Info/Public", { headers });
+    expect(plain.headers.get("access-control-allow-origin")).toBe("*");
+    const asks = {
+      ...headers,
+      "access-control-request-method": "POST",
+      "access-control-request-headers": "authorization",
+    };
+    const preflight = await a.call("OPTIONS", "/Sessions/Playing", { headers: asks });
+    expect([preflight.status, preflight.headers.get("access-control-allow-origin")]).toEqual([
+      204,
+      "*",
+    ]);
+    expect(preflight.headers.get("access-control-allow-headers")).toMatch(/authorization/i);
+  });
+});
+
 describe("the web client's way in", () => {
   test("the bare address leads to /web/", async () => {
     const reply = await a.get("/");

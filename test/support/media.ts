@@ -12,6 +12,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   renameSync,
   rmSync,
   utimesSync,
@@ -23,7 +24,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 
 const run = promisify(execFile);
-const VERSION = 3;
+const VERSION = 4;
 
 /** The film: not a whole number of segments, so that the last one is short, and its sound ends with its picture. */
 export const FILM_SECONDS = 70.5;
@@ -77,7 +78,9 @@ async function build(folder: string, big: boolean): Promise<void> {
       mkdirSync(noise, { recursive: true });
       await makeNoise(join(noise, `${BIG_NAME}.bin`), BIG_BYTES);
     }
-    await run("find", [draft, "-exec", "touch", "-d", MODIFIED_AT.toISOString(), "{}", "+"]);
+    for (const name of readdirSync(draft, { recursive: true, encoding: "utf8" })) {
+      utimesSync(join(draft, name), MODIFIED_AT, MODIFIED_AT);
+    }
     renameSync(draft, folder);
   } catch (error) {
     rmSync(draft, { recursive: true, force: true });

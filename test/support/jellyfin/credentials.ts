@@ -85,7 +85,21 @@ function readHeader(
   if (blank === -1) return undefined;
   const scheme = header.slice(0, blank).toLowerCase();
   if (scheme !== "mediabrowser" && !(legacy && scheme === "emby")) return undefined;
-  return parseParts(header.slice(blank + 1));
+  return remembered(header.slice(blank + 1));
+}
+
+/** Clients repeat the same header thousands of times; reading it anew each time costs more than the rest of a request. */
+const known = new Map<string, Map<string, string>>();
+const KNOWN_HEADERS_MAX = 1000;
+
+function remembered(header: string): Map<string, string> {
+  let parts = known.get(header);
+  if (parts === undefined) {
+    parts = parseParts(header);
+    if (known.size >= KNOWN_HEADERS_MAX) known.clear();
+    known.set(header, parts);
+  }
+  return parts;
 }
 
 function single(value: string | string[] | undefined): string | undefined {

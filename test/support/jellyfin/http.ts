@@ -5,6 +5,7 @@
  */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { brotliCompressSync, constants, gzipSync } from "node:zlib";
+import type { Credentials } from "./credentials.ts";
 import type { World } from "./world.ts";
 
 /** Who asks: an API key (no user) or a user's token, with the device the request or the token's row names. */
@@ -44,6 +45,7 @@ export class Exchange {
   params: readonly string[] = [];
   body: Buffer = Buffer.alloc(0);
   #query: Map<string, string[]> | undefined;
+  #credentials: Credentials | undefined;
   #caller: Caller | undefined;
 
   constructor(world: World, request: IncomingMessage, response: ServerResponse) {
@@ -55,6 +57,12 @@ export class Exchange {
     const mark = url.indexOf("?");
     this.path = mark === -1 ? url : url.slice(0, mark);
     this.search = mark === -1 ? "" : url.slice(mark);
+  }
+
+  /** Token and device as the request gives them, read once. */
+  get credentials(): Credentials {
+    this.#credentials ??= this.world.credentials(this);
+    return this.#credentials;
   }
 
   /** The first value of a query parameter, whatever the letter case of its name. */

@@ -48,7 +48,6 @@ const { values: args } = parseArgs({
     "known-proxies": { type: "string" },
     "startup-ms": { type: "string", default: "0" },
     "restart-ms": { type: "string", default: "600" },
-    "ends-with-stdin": { type: "boolean", default: false },
   },
 });
 if (args.data === undefined || args.media === undefined) {
@@ -181,7 +180,22 @@ function onRequest(request: IncomingMessage, response: ServerResponse): void {
     return;
   }
   const ask = new Exchange(world, request, response);
-  void handle(ask, note(ask));
+  const entry = note(ask);
+  if (request.headers.origin !== undefined && answerOrigin(request, response)) return;
+  void handle(ask, entry);
+}
+
+/** Any origin is welcome (CorsHosts is `*`); a preflight is answered here and goes no further. */
+function answerOrigin(request: IncomingMessage, response: ServerResponse): boolean {
+  const { headers } = request;
+  response.setHeader("access-control-allow-origin", "*");
+  const method = headers["access-control-request-method"];
+  if (request.method !== "OPTIONS" || method === undefined) return false;
+  response.setHeader("access-control-allow-methods", method);
+  const asked = headers["access-control-request-headers"];
+  if (asked !== undefined) response.setHeader("access-control-allow-headers", asked);
+  response.writeHead(204).end();
+  return true;
 }
 
 function note(ask: Exchange): LoggedRequest {
@@ -190,7 +204,7 @@ function note(ask: Exchange): LoggedRequest {
     method: ask.method,
     path: ask.path,
     search: ask.search,
-    token: ask.world.credentials(ask).token,
+    token: ask.credentials.token,
     range: headers.range,
     forwardedFor: String(headers["x-forwarded-for"] ?? "") || undefined,
   });
@@ -284,7 +298,7 @@ function answerHealth(ask: Exchange): void {
 
 /** Reads the caller and holds the route's policy against them: 401 without a valid token, 403 without the right. */
 function admit(ask: Exchange, access: Access): void {
-  const credentials = ask.world.credentials(ask);
+  const credentials = ask.credentials;
   const { token } = credentials;
   const refused =
     token !== undefined && (faults.refuseAllTokens || faults.refusedTokens.has(token));
@@ -317,10 +331,21 @@ function answerUnready(request: IncomingMessage, response: ServerResponse): void
     response.end();
     return;
   }
+  if (world !== undefined && isStranger(new Exchange(world, request, response))) {
+    response.writeHead(401, { "content-length": 0 }).end();
+    return;
+  }
   response
     .writeHead(503, { "content-type": "text/html" })
     .write("Jellyfin Server is loading. Please try again shortly.");
   response.end();
+}
+
+/** Authorization stands before the loading message: a stranger is turned away with 401 even then (Startup.cs). */
+function isStranger(ask: Exchange): boolean {
+  const found = routes.find(ask.method, ask.path);
+  if (found === undefined || "allowed" in found || found.route.access === "anonymous") return false;
+  return typeof ask.world.accounts.identify(ask.credentials) === "string";
 }
 
 // --- staged faults --------------------------------------------------------------------------------------------------
@@ -377,7 +402,7 @@ function onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void
   }
   const here = world;
   const ask = new Exchange(here, request, undefined as unknown as ServerResponse);
-  const credentials = here.credentials(ask);
+  const credentials = ask.credentials;
   faults.note({
     method: "SOCKET",
     path: ask.path,
@@ -410,11 +435,6 @@ function onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void
 
 process.on("SIGTERM", () => void stop());
 process.on("SIGINT", () => void stop());
-if (args["ends-with-stdin"]) {
-  process.stdin.resume();
-  process.stdin.on("end", () => process.exit(0));
-}
-
 const control = await startControl({ faults, world: () => world, phase: () => phase });
 const startupMs = Number(args["startup-ms"]);
 const starting = start(startupMs);

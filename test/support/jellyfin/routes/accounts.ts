@@ -7,13 +7,13 @@ export function addAccountRoutes(routes: Routes): void {
   routes.add("POST", "/Users/AuthenticateByName", "anonymous", (ask) => {
     const body = ask.json();
     const { accounts } = ask.world;
-    const credentials = ask.world.credentials(ask);
+    const credentials = ask.credentials;
     const address = ask.world.addressOf(ask);
     ask.reply(accounts.login(field(body, "Username"), field(body, "Pw"), credentials, address));
   });
   routes.add("POST", "/Users/:id/Authenticate", "anonymous", (ask) => {
     const user = userById(ask, ask.param(0));
-    const credentials = ask.world.credentials(ask);
+    const credentials = ask.credentials;
     const password = ask.query("pw");
     ask.reply(ask.world.accounts.login(user.name, password, credentials, ask.world.addressOf(ask)));
   });
@@ -28,7 +28,7 @@ function addQuickConnectRoutes(routes: Routes): void {
     ask.reply(ask.world.configuration("system").QuickConnectAvailable === true),
   );
   routes.add("POST", "/QuickConnect/Initiate", "anonymous", (ask) => {
-    const credentials = ask.world.credentials(ask);
+    const credentials = ask.credentials;
     // With a valid token the token's row fills what the header lacks, and an API key lends its name as client.
     const caller = ask.world.accounts.identify(credentials);
     const named = typeof caller === "string" ? credentials : { ...credentials, ...caller };
