@@ -167,7 +167,10 @@ function addWizardRoutes(routes: Routes): void {
 
 const SCRIPT = `document.body.append(" It works.");\n`;
 const SCRIPT_NAME = `main.${createHash("sha256").update(SCRIPT).digest("hex").slice(0, 20)}.bundle.js`;
-const PAGE = `<!doctype html><html><head><title>Jellyfin</title></head><body>A stand-in.<script src="${SCRIPT_NAME}"></script></body></html>\n`;
+const PAGE = [
+  "<!doctype html><html><head><title>Jellyfin</title></head><body>A stand-in.",
+  `<script src="${SCRIPT_NAME}"></script></body></html>\n`,
+].join("");
 
 /** A tiny page with one hashed file, served as static files are: with an ETag, a length, and no compression. */
 function addWebRoutes(routes: Routes): void {
