@@ -217,7 +217,9 @@ describe("the feed of changed user data", () => {
     const adder = { authorization: authorization(a.device(), a.apiKey) };
     const added = await a.call("POST", `/Sessions/${String(session.Id)}/User/${user.id}`, adder);
     expect(added.status).toBe(204);
-    await a.admin("POST", `/UserPlayedItems/${film.id}?userId=${user.id}`);
+    const device = a.device();
+    const login = asLogin(await a.login(device, user.name, user.password), device);
+    await a.post(`/UserPlayedItems/${film.id}`, login.token);
     const message = await socket.next("UserDataChanged", 3000);
     expect(message.Data).toMatchObject({ UserId: user.id });
     await socket.close();

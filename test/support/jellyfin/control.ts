@@ -19,7 +19,8 @@ type Body = Record<string, unknown>;
 
 /** Starts the control channel. @returns its port. */
 export function startControl(context: Context): Promise<number> {
-  const server = createServer((request, response) => {
+  // Never the first to close a connection, so that a test cannot send into one that is just being closed.
+  const server = createServer({ keepAliveTimeout: 0 }, (request, response) => {
     answer(context, request).then(
       (value) => send(response, 200, value ?? {}),
       (error: unknown) => send(response, 400, { error: String(error) }),
