@@ -204,6 +204,15 @@ const doorPlaces = {
       "Whether clients may use Quick Connect through the door. It must be on at the servers in any" +
       " case: the cluster gets its tokens by it. off: clients are told that it is off.",
   }),
+  legacyTokens: option({
+    name: "legacy-tokens",
+    section: "Replicas",
+    type: oneOf(["translate", "pass"]),
+    default: "translate",
+    description:
+      "What becomes of tokens in the forms of older apps (X-Emby-Token, api_key …). translate: into the" +
+      " form that every server accepts, so that such apps work with a 12.0 server. pass: as they came.",
+  }),
   data: optional({
     name: "data",
     section: "Store",

@@ -1,9 +1,166 @@
-// `jellybloom up`. Not built yet: it says so and exits with 1.
+// `jellybloom up`: everything in one process. A door, a sidecar for each replica, and an embedded store or
+// Redis. With one replica nothing is minted and everything passes through.
 
+import type { ReplicaConfig } from "../core/cluster/replica.ts";
+import { createJellyfinClient, type JellyfinClient } from "../core/jellyfin/client.ts";
+import { systemClock } from "../core/service/clock.ts";
+import { CannotStart, type Service } from "../core/service/lifecycle.ts";
+import { isLoopback, urlText } from "../core/service/options.ts";
+import type { AssembledProxy } from "../proxy/proxy.ts";
+import { gatherFacts } from "../sidecar/facts.ts";
+import { findings, isUndecided, type ReplicaFacts } from "../sidecar/findings.ts";
+import {
+  callLimitFor,
+  createSidecar,
+  mintResultOf,
+  type Sidecar,
+  sidecarOptionsFor,
+} from "../sidecar/sidecar.ts";
+import { type Common, runDoor } from "./door.ts";
 import type { Io } from "./io.ts";
-import type { UpConfig } from "./options.ts";
+import { apiKeyOf, type UpConfig } from "./options.ts";
 
-export async function runUp(_config: UpConfig, io: Io): Promise<number> {
-  io.err("jellybloom up is not built yet.\n");
-  return 1;
+/** How long the start looks at the servers before it goes on without having seen them all, in ms. */
+const factsLimitMs = 3000;
+const rivalGraceMs = 3000;
+/** The door probes as well and wakes the sidecars, so that they need not look often themselves. */
+const sidecarHealthIntervalMs = 5000;
+
+export function runUp(config: UpConfig, io: Io): Promise<number> {
+  const callLimitMs = callLimitFor(config.mintLimitMs);
+  const connect = ({ name, origin, basePath }: ReplicaConfig): JellyfinClient =>
+    createJellyfinClient({
+      origin,
+      basePath,
+      apiKey: apiKeyOf(config.apiKey, name),
+      callLimitMs,
+      probeLimitMs: config.probeLimitMs,
+      connectLimitMs: config.connectLimitMs,
+      now: systemClock.monotonicMs,
+    });
+  const sidecars = new Map<string, Sidecar>();
+  return runDoor(
+    {
+      config,
+      connect,
+      caretakers: () => ({
+        urgent: (replica, key) => sidecars.get(replica)?.urgent(key),
+        suspect: (replica, key) => sidecars.get(replica)?.suspect(key),
+        isBarred: (replica, key) => sidecars.get(replica)?.problems().has(key) ?? false,
+        apiKeyOf: (replica) => apiKeyOf(config.apiKey, replica),
+      }),
+      helpers(common, proxy) {
+        const clients = new Map(config.replica.map((replica) => [replica.name, connect(replica)]));
+        const services = config.replica.length > 1 ? sidecarServices(common, proxy, clients) : [];
+        return [...services, findingsService(config, common, proxy, clients)];
+      },
+    },
+    io,
+  );
+
+  function sidecarServices(
+    common: Common,
+    proxy: AssembledProxy,
+    clients: ReadonlyMap<string, JellyfinClient>,
+  ): Service[] {
+    const { opened, store, seal, memory, metrics, version } = common;
+    const services = config.replica.map((replica): Service => {
+      const client = clients.get(replica.name);
+      if (client === undefined) throw new Error(`no client for ${replica.name}`);
+      const peers = new Map([...clients].filter(([name]) => name !== replica.name));
+      const sidecar = createSidecar({
+        name: replica.name,
+        client,
+        peers: () => peers,
+        store,
+        seal,
+        memory,
+        log: opened.log,
+        clock: systemClock,
+        options: sidecarOptionsFor({
+          version,
+          url: urlText(replica),
+          sidecarUrl: "",
+          healthIntervalMs: sidecarHealthIntervalMs,
+          mintLimitMs: config.mintLimitMs,
+          callLimitMs,
+          storeCallLimitMs: config.storeCallLimitMs,
+        }),
+        onMintEnd(end, durationMs) {
+          metrics.mints[mintResultOf(end)].add();
+          metrics.mintDuration.observe(durationMs);
+        },
+      });
+      sidecars.set(replica.name, sidecar);
+      return { name: `sidecar of ${replica.name}`, run: (signal) => sidecar.run(signal) };
+    });
+    proxy.health.onChange((view, before) => {
+      for (const [name, { state }] of view.replicas) {
+        if (before.replicas.get(name)?.state !== state) sidecars.get(name)?.lookNow();
+      }
+    });
+    return services;
+  }
+}
+
+/**
+ * Looks at the servers and says what is different and what it means. What is unsafe is refused before the
+ * door opens; that is why a door beyond loopback waits for this look, and one on loopback does not.
+ */
+function findingsService(
+  config: UpConfig,
+  common: Common,
+  proxy: AssembledProxy,
+  clients: ReadonlyMap<string, JellyfinClient>,
+): Service {
+  const { store, opened, life } = common;
+  const listensBeyondLoopback = !isLoopback(config.listen);
+  const context = { listensBeyondLoopback };
+
+  async function look(names: readonly string[]): Promise<readonly ReplicaFacts[]> {
+    const asked = config.replica.flatMap(({ name }) => {
+      const client = names.includes(name) ? clients.get(name) : undefined;
+      const hasKey = apiKeyOf(config.apiKey, name) !== undefined;
+      return client === undefined ? [] : [{ name, client, hasKey }];
+    });
+    const clusterId = await store.clusterId();
+    return await gatherFacts(asked, { clusterId, limitMs: factsLimitMs, rivalGraceMs });
+  }
+
+  function tell(facts: readonly ReplicaFacts[]): void {
+    for (const { severity, sentence } of findings(facts, context)) {
+      if (severity === "refuse") throw new CannotStart(sentence, 2);
+      opened.log.warn(sentence);
+    }
+    for (const fact of facts) if (isUndecided(fact)) lookAgainAt(fact.name);
+  }
+
+  /** A server that could not be judged is judged when it is there, and then still refused if unsafe. */
+  function lookAgainAt(name: string): void {
+    const stop = proxy.health.onChange((view) => {
+      if (view.replicas.get(name)?.state !== "ready") return;
+      stop();
+      void look([name]).then((facts) => judgeLater(facts));
+    });
+  }
+
+  function judgeLater(facts: readonly ReplicaFacts[]): void {
+    try {
+      tell(facts);
+    } catch (error) {
+      if (!(error instanceof CannotStart)) throw error;
+      opened.log.fatal(error.message);
+      life.end(error.exitCode);
+    }
+  }
+
+  const names = config.replica.map(({ name }) => name);
+  return {
+    name: "findings",
+    async start() {
+      const first = look(names);
+      if (listensBeyondLoopback) tell(await first);
+      else void first.then(judgeLater);
+    },
+  };
 }

@@ -23,7 +23,8 @@ export interface PlaybackQuery {
   readonly isStatic: boolean;
 }
 
-const emptyQuery: PlaybackQuery = Object.freeze({
+/** The query of a request that has none. */
+export const emptyPlaybackQuery: PlaybackQuery = Object.freeze({
   playSessionId: undefined,
   deviceId: undefined,
   mediaSourceId: undefined,
@@ -40,8 +41,10 @@ const emptyQuery: PlaybackQuery = Object.freeze({
  * ASP.NET binds them).
  */
 export function readPlaybackQuery(rawQuery: string): PlaybackQuery {
-  if (rawQuery === "") return emptyQuery;
-  const found: { -readonly [Name in keyof PlaybackQuery]: PlaybackQuery[Name] } = { ...emptyQuery };
+  if (rawQuery === "") return emptyPlaybackQuery;
+  const found: { -readonly [Name in keyof PlaybackQuery]: PlaybackQuery[Name] } = {
+    ...emptyPlaybackQuery,
+  };
   let isStatic: string | undefined;
   const query = unwrapped(rawQuery);
   const length = query.length;

@@ -1,0 +1,91 @@
+// Homes as this proxy claims them. A home moves by one script in the store that grants an epoch; here is
+// when this proxy asks for it: only away from a replica that it cannot reach itself and, as far as the
+// others have said lately, nobody else can. Requests of one user share one claim. While the store is away
+// homes move in this process only, and the store's word counts again when it is back (design rule 8).
+
+import { randomBytes } from "node:crypto";
+import type { Memory } from "../core/cluster/memory.ts";
+import type { Log } from "../core/service/log.ts";
+import type { Metrics } from "../core/service/metrics.ts";
+import type { ProxySight, Store } from "../core/store/store.ts";
+
+export interface HomesOptions {
+  readonly store: Store;
+  readonly memory: Memory;
+  readonly log: Log;
+  readonly metrics: Metrics;
+}
+
+export class Homes {
+  /** This process, in every epoch it is granted. */
+  readonly owner = randomBytes(16).toString("hex");
+  readonly #options: HomesOptions;
+  readonly #claims = new Map<string, Promise<string>>();
+  readonly #local = new Map<string, string>();
+  #sights: readonly ProxySight[] = [];
+
+  constructor(options: HomesOptions) {
+    this.#options = options;
+    options.memory.onStoreAvailable((available) => {
+      if (available) this.#local.clear();
+    });
+  }
+
+  homeOf(userId: string): string | undefined {
+    return this.#local.get(userId) ?? this.#options.memory.homes.get(userId)?.replica;
+  }
+
+  /** What the other proxies last said they can reach. */
+  setSights(sights: readonly ProxySight[]): void {
+    this.#sights = sights.filter((sight) => sight.proxy !== this.owner);
+  }
+
+  /** Whether another proxy reaches it: then this one is cut off, and moves nobody (ProxyCutOff). */
+  isReachedByOthers(replica: string): boolean {
+    return this.#sights.some((sight) => sight.reachable[replica] === true);
+  }
+
+  /**
+   * Claims the user's home for `replica` and answers where it is now, whoever won. Never rejects: without
+   * the store the home moves in this process only.
+   */
+  claim(userId: string, replica: string, why: string): Promise<string> {
+    const running = this.#claims.get(userId);
+    if (running !== undefined) return running;
+    const claim = this.#claim(userId, replica, why).finally(() => this.#claims.delete(userId));
+    this.#claims.set(userId, claim);
+    return claim;
+  }
+
+  async #claim(userId: string, replica: string, why: string): Promise<string> {
+    const { store, memory, log, metrics } = this.#options;
+    const known = memory.homes.get(userId);
+    if (known?.replica === replica && !this.#local.has(userId)) return replica;
+    if (memory.storeAvailable) {
+      try {
+        const { granted, home } = await store.claimHome({
+          userId,
+          replica,
+          expectedEpoch: known?.epoch.number ?? 0,
+          owner: this.owner,
+          // A replica that nobody reaches is left however lately the user came; see isReachedByOthers.
+          minStayMs: 0,
+        });
+        memory.apply({ type: "home", home });
+        metrics.homes.set(memory.homes.size);
+        if (granted && known !== undefined) {
+          metrics.homesMoved.add();
+          log.info(`home of user ${userId} moved from ${known.replica} to ${replica}: ${why}`);
+        }
+        return home.replica;
+      } catch (error) {
+        memory.noteStoreFailure(error);
+      }
+    }
+    this.#local.set(userId, replica);
+    log.info(
+      `home of user ${userId} is ${replica} in this process until the store is back: ${why}`,
+    );
+    return replica;
+  }
+}

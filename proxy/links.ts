@@ -1,0 +1,127 @@
+// Links: this proxy's connections to each replica, and the attempts that run over them. When a replica is
+// found to be gone, what waits for it is broken off here, so that the one retry loop can go on elsewhere.
+
+import { isGone, type ReplicaConfig } from "../core/cluster/replica.ts";
+import type { ClusterView } from "../core/cluster/view.ts";
+import { type Exchange, WirePool } from "./wire.ts";
+
+export interface LinkLimits {
+  readonly connectLimitMs: number;
+  readonly replicaConnectionsLimit: number;
+  readonly replicaIdleLimitMs: number;
+  readonly silenceLimitMs: number;
+}
+
+/** An exchange under way, as the sweep for silence sees it. */
+export interface Running {
+  readonly exchange: Exchange;
+  readonly startedMs: number;
+  /** May be done again elsewhere: it is broken off as soon as its replica is found frozen. */
+  readonly repeatable: boolean;
+  /** Broken off for good after this, when its replica is gone; ms of the monotonic clock. */
+  readonly giveUpMs: number;
+}
+
+/** Small answers come in one read of this size. */
+const messageReadBytes = 64 * 1024;
+/** A loopback or LAN socket hands out a few hundred KiB at most; larger buffers bring nothing. */
+const bytesReadBytes = 256 * 1024;
+const waitingLimit = 4096;
+const headLimitBytes = 64 * 1024;
+
+export class Link {
+  readonly config: ReplicaConfig;
+  readonly message: WirePool;
+  readonly bytes: WirePool;
+  readonly running = new Set<Running>();
+
+  constructor(config: ReplicaConfig, limits: LinkLimits, now: () => number) {
+    this.config = config;
+    const shared = {
+      origin: config.origin,
+      connectionsLimit: limits.replicaConnectionsLimit,
+      waitingLimit,
+      connectLimitMs: limits.connectLimitMs,
+      idleLimitMs: limits.replicaIdleLimitMs,
+      headLimitBytes,
+      now,
+    };
+    this.message = new WirePool({ ...shared, readBufferBytes: messageReadBytes });
+    this.bytes = new WirePool({ ...shared, readBufferBytes: bytesReadBytes });
+  }
+
+  close(): void {
+    this.message.close();
+    this.bytes.close();
+  }
+}
+
+export class Links {
+  readonly #links = new Map<string, Link>();
+  readonly #limits: LinkLimits;
+  readonly #now: () => number;
+  readonly #suspect: (replica: string) => void;
+  #view: ClusterView | undefined;
+
+  constructor(limits: LinkLimits, now: () => number, suspect: (replica: string) => void) {
+    this.#limits = limits;
+    this.#now = now;
+    this.#suspect = suspect;
+  }
+
+  get(name: string): Link | undefined {
+    return this.#links.get(name);
+  }
+
+  /** Follows the view: new replicas get a link, and what waits for one that is gone is broken off. */
+  follow(view: ClusterView): void {
+    this.#view = view;
+    for (const [name, link] of this.#links) {
+      if (view.replicas.get(name)?.config === link.config) continue;
+      this.#links.delete(name);
+      // What runs over it may finish; nothing new begins.
+      link.message.dropIdle();
+      link.bytes.dropIdle();
+    }
+    for (const [name, { config, state, reason }] of view.replicas) {
+      let link = this.#links.get(name);
+      if (link === undefined) {
+        link = new Link(config, this.#limits, this.#now);
+        this.#links.set(name, link);
+      }
+      if (!isGone(state)) continue;
+      link.message.dropIdle();
+      link.bytes.dropIdle();
+      for (const running of [...link.running]) {
+        // A frozen server may thaw and answer; what cannot be repeated waits for that until its limit.
+        if (state === "frozen" && !running.repeatable && !running.exchange.hasHead) continue;
+        running.exchange.breakOff(`the replica is ${state}: ${reason}`);
+      }
+    }
+  }
+
+  /** Called several times a second: silence starts probes, and idle connections are let go. */
+  sweep(): void {
+    const nowMs = this.#now();
+    for (const [name, link] of this.#links) {
+      link.message.sweep();
+      link.bytes.sweep();
+      const state = this.#view?.replicas.get(name)?.state;
+      const gone = state !== undefined && isGone(state);
+      let isSilent = false;
+      for (const running of [...link.running]) {
+        if (running.exchange.hasHead) continue;
+        if (nowMs - running.startedMs > this.#limits.silenceLimitMs) isSilent = true;
+        if (gone && nowMs > running.giveUpMs) {
+          running.exchange.breakOff(`the replica is ${state} and did not come back in time`);
+        }
+      }
+      if (isSilent) this.#suspect(name);
+    }
+  }
+
+  close(): void {
+    for (const link of this.#links.values()) link.close();
+    this.#links.clear();
+  }
+}

@@ -1,0 +1,464 @@
+// The proxy put together: the door's HTTP server, what it knows, and the watchers that keep it known. It
+// runs as `jellybloom proxy`, and inside `jellybloom up` beside the sidecars; it never imports those, it
+// only calls what it is handed (Caretakers).
+
+import { createServer, type IncomingMessage, type Server, STATUS_CODES } from "node:http";
+import type { Duplex } from "node:stream";
+import { verifyMember } from "../core/cluster/member.ts";
+import type { Memory } from "../core/cluster/memory.ts";
+import type { ReplicaConfig } from "../core/cluster/replica.ts";
+import { readyNames } from "../core/cluster/view.ts";
+import type { JellyfinClient } from "../core/jellyfin/client.ts";
+import { baseSegmentsOf } from "../core/jellyfin/paths.ts";
+import type { Clock } from "../core/service/clock.ts";
+import { type GuardedRoute, listen, type Readiness } from "../core/service/health.ts";
+import type { Service } from "../core/service/lifecycle.ts";
+import type { OpenLog } from "../core/service/log.ts";
+import { repeat, sleep } from "../core/service/loop.ts";
+import { type Metrics, statusClass } from "../core/service/metrics.ts";
+import type { Address } from "../core/service/options.ts";
+import type { Seal } from "../core/service/seal.ts";
+import { type Store, StoreUnavailable } from "../core/store/store.ts";
+import { createDiscovery } from "./discovery.ts";
+import { clientOrigin, plainAddress, trustedProxies } from "./headers.ts";
+import { Health } from "./health.ts";
+import { Homes } from "./homes.ts";
+import { createSocketLane, type SocketLane } from "./lanes/socket.ts";
+import { Links } from "./links.ts";
+import { Logins } from "./logins.ts";
+import { SegmentMemory } from "./segments.ts";
+import { type Caretakers, Door, type DoorLimits, type DoorParts } from "./server.ts";
+import { createSocketHost } from "./sockets.ts";
+
+export interface ProxyConfig extends DoorLimits {
+  readonly listen: Address;
+  readonly publicUrl: { readonly origin: string; readonly basePath: string } | undefined;
+  readonly discovery: boolean;
+  readonly discoveryListen: Address;
+  readonly trustedProxies: readonly string[];
+  readonly replica: readonly ReplicaConfig[];
+  readonly prefer: string | undefined;
+  readonly quickConnect: boolean;
+  readonly explainHeader: boolean;
+  readonly legacyTokens: "translate" | "pass";
+  readonly silenceLimitMs: number;
+  readonly probeIntervalMs: number;
+  readonly segmentMemoryLimitBytes: number;
+  readonly segmentKeepMs: number;
+  readonly headerLimitBytes: number;
+  readonly headersTimeLimitMs: number;
+  readonly requestTimeLimitMs: number;
+  readonly clientStallLimitMs: number;
+  readonly keepAliveLimitMs: number;
+  readonly connectionsLimit: number;
+  readonly replicaConnectionsLimit: number;
+  readonly replicaIdleLimitMs: number;
+  readonly socketIdleLimitMs: number;
+  readonly socketMessageLimitBytes: number;
+}
+
+export interface ProxyParts {
+  readonly config: ProxyConfig;
+  readonly store: Store;
+  readonly memory: Memory;
+  readonly seal: Seal;
+  readonly metrics: Metrics;
+  readonly log: OpenLog;
+  readonly clock: Clock;
+  readonly caretakers: Caretakers;
+  /** A client for our own calls to a replica, probes included. Closed by the proxy when it goes. */
+  readonly connect: (config: ReplicaConfig) => JellyfinClient;
+}
+
+export interface AssembledProxy {
+  /** In the order in which they start; they stop in the other. */
+  readonly services: readonly Service[];
+  readonly health: Health;
+  readonly door: Door;
+  readiness(): Readiness;
+  /** `POST /jellybloom/explain`. */
+  readonly guardedRoutes: readonly GuardedRoute[];
+  /** The port that was bound, after the start. */
+  boundPort(): number;
+}
+
+const sweepIntervalMs = 100;
+const segmentSweepIntervalMs = 1000;
+const meetIntervalMs = 1000;
+const sightTtlMs = 5000;
+const loadLimitMs = 1000;
+/** An init segment is asked for once and needed as long as the film is played. */
+const keepInitMs = 6 * 3_600_000;
+const silentProbes = 2;
+const upstreamKeepAliveMs = 30_000;
+const mebibyte = 1024 * 1024;
+
+export function createProxy(parts: ProxyParts): AssembledProxy {
+  const { config, store, memory, seal, metrics, log, clock, caretakers } = parts;
+  const clients = new Map<string, JellyfinClient>();
+  const health = new Health({
+    probeIntervalMs: config.probeIntervalMs,
+    silentProbes,
+    log: log.log,
+    metrics,
+    clock,
+    clientOf(replica) {
+      const client = parts.connect(replica);
+      clients.set(replica.name, client);
+      return client;
+    },
+  });
+  const links = new Links(config, clock.monotonicMs, (replica) => health.suspect(replica));
+  const homes = new Homes({ store, memory, log: log.log, metrics });
+  const segments = new SegmentMemory({
+    limitBytes: config.segmentMemoryLimitBytes,
+    keepMs: config.segmentKeepMs,
+    keepInitMs,
+    now: clock.monotonicMs,
+    gauge: metrics.segmentMemoryBytes,
+  });
+  const logins = new Logins({
+    store,
+    memory,
+    seal,
+    log: log.log,
+    metrics,
+    now: clock.monotonicMs,
+    replicaNames: () => [...health.view.replicas.keys()],
+    readyClients: () => door.readyClients(),
+    unknownKeepMs: 2000,
+    unknownLimit: 10_000,
+    recognitionsLimit: 256,
+  });
+  const basePath = config.replica[0]?.basePath ?? "";
+  const { publicUrl } = config;
+  const doorParts: DoorParts = {
+    limits: config,
+    store,
+    memory,
+    health,
+    links,
+    homes,
+    logins,
+    segments,
+    metrics,
+    log,
+    clock,
+    caretakers,
+    clientOf: (replica) => clients.get(replica),
+    trusted: trustedProxies(config.trustedProxies),
+    baseSegments: baseSegmentsOf(basePath),
+    basePath,
+    prefer: config.prefer,
+    quickConnect: config.quickConnect,
+    publicUrl: publicUrl === undefined ? undefined : publicUrl.origin + publicUrl.basePath,
+    explainHeader: config.explainHeader,
+    translateLegacy: config.legacyTokens === "translate",
+  };
+  const door = new Door(doorParts);
+  health.onChange((view) => links.follow(view));
+  memory.onStoreAvailable((available) => metrics.failsafe.set(available ? 0 : 1));
+  health.setReplicas(config.replica);
+  links.follow(health.view);
+
+  const sockets = createSocketLane({
+    host: createSocketHost(door, doorParts),
+    limits: {
+      connectLimitMs: config.connectLimitMs,
+      upstreamMessageLimitBytes: 64 * mebibyte,
+      closeLimitMs: 2000,
+      dialsAtOnceLimit: 64,
+      socketIdleLimitMs: config.socketIdleLimitMs,
+      socketBufferLimitBytes: mebibyte,
+      queuedMessagesLimit: 1000,
+      queuedBytesLimit: mebibyte,
+      upstreamKeepAliveMs,
+      upstreamReplyLimitMs: 10_000,
+      socketMessageLimitBytes: config.socketMessageLimitBytes,
+      apiHoldLimitMs: config.apiHoldLimitMs,
+      redialPauseLimitMs: 1000,
+    },
+    metrics,
+    log: log.log,
+    clock,
+  });
+  const server = createDoorServer(parts, door, sockets, doorParts);
+
+  /** Tells the others what this proxy sees, and hears what they see and which replicas there are. */
+  async function meet(): Promise<void> {
+    try {
+      if (store.kind === "embedded") {
+        await store.time();
+        memory.noteStoreSuccess();
+        return;
+      }
+      const reachable: Record<string, boolean> = {};
+      for (const [name, { state }] of health.view.replicas) {
+        reachable[name] = state === "ready" || state === "starting" || state === "unfit";
+      }
+      const answer = await store.touchProxy({ proxy: homes.owner, reachable }, sightTtlMs);
+      memory.noteStoreSuccess();
+      homes.setSights(answer.sights);
+      const announced = answer.members.filter((member) => verifyMember(seal, member));
+      const configs = mergedReplicas(config.replica, announced);
+      const known = [...health.view.replicas.values()].map((replica) => replica.config);
+      if (!sameReplicas(known, configs)) health.setReplicas(configs);
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) throw error;
+      metrics.storeFailures.add();
+      memory.noteStoreFailure(error);
+    }
+  }
+
+  const services: Service[] = [
+    { name: "memory", run: (signal) => memory.run(signal) },
+    { name: "health", run: (signal) => health.run(signal) },
+    {
+      name: "sweeps",
+      async run(signal) {
+        const linkSweep = setInterval(() => links.sweep(), sweepIntervalMs);
+        const segmentSweep = setInterval(() => segments.sweep(), segmentSweepIntervalMs);
+        await new Promise<void>((resolve) => {
+          signal.addEventListener("abort", () => resolve(), { once: true });
+          if (signal.aborted) resolve();
+        });
+        clearInterval(linkSweep);
+        clearInterval(segmentSweep);
+        links.close();
+      },
+    },
+    { name: "meeting", run: (signal) => repeat(meetIntervalMs, signal, meet) },
+    {
+      name: "door",
+      async start(signal) {
+        // Who was logged in before a restart is to be known before the first request is; a store that
+        // cannot be reached is not waited for longer than this.
+        await Promise.race([memory.loaded, sleep(loadLimitMs, signal)]);
+        await listen(server, config.listen, "--listen");
+      },
+      async stop(cut) {
+        server.close();
+        await sockets.closeAll(1001);
+        server.closeIdleConnections();
+        const stopIdle = setInterval(() => server.closeIdleConnections(), 50);
+        await Promise.race([door.idle(), aborted(cut)]);
+        clearInterval(stopIdle);
+        server.closeAllConnections();
+      },
+    },
+  ];
+  if (config.discovery && publicUrl !== undefined) {
+    services.push(
+      createDiscovery({
+        host: config.discoveryListen.host,
+        port: config.discoveryListen.port,
+        publicUrl: publicUrl.origin + publicUrl.basePath,
+        log: log.log,
+        async server() {
+          for (const client of door.readyClients().values()) {
+            const answer = await client.publicInfo();
+            if (answer.outcome === "ok") return { id: answer.info.id, name: answer.info.name };
+          }
+          return undefined;
+        },
+      }),
+    );
+  }
+
+  return {
+    services,
+    health,
+    door,
+    readiness: () => readinessOf(health, memory),
+    guardedRoutes: [
+      {
+        method: "POST",
+        path: "/jellybloom/explain",
+        answer(body) {
+          const asked = parsedQuestion(body);
+          if (asked === undefined) {
+            return { status: 400, body: { error: "a method and a path are needed" } };
+          }
+          return { status: 200, body: door.explain(asked.method, asked.path, asked.token) };
+        },
+      },
+    ],
+    boundPort() {
+      const address = server.address();
+      return typeof address === "object" && address !== null ? address.port : config.listen.port;
+    },
+  };
+}
+
+function readinessOf(health: Health, memory: Memory): Readiness {
+  const notes: string[] = [];
+  for (const [name, { state, reason }] of health.view.replicas) {
+    if (state !== "ready") notes.push(`replica ${name} is ${state}: ${reason}`);
+  }
+  if (!memory.storeAvailable) {
+    notes.push("the store cannot be reached: viewers go on from memory (failsafe)");
+  }
+  const ready = readyNames(health.view);
+  return { reason: ready.length > 0 ? null : "no replica is ready", notes };
+}
+
+// ---- The HTTP server --------------------------------------------------------------------------------
+
+function createDoorServer(
+  parts: ProxyParts,
+  door: Door,
+  sockets: SocketLane,
+  doorParts: DoorParts,
+): Server {
+  const { config, metrics } = parts;
+  const options = {
+    maxHeaderSize: config.headerLimitBytes,
+    headersTimeout: config.headersTimeLimitMs,
+    requestTimeout: config.requestTimeLimitMs,
+    keepAliveTimeout: config.keepAliveLimitMs,
+    connectionsCheckingInterval: 5000,
+    insecureHTTPParser: false,
+    requireHostHeader: true,
+    noDelay: true,
+    // An upgrade to anything but a WebSocket may be ignored (RFC 9110, 7.8): it is a plain request then.
+    shouldUpgradeCallback: (request: IncomingMessage) =>
+      request.headers.upgrade?.toLowerCase() === "websocket",
+  };
+  const server = createServer(options, (request, response) => door.handle(request, response));
+  server.timeout = config.clientStallLimitMs;
+  server.maxConnections = config.connectionsLimit;
+  server.on("connection", (socket) => {
+    metrics.connections.add();
+    socket.once("close", () => metrics.connections.subtract());
+  });
+  server.on("drop", () => metrics.refusals.tooManyConnections.add());
+  server.on("checkContinue", (request, response) => {
+    const length = Number(request.headers["content-length"] ?? 0);
+    if (length <= config.bodyLimitBytes) response.writeContinue();
+    door.handle(request, response);
+  });
+  server.on("checkExpectation", (_request, response) => {
+    response.writeHead(417, { connection: "close" });
+    response.end();
+  });
+  server.on("clientError", (error: NodeJS.ErrnoException, socket: Duplex) => {
+    refuseMalformed(error, socket, metrics);
+  });
+  server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    void upgrade(parts, door, sockets, doorParts, request, socket, head);
+  });
+  return server;
+}
+
+/** What the parser refused: a short answer where one can still be given, and the connection's end. */
+function refuseMalformed(error: NodeJS.ErrnoException, socket: Duplex, metrics: Metrics): void {
+  const [status, reason] =
+    error.code === "HPE_HEADER_OVERFLOW"
+      ? ([431, "headTooLarge"] as const)
+      : error.code === "ERR_HTTP_REQUEST_TIMEOUT"
+        ? ([408, "tooSlow"] as const)
+        : ([400, "badRequest"] as const);
+  metrics.refusals[reason].add();
+  if (!socket.writable || error.code === "ECONNRESET") {
+    socket.destroy();
+    return;
+  }
+  const line = `HTTP/1.1 ${status} ${STATUS_CODES[status]}`;
+  socket.end(`${line}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`, () => socket.destroy());
+}
+
+async function upgrade(
+  parts: ProxyParts,
+  door: Door,
+  sockets: SocketLane,
+  doorParts: DoorParts,
+  request: IncomingMessage,
+  socket: Duplex,
+  head: Buffer,
+): Promise<void> {
+  const { metrics, log, clock } = parts;
+  const startedMs = clock.monotonicMs();
+  socket.on("error", () => {
+    // The client vanished in the middle of its handshake; the lane hears of it by the close.
+  });
+  const peer = plainAddress(request.socket.remoteAddress ?? "");
+  const { address } = clientOrigin(peer, request.headers, false, doorParts.trusted);
+  const target = request.url ?? "/";
+  const facts = door.facts(request);
+  const asked = {
+    target,
+    rawHeaders: request.rawHeaders,
+    clientAddress: address,
+    token: facts.credentials.token,
+  };
+  const lane = metrics.lane.socket;
+  const end = await sockets.handleUpgrade(asked, request, socket, head);
+  if (end.status === undefined) lane.requests.cut.add();
+  else lane.requests[statusClass(end.status)].add();
+  log.request({
+    method: "GET",
+    target,
+    status: end.status,
+    lane: "socket",
+    replica: end.replica,
+    reason: end.reason,
+    attempts: end.attempts,
+    durationMs: clock.monotonicMs() - startedMs,
+    sentBytes: 0,
+    client: address,
+  });
+}
+
+// ---- Small things -----------------------------------------------------------------------------------
+
+/** Those a person configured, then those that sidecars announce under other names. */
+function mergedReplicas(
+  configured: readonly ReplicaConfig[],
+  members: readonly { readonly replica: string; readonly url: string }[],
+): readonly ReplicaConfig[] {
+  const merged = [...configured];
+  const names = new Set(configured.map(({ name }) => name));
+  for (const { replica, url } of [...members].sort((a, b) => (a.replica < b.replica ? -1 : 1))) {
+    if (names.has(replica) || !URL.canParse(url)) continue;
+    names.add(replica);
+    const { origin, pathname } = new URL(url);
+    merged.push({ name: replica, origin, basePath: pathname.replace(/\/+$/, "") });
+  }
+  return merged;
+}
+
+function sameReplicas(known: readonly ReplicaConfig[], now: readonly ReplicaConfig[]): boolean {
+  // A replica whose sidecar stopped announcing it is kept: its server may well be alive, and probes tell.
+  return now.every((config) =>
+    known.some(
+      ({ name, origin, basePath }) =>
+        name === config.name && origin === config.origin && basePath === config.basePath,
+    ),
+  );
+}
+
+function parsedQuestion(
+  body: string,
+):
+  | { readonly method: string; readonly path: string; readonly token: string | undefined }
+  | undefined {
+  let question: unknown;
+  try {
+    question = JSON.parse(body);
+  } catch {
+    // Not JSON: answered like any other question that cannot be read.
+    return undefined;
+  }
+  if (typeof question !== "object" || question === null) return undefined;
+  const { method, path, token } = question as Record<string, unknown>;
+  if (typeof method !== "string" || typeof path !== "string" || !path.startsWith("/"))
+    return undefined;
+  return { method, path, token: typeof token === "string" ? token : undefined };
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+}

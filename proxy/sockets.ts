@@ -1,0 +1,58 @@
+// The door as the socket lane sees it: where a client's WebSocket belongs now, with the token of its
+// identity there, and what has to be said there first.
+
+import { isGone } from "../core/cluster/replica.ts";
+import type { ClusterView } from "../core/cluster/view.ts";
+import type { SocketAsked, SocketHost, SocketStanding, SocketTarget } from "./lanes/socket-host.ts";
+import type { Door, DoorParts } from "./server.ts";
+
+/** How long repeating a device's capabilities may take, in ms. */
+const replayLimitMs = 5000;
+
+export function createSocketHost(door: Door, parts: DoorParts): SocketHost {
+  const { memory, health, links } = parts;
+  return {
+    standing: (asked) => standingOf(parts, asked),
+    async recognise(asked) {
+      const facts = door.socketFacts(asked);
+      if (asked.token === undefined) return false;
+      return (await parts.logins.recognise(asked.token, facts.credentials)) !== undefined;
+    },
+    target: (asked, tried, limitMs) => door.socketTarget(asked, tried, limitMs),
+    async replayCapabilities(target: SocketTarget) {
+      if (target.identityKey === undefined) return;
+      const link = links.get(target.replica);
+      if (link !== undefined)
+        await door.replayCapabilities(target.identityKey, link, replayLimitMs);
+    },
+    suspect: (replica) => health.suspect(replica),
+    onHomeMoved: (listener) => memory.onHome((home) => listener(home.userId, home.replica)),
+    onReplicaGone: (listener) =>
+      health.onChange((view, before) => {
+        for (const name of newlyGone(view, before)) listener(name);
+      }),
+    onEnded: (listener) =>
+      memory.onIdentity((identity) => {
+        const isOver =
+          Object.keys(identity.tokens).length === 0 && (identity.formerHashes?.length ?? 0) === 0;
+        if (isOver) listener(identity.key);
+      }),
+  };
+}
+
+function standingOf(parts: DoorParts, asked: SocketAsked): SocketStanding {
+  if (asked.token === undefined) return "none";
+  const { standing } = parts.memory.standingOf(asked.token);
+  // With one replica its own word is the only one there is: it is dialled and may refuse.
+  if (standing === "unknown" && parts.health.view.replicas.size === 1) return "current";
+  return standing;
+}
+
+function newlyGone(view: ClusterView, before: ClusterView): string[] {
+  const gone: string[] = [];
+  for (const [name, { state }] of view.replicas) {
+    const was = before.replicas.get(name)?.state;
+    if (isGone(state) && was !== undefined && !isGone(was)) gone.push(name);
+  }
+  return gone;
+}
