@@ -223,7 +223,14 @@ const rows: readonly Row[] = [
 ];
 
 describe("what follows an attempt", () => {
-  test.each(rows)("%s", (_promise, outcome, facts, next, why) => {
+  const cases = rows.map(([promise, outcome, facts, next, why]) => ({
+    promise,
+    outcome,
+    facts,
+    next,
+    why,
+  }));
+  test.each(cases)("$promise", ({ outcome, facts, next, why }) => {
     const decided = decideNext(outcome, { ...usual, ...facts });
     expect(decided.next).toBe(next);
     if (decided.next === "done") return;
