@@ -27,11 +27,6 @@ export interface AttemptFacts {
   readonly memoryOnly: boolean;
   /** A token was shown and the cluster knows it as a current one. */
   readonly tokenKnown: boolean;
-  /**
-   * A token was shown that nobody knows yet. Any replica may know it, so all that are ready are asked, and
-   * no longer than that: scanners are not held (design, rule 4). False when left out.
-   */
-  readonly tokenUnknown?: boolean;
   readonly isSocket: boolean;
   /** How the replica that was asked looks now. */
   readonly replicaState: ReplicaState | undefined;
@@ -107,17 +102,11 @@ function afterRefusal(status: number, facts: AttemptFacts): Next {
       // token» (ExceptionMiddleware maps SecurityException to 403).
       if (status === 403 && !facts.isSocket) return { next: "show", why: "403 is about rights" };
       if (facts.answer === "final") return { next: "show", why: "this route's answers are final" };
-      if (!facts.tokenKnown && facts.tokenUnknown !== true) {
-        return { next: "show", why: "no token that is current was shown" };
-      }
+      // A token nobody knew was shown to every ready replica before (logins.ts): it is not held.
+      if (!facts.tokenKnown) return { next: "show", why: "no token that is current was shown" };
       // A refused request had no effect, so it may go elsewhere whatever it is.
       return elsewhere
-        ? {
-            next: "elsewhere",
-            why: facts.tokenKnown
-              ? `${status} for a token that the cluster knows`
-              : `${status} for a token that another replica may know`,
-          }
+        ? { next: "elsewhere", why: `${status} for a token that the cluster knows` }
         : { next: "show", why: "every ready replica refuses the token" };
     }
     case 404:

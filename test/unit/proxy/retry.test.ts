@@ -146,19 +146,6 @@ const rows: readonly Row[] = [
     "show",
     "no token that is current was shown",
   ],
-  [
-    "a token that nobody knows is asked about everywhere",
-    refused(401),
-    { tokenKnown: false, tokenUnknown: true },
-    "elsewhere",
-    "401 for a token that another replica may know",
-  ],
-  [
-    "and refused as soon as every ready replica refused it",
-    refused(401),
-    { tokenKnown: false, tokenUnknown: true, replicasLeft: 0 },
-    "show",
-  ],
   ["a 403 is about rights", refused(403), {}, "show", "403 is about rights"],
   ["a 403 on a socket is a token not known", refused(403), { isSocket: true }, "elsewhere"],
   [
@@ -255,7 +242,6 @@ const anyFacts: fc.Arbitrary<AttemptFacts> = fc.record({
   answer: fc.constantFrom("final" as const, "doubt401" as const, "doubt404" as const),
   memoryOnly: fc.boolean(),
   tokenKnown: fc.boolean(),
-  tokenUnknown: fc.boolean(),
   isSocket: fc.boolean(),
   replicaState: fc.constantFrom("ready" as const, "frozen" as const, "dead" as const, undefined),
   replicasLeft: fc.nat(3),
