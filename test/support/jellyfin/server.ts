@@ -2,7 +2,7 @@
  * A stand-in for a Jellyfin 12.0 server, as a process of its own:
  *
  *   node test/support/jellyfin/server.ts --port 0 --data DIR --media DIR [--host 127.0.0.1] [--name a] [--base-url /x]
- *     [--api-key KEY] [--known-proxies 10.0.0.0/8,…] [--startup-ms 3000] [--restart-ms 600]
+ *     [--api-key KEY] [--known-proxies 10.0.0.0/8,…] [--startup-ms 3000] [--restart-ms 600] [--web DIR]
  *
  * It prints one line of JSON when it listens. It exists so that the proxy can be tried against servers that die, freeze,
  * start slowly and forget, without a media server at hand; it promises the behaviour the contract suite states, which
@@ -48,6 +48,7 @@ const { values: args } = parseArgs({
     "known-proxies": { type: "string" },
     "startup-ms": { type: "string", default: "0" },
     "restart-ms": { type: "string", default: "600" },
+    web: { type: "string" },
   },
 });
 if (args.data === undefined || args.media === undefined) {
@@ -103,6 +104,7 @@ function openWorld(): World {
   return new World({
     dataFolder: args.data ?? "",
     mediaFolder: args.media ?? "",
+    webFolder: args.web,
     apiKey: args["api-key"],
     knownProxies: args["known-proxies"]?.split(",").filter((entry) => entry !== ""),
     baseUrl,

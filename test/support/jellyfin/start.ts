@@ -37,6 +37,8 @@ export type StandInOptions = {
   /** Passes through the start-up phases in about this time; 0 (the default) is ready at once. */
   readonly startupMs?: number;
   readonly restartMs?: number;
+  /** Pages to serve under /web/ instead of the built-in one. */
+  readonly webDir?: string;
 };
 
 export type ControlSwitch =
@@ -123,7 +125,8 @@ export class StandIn {
   }
 
   #arguments(): string[] {
-    const { name, mediaDir, host, baseUrl, knownProxies, startupMs, restartMs } = this.#options;
+    const { name, mediaDir, host, baseUrl, knownProxies, startupMs, restartMs, webDir } =
+      this.#options;
     return [
       ...["--name", name, "--port", String(this.port), "--data", this.dataDir, "--media", mediaDir],
       ...["--api-key", this.apiKey],
@@ -132,6 +135,7 @@ export class StandIn {
       ...(knownProxies === undefined ? [] : ["--known-proxies", knownProxies.join(",")]),
       ...(startupMs === undefined ? [] : ["--startup-ms", String(startupMs)]),
       ...(restartMs === undefined ? [] : ["--restart-ms", String(restartMs)]),
+      ...(webDir === undefined ? [] : ["--web", webDir]),
     ];
   }
 

@@ -23,6 +23,8 @@ import { UserDataKeeper } from "./userdata.ts";
 export type WorldOptions = {
   readonly dataFolder: string;
   readonly mediaFolder: string;
+  /** Pages to serve under /web/ instead of the built-in one. */
+  readonly webFolder?: string | undefined;
   readonly apiKey: string | undefined;
   readonly knownProxies: readonly string[] | undefined;
   readonly baseUrl: string;

@@ -1,5 +1,7 @@
 /** System, configuration, tasks, the wizard and the web client's files: SystemController and its neighbours. */
 import { createHash } from "node:crypto";
+import { basename, join } from "node:path";
+import { sendFile } from "../files.ts";
 import { type Exchange, Refusal, type Routes } from "../http.ts";
 import { isInLocalNetwork } from "../network.ts";
 import { field } from "./accounts.ts";
@@ -196,7 +198,18 @@ function addWebRoutes(routes: Routes): void {
     ask.response.writeHead(302, { location, "content-length": 0 }).end();
   };
   routes.add("GET|HEAD", "/", "anonymous", redirect);
-  const page = serve("text/html", PAGE);
+  const builtIn = serve("text/html", PAGE);
+  const fromFolder = async (ask: Exchange, name: string): Promise<boolean> => {
+    const { webFolder } = ask.world.options;
+    if (webFolder === undefined) return false;
+    const { request, response, method } = ask;
+    const sent = await sendFile(request.headers, method, response, join(webFolder, basename(name)));
+    if (sent === "missing") throw new Refusal(404, "empty");
+    return true;
+  };
+  const page = async (ask: Exchange) => {
+    if (!(await fromFolder(ask, "index.html"))) builtIn(ask);
+  };
   routes.add("GET|HEAD", "/web", "anonymous", (ask) =>
     ask.path.endsWith("/") ? page(ask) : redirect(ask),
   );
@@ -204,6 +217,9 @@ function addWebRoutes(routes: Routes): void {
   routes.add("GET|HEAD", `/web/${SCRIPT_NAME}`, "anonymous", serve("text/javascript", SCRIPT));
   routes.add("GET", "/web/config.json", "anonymous", serve("application/json", "{}"));
   routes.add("GET", "/web/ConfigurationPages", "admin", (ask) => ask.reply([]));
+  routes.add("GET|HEAD", "/web/:file", "anonymous", async (ask) => {
+    if (!(await fromFolder(ask, ask.param(0)))) throw new Refusal(404, "empty");
+  });
   routes.add("GET", "/metrics", "anonymous", (ask) => {
     if (ask.world.configuration("system").EnableMetrics !== true) throw new Refusal(404, "empty");
     ask.text(200, "# HELP process_uptime Of the stand-in.\nprocess_uptime 1\n");
