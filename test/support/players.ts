@@ -15,10 +15,16 @@ export type Played = {
   readonly skipped: number;
 };
 
+const RECONNECT = [
+  ...["-reconnect", "1", "-reconnect_streamed", "1", "-reconnect_on_network_error", "1"],
+  ...["-reconnect_delay_max", "5"],
+];
+
 /**
  * Plays an HLS (or any) address to its end with ffmpeg and hashes every frame.
  * @param options.seconds stops after so many seconds of film. @param options.limitMs kills ffmpeg then.
  * @param options.realTime reads as fast as a viewer would, not as fast as the machine can.
+ * @param options.reconnect asks again where a connection fails or breaks, as players are set to do.
  */
 export async function ffmpegPlays(
   url: string,
@@ -29,6 +35,7 @@ export async function ffmpegPlays(
     speed?: number;
     headers?: Record<string, string>;
     userAgent?: string;
+    reconnect?: boolean;
     onFrame?: (count: number) => void;
   } = {},
 ): Promise<Played> {
@@ -41,6 +48,7 @@ export async function ffmpegPlays(
     ...(speed === undefined ? [] : ["-readrate", String(speed)]),
     ...(headers.length === 0 ? [] : ["-headers", headers.join("")]),
     ...(url.startsWith("http") ? ["-user_agent", options.userAgent ?? "Jellybloom-Test/1.0"] : []),
+    ...(options.reconnect === true ? RECONNECT : []),
     ...["-copyts", "-i", url],
     ...(options.seconds === undefined ? [] : ["-t", String(options.seconds)]),
     ...["-map", "0:v:0", "-fps_mode", "passthrough", "-f", "framemd5", "-"],
