@@ -78,14 +78,73 @@ export function targetProblem(target: string): string | null {
   return null;
 }
 
+/** A request that is answered by the door alone, because no two programs would read it alike. */
+export interface HeadProblem {
+  readonly status: 400 | 405 | 431;
+  /** Fit for the client: nothing of the request is repeated in it. */
+  readonly why: string;
+}
+
+/** Honest requests have about twenty. Many tiny ones cost more than their bytes tell. */
+const headersCountLimit = 500;
+
+/**
+ * Why a request's head is refused though Node's parser let it through, or null. A second `Host` and a coding
+ * other than `chunked` could be read differently by the server behind (RFC 9112, 3.2 and 6.1); TRACE would
+ * show a client what the door adds (RFC 9110, 9.3.8).
+ */
+export function headProblem(request: {
+  readonly method?: string | undefined;
+  readonly url?: string | undefined;
+  readonly httpVersion: string;
+  readonly rawHeaders: readonly string[];
+  readonly headers: RawHeaders;
+}): HeadProblem | null {
+  const { method, rawHeaders, headers, httpVersion } = request;
+  const target = targetProblem(request.url ?? "/");
+  if (target !== null) return { status: 400, why: target };
+  if (method === "TRACE" || method === "CONNECT") {
+    return { status: 405, why: "this method is not for this server" };
+  }
+  // Node reads «HTTP/2.0» on a first line as if it were 1.1.
+  if (httpVersion !== "1.1" && httpVersion !== "1.0") {
+    return { status: 400, why: "this is not HTTP/1.1" };
+  }
+  if (rawHeaders.length > 2 * headersCountLimit) {
+    return { status: 431, why: `there are more than ${headersCountLimit} headers` };
+  }
+  let hosts = 0;
+  for (let index = 0; index < rawHeaders.length; index += 2) {
+    const name = rawHeaders[index];
+    if (name?.length === 4 && name.toLowerCase() === "host") hosts++;
+  }
+  if (hosts > 1) return { status: 400, why: "there is more than one Host" };
+  if (hosts === 0 && httpVersion !== "1.0") return { status: 400, why: "there is no Host" };
+  const { host } = headers;
+  if (typeof host === "string" && !hostForm.test(host)) {
+    return { status: 400, why: "Host is not a host" };
+  }
+  const coding = headers["transfer-encoding"];
+  if (coding === undefined) return null;
+  if (typeof coding !== "string" || coding.toLowerCase() !== "chunked") {
+    return { status: 400, why: "Transfer-Encoding is not chunked" };
+  }
+  return httpVersion === "1.0" ? { status: 400, why: "HTTP/1.0 has no Transfer-Encoding" } : null;
+}
+
+/** A name or address with or without a port (RFC 9110, 7.2), or nothing. */
+const hostForm = /^(?:[\w.~!$&'()*+;=%-]*|\[[0-9a-fA-F:.]+\])(?::\d{0,5})?$/;
+
 const noCredentials = readCredentials({}, "", { legacy: true });
 const credentialsRemembered = 5000;
+const credentialsRememberedLength = 1000;
 const credentialsByHeader = new Map<string, Credentials>();
 
 function credentialsOf(headers: CredentialHeaders, rawQuery: string): Credentials {
   const { authorization } = headers;
+  // An encoded name could hide a token in the query.
   const isPlain =
-    rawQuery === "" &&
+    (rawQuery === "" || !/api_?key|%|\+/i.test(rawQuery)) &&
     headers["x-emby-authorization"] === undefined &&
     headers["x-emby-token"] === undefined &&
     headers["x-mediabrowser-token"] === undefined;
@@ -94,6 +153,8 @@ function credentialsOf(headers: CredentialHeaders, rawQuery: string): Credential
   const known = credentialsByHeader.get(authorization);
   if (known !== undefined) return known;
   const credentials = readCredentials(headers, "", { legacy: true });
+  // Honest ones are short; a stranger's long ones do not fill our memory.
+  if (authorization.length > credentialsRememberedLength) return credentials;
   // Kept by their text: a client sends the same header with every request. Emptied when full.
   if (credentialsByHeader.size >= credentialsRemembered) credentialsByHeader.clear();
   credentialsByHeader.set(authorization, credentials);

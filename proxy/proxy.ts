@@ -2,7 +2,13 @@
 // runs as `jellybloom proxy`, and inside `jellybloom up` beside the sidecars; it never imports those, it
 // only calls what it is handed (Caretakers).
 
-import { createServer, type IncomingMessage, type Server, STATUS_CODES } from "node:http";
+import {
+  createServer,
+  type IncomingMessage,
+  type Server,
+  type ServerResponse,
+  STATUS_CODES,
+} from "node:http";
 import type { Duplex } from "node:stream";
 import { verifyMember } from "../core/cluster/member.ts";
 import type { Memory } from "../core/cluster/memory.ts";
@@ -20,6 +26,7 @@ import type { Address } from "../core/service/options.ts";
 import type { Seal } from "../core/service/seal.ts";
 import { type Store, StoreUnavailable } from "../core/store/store.ts";
 import { createDiscovery } from "./discovery.ts";
+import { headProblem } from "./facts.ts";
 import { clientOrigin, plainAddress, trustedProxies } from "./headers.ts";
 import { Health } from "./health.ts";
 import { Homes } from "./homes.ts";
@@ -316,15 +323,33 @@ function createDoorServer(
     headersTimeout: config.headersTimeLimitMs,
     requestTimeout: config.requestTimeLimitMs,
     keepAliveTimeout: config.keepAliveLimitMs,
-    connectionsCheckingInterval: 5000,
+    // How late a time limit may be noticed: not by more than a quarter of itself.
+    connectionsCheckingInterval: Math.min(
+      5000,
+      config.headersTimeLimitMs / 4,
+      config.requestTimeLimitMs / 4,
+    ),
     insecureHTTPParser: false,
-    requireHostHeader: true,
+    // The door looks itself (headProblem), since Node would go on with what follows such a request.
+    requireHostHeader: false,
     noDelay: true,
     // An upgrade to anything but a WebSocket may be ignored (RFC 9110, 7.8): it is a plain request then.
     shouldUpgradeCallback: (request: IncomingMessage) =>
       request.headers.upgrade?.toLowerCase() === "websocket",
   };
-  const server = createServer(options, (request, response) => door.handle(request, response));
+  const answers = new AnswersUnderWay();
+  const serve = (request: IncomingMessage, response: ServerResponse): void => {
+    const { socket } = request;
+    // What was sent behind a refused head was framed by it: it is not to be believed, and not answered.
+    if (answers.isRefused(socket)) return;
+    const badly = headProblem(request);
+    if (badly !== null) answers.refuseOnce(socket);
+    answers.note(request, response);
+    door.handle(request, response, badly);
+  };
+  const server = createServer(options, serve);
+  // Node would leave out what comes after some number of headers without a word; the door counts itself.
+  server.maxHeadersCount = 0;
   server.timeout = config.clientStallLimitMs;
   server.maxConnections = config.connectionsLimit;
   server.on("connection", (socket) => {
@@ -332,26 +357,77 @@ function createDoorServer(
     socket.once("close", () => metrics.connections.subtract());
   });
   server.on("drop", () => metrics.refusals.tooManyConnections.add());
-  server.on("checkContinue", (request, response) => {
-    const length = Number(request.headers["content-length"] ?? 0);
-    if (length <= config.bodyLimitBytes) response.writeContinue();
-    door.handle(request, response);
-  });
+  // The door says when the client is to go on: once it has seen nothing to refuse.
+  server.on("checkContinue", serve);
   server.on("checkExpectation", (_request, response) => {
     response.writeHead(417, { connection: "close" });
     response.end();
   });
   server.on("clientError", (error: NodeJS.ErrnoException, socket: Duplex) => {
-    refuseMalformed(error, socket, metrics);
+    refuseMalformed(error, socket, metrics, answers);
+  });
+  server.on("connect", (_request: IncomingMessage, socket: Duplex) => {
+    metrics.refusals.badRequest.add();
+    socket.on("error", () => socket.destroy());
+    refuseRaw(socket, 405);
   });
   server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    if (headProblem(request) !== null || answers.isRefused(socket)) {
+      metrics.refusals.badRequest.add();
+      socket.on("error", () => socket.destroy());
+      refuseRaw(socket, 400);
+      return;
+    }
     void upgrade(parts, door, sockets, doorParts, request, socket, head);
   });
   return server;
 }
 
+/**
+ * Which answers a connection still owes. What is wrong with a later request must not be said in the place
+ * of, or in the middle of, the answer to an earlier one: the client would take it for that one's.
+ */
+class AnswersUnderWay {
+  readonly #bySocket = new WeakMap<Duplex, Set<ServerResponse>>();
+  readonly #refused = new WeakSet<Duplex>();
+
+  note(request: IncomingMessage, response: ServerResponse): void {
+    const { socket } = request;
+    let owed = this.#bySocket.get(socket);
+    if (owed === undefined) {
+      owed = new Set();
+      this.#bySocket.set(socket, owed);
+    }
+    const all = owed;
+    all.add(response);
+    response.once("close", () => all.delete(response));
+  }
+
+  /** In the order of their requests. */
+  of(socket: Duplex): readonly ServerResponse[] {
+    return [...(this.#bySocket.get(socket) ?? [])];
+  }
+
+  isRefused(socket: Duplex): boolean {
+    return this.#refused.has(socket);
+  }
+
+  /** True the first time: the parser complains again about every piece that follows. */
+  refuseOnce(socket: Duplex): boolean {
+    if (this.#refused.has(socket)) return false;
+    this.#refused.add(socket);
+    return true;
+  }
+}
+
 /** What the parser refused: a short answer where one can still be given, and the connection's end. */
-function refuseMalformed(error: NodeJS.ErrnoException, socket: Duplex, metrics: Metrics): void {
+function refuseMalformed(
+  error: NodeJS.ErrnoException,
+  socket: Duplex,
+  metrics: Metrics,
+  answers: AnswersUnderWay,
+): void {
+  if (!answers.refuseOnce(socket)) return;
   const [status, reason] =
     error.code === "HPE_HEADER_OVERFLOW"
       ? ([431, "headTooLarge"] as const)
@@ -360,6 +436,21 @@ function refuseMalformed(error: NodeJS.ErrnoException, socket: Duplex, metrics: 
         : ([400, "badRequest"] as const);
   metrics.refusals[reason].add();
   if (!socket.writable || error.code === "ECONNRESET") {
+    socket.destroy();
+    return;
+  }
+  const owed = answers.of(socket);
+  const last = owed.at(-1);
+  if (last === undefined) refuseRaw(socket, status);
+  // The earlier requests are whole: their answers come first.
+  else if (last.req.complete) last.once("close", () => refuseRaw(socket, status));
+  // Its own body is malformed or late, and nothing else is owed: this is its answer.
+  else if (owed.length === 1 && !last.headersSent) refuseRaw(socket, status);
+  else socket.destroy();
+}
+
+function refuseRaw(socket: Duplex, status: number): void {
+  if (!socket.writable) {
     socket.destroy();
     return;
   }

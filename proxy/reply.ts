@@ -1,6 +1,7 @@
 // Replies of the door itself, and the few places where it edits a replica's. Pure: values in, values out.
 // There are few of them on purpose (design rule 5): whatever else cannot be answered is held, then cut.
 
+import { STATUS_CODES } from "node:http";
 import { isOurSession } from "../core/jellyfin/ours.ts";
 import type { HeldReply } from "./client.ts";
 import type { ResponseHead } from "./wire.ts";
@@ -33,9 +34,13 @@ export const forbidden = (): HeldReply => ownReply(403, "Forbidden");
 export const notFound = (): HeldReply => ownReply(404, "Not Found");
 export const noContent = (): HeldReply => ownReply(204, "No Content");
 
-export function badRequest(why: string): HeldReply {
-  return ownReply(400, "Bad Request", `${why}\n`, ["Connection", "close"]);
+/** A request whose head the door does not pass on. */
+export function badHead(status: number, why: string): HeldReply {
+  const headers = ["Connection", "close", ...(status === 405 ? ["Allow", allowedMethods] : [])];
+  return ownReply(status, STATUS_CODES[status] ?? "", `${why}\n`, headers);
 }
+
+const allowedMethods = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 export function tooLarge(limitBytes: number): HeldReply {
   return ownReply(

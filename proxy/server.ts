@@ -24,14 +24,14 @@ import {
   segmentKey,
   segmentOf,
 } from "../core/jellyfin/playback.ts";
-import type { Repeatable } from "../core/jellyfin/routes.ts";
+import { matchRoute, type Repeatable } from "../core/jellyfin/routes.ts";
 import type { Clock } from "../core/service/clock.ts";
 import type { OpenLog } from "../core/service/log.ts";
 import { type Metrics, statusClass } from "../core/service/metrics.ts";
 import type { Store } from "../core/store/store.ts";
 import { Bounded } from "./bounded.ts";
 import { Client, type HeldReply } from "./client.ts";
-import { type RequestFacts, readFacts, targetProblem } from "./facts.ts";
+import { type HeadProblem, type RequestFacts, readFacts } from "./facts.ts";
 import {
   clientOrigin,
   cookieHeader,
@@ -50,7 +50,7 @@ import { type Logins, readAuthenticationResult } from "./logins.ts";
 import { type Asked, mayMoveHome, type Placement, place } from "./place.ts";
 import {
   asDoubtfulImage,
-  badRequest,
+  badHead,
   forbidden,
   noContent,
   notFound,
@@ -195,17 +195,31 @@ export class Door {
     });
   }
 
-  handle(request: IncomingMessage, response: ServerResponse): void {
+  /** Answers a request. `badly` is what is wrong with its head, when the caller found something. */
+  handle(
+    request: IncomingMessage,
+    response: ServerResponse,
+    badly: HeadProblem | null = null,
+  ): void {
+    const { clock, limits, metrics } = this.#parts;
+    const startedMs = clock.monotonicMs();
+    const client = new Client(request, response, clock.monotonicMs);
+    const job = new Job(client, this.facts(request), startedMs);
+    const isMessage = job.facts.route.lane === "message";
+    job.deadlineMs = startedMs + (isMessage ? limits.apiHoldLimitMs : limits.mediaHoldLimitMs);
     this.running++;
-    this.#serve(request, response)
+    metrics.lane[laneName(job.facts)].running.add();
+    if (this.#isRefused(job, badly)) this.#close(job);
+    else if (!this.#askAtOnce(job)) this.#finally(job, this.#serve(job));
+  }
+
+  #finally(job: Job, work: Promise<void>): void {
+    work
       .catch((error: unknown) => {
         this.#parts.log.log.error({ err: error }, "a request failed by a mistake of ours");
-        response.destroy();
+        job.client.cut();
       })
-      .finally(() => {
-        this.running--;
-        if (this.running === 0) this.#whenIdle?.();
-      });
+      .finally(() => this.#close(job));
   }
 
   /** Resolves when no request runs any more. */
@@ -216,41 +230,79 @@ export class Door {
     });
   }
 
-  async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { clock, limits } = this.#parts;
-    const client = new Client(request, response, clock.monotonicMs);
-    const job = new Job(client, this.facts(request), clock.monotonicMs());
-    const lane =
-      this.#parts.metrics.lane[
-        job.facts.route.lane === "bytes" || job.facts.route.lane === "segment" ? "bytes" : "message"
-      ];
-    lane.running.add();
-    try {
-      const problem = targetProblem(job.facts.target);
-      const refusal = problem === null ? this.#screen(job) : badRequest(problem);
-      if (refusal !== undefined) {
-        this.#sendOwn(job, refusal, problem ?? "refused by the door");
-        return;
-      }
-      const bodyProblem = await this.#readBody(job);
-      if (bodyProblem !== undefined) {
-        this.#sendOwn(job, bodyProblem, "its body is too large");
-        return;
-      }
-      if (client.hasLeft) return;
-      const isMedia = job.facts.route.lane !== "message";
-      job.deadlineMs = job.startedMs + (isMedia ? limits.mediaHoldLimitMs : limits.apiHoldLimitMs);
-      job.repeatable = repeatableFor(job.facts.route, job.facts.rawQuery, job.bodyText);
-      const own = await this.#guard(job);
-      if (own !== undefined) {
-        this.#sendOwn(job, own, "guarded by the door");
-        return;
-      }
-      await this.#answer(job);
-    } finally {
-      lane.running.subtract();
-      this.#close(job);
+  /** Refused by its head alone: answered, true. */
+  #isRefused(job: Job, badly: HeadProblem | null): boolean {
+    const refusal =
+      badly === null
+        ? this.#screen(job)
+        : this.#refused("badRequest", badHead(badly.status, badly.why));
+    if (refusal === undefined) return false;
+    this.#sendOwn(job, refusal, badly?.why ?? "refused by the door");
+    return true;
+  }
+
+  async #serve(job: Job): Promise<void> {
+    const { client, facts } = job;
+    const bodyProblem = await this.#readBody(job);
+    if (bodyProblem !== undefined) {
+      this.#sendOwn(job, bodyProblem, "its body is too large");
+      return;
     }
+    if (client.hasLeft) return;
+    job.repeatable = repeatableFor(facts.route, facts.rawQuery, job.bodyText);
+    const own = await this.#guard(job);
+    if (own !== undefined) {
+      this.#sendOwn(job, own, "guarded by the door");
+      return;
+    }
+    await this.#answer(job, this.#relayFor(job));
+  }
+
+  /**
+   * The common case without a single wait before it is sent: a plain question whose replica is known and
+   * has the token. Most requests are of this kind, and each wait not made saves about a microsecond. False
+   * when it is none of these; whatever comes back but a whole answer goes the long way round.
+   */
+  #askAtOnce(job: Job): boolean {
+    const { health, links } = this.#parts;
+    const { route } = job.facts;
+    const { headers } = job.client.request;
+    const isPlain =
+      route.lane === "message" &&
+      route.gives === "none" &&
+      route.ends === "none" &&
+      route.guard === "none" &&
+      route.repeatable === "yes" &&
+      !route.needsLeader &&
+      job.recognition === undefined &&
+      headers["content-length"] === undefined &&
+      headers["transfer-encoding"] === undefined;
+    if (!isPlain) return false;
+    const placement = place(this.#asked(job), health.view);
+    if (placement.replica === undefined || placement.claimsHome) return false;
+    if (job.identity?.kind === "user" && job.identity.tokens[placement.replica] === undefined) {
+      return false;
+    }
+    const link = links.get(placement.replica);
+    if (link === undefined) return false;
+    job.replica = placement.replica;
+    job.reason = placement.reason;
+    job.attempts = 1;
+    const relay = this.#relayFor(job);
+    relay.start(this.#attempt(job, link, false, undefined), undefined, (outcome) => {
+      if (outcome.kind !== "answered") {
+        this.#finally(job, this.#goOn(job, relay, outcome));
+        return;
+      }
+      this.#parts.metrics.lane.message.attempts.completed.add();
+      this.#finish(job, outcome.reply, job.reason);
+      this.#close(job);
+    });
+    return true;
+  }
+
+  async #goOn(job: Job, relay: Relay, outcome: LaneOutcome): Promise<void> {
+    if (!(await this.#isDone(job, relay, outcome))) await this.#answer(job, relay);
   }
 
   /** The facts of a request, for `#serve`, for a socket's handshake and for `explain`. */
@@ -276,7 +328,9 @@ export class Door {
   #screen(job: Job): HeldReply | undefined {
     const { memory, metrics, quickConnect, health, logins } = this.#parts;
     const { route, credentials } = job.facts;
-    if (route.guard === "refuse") return this.#refused("forbidden", notFound());
+    if (route.guard === "refuse" || this.#isMetricsOtherwise(job.facts)) {
+      return this.#refused("forbidden", notFound());
+    }
     if (route.guard === "startupWizard" && health.isAnyWizardComplete) {
       return this.#refused("forbidden", forbidden());
     }
@@ -302,6 +356,12 @@ export class Door {
         metrics.identities.set(memory.identities.size);
         return undefined;
     }
+  }
+
+  /** Jellyfin's metrics answer to every method (prometheus-net maps a path); the route table knows reads. */
+  #isMetricsOtherwise({ method, path }: RequestFacts): boolean {
+    if (method === "GET" || method === "HEAD") return false;
+    return matchRoute("GET", path, this.#parts.baseSegments).route.guard === "refuse";
   }
 
   #refused(reason: keyof Metrics["refusals"], reply: HeldReply): HeldReply {
@@ -377,6 +437,10 @@ export class Door {
     if (length !== undefined && length > bodyLimitBytes) {
       return this.#refused("bodyTooLarge", tooLarge(bodyLimitBytes));
     }
+    // Only now: what is refused is refused before a byte of its body is sent (RFC 9110, 10.1.1).
+    if (request.headers.expect !== undefined && request.httpVersion !== "1.0") {
+      job.client.response.writeContinue();
+    }
     const pieces: Buffer[] = [];
     let kept = 0;
     const iterator = request[Symbol.asyncIterator]();
@@ -402,13 +466,12 @@ export class Door {
 
   // ---- The one loop ---------------------------------------------------------------------------------
 
-  async #answer(job: Job): Promise<void> {
+  async #answer(job: Job, relay: Relay): Promise<void> {
     const { client, facts } = job;
     if (facts.route.ends === "identity" && job.identity !== undefined) {
       await this.#logout(job, job.identity);
       return;
     }
-    const relay = this.#relayFor(job);
     let rest: Continuation | undefined;
     let isSegment = segmentLane(facts);
     while (!client.hasLeft) {
@@ -901,19 +964,25 @@ export class Door {
     if (length !== undefined) headers.push("content-length", length);
     const leaving = new AbortController();
     client.onLeft = () => leaving.abort();
+    let isTooLarge = false;
+    const limited = watchedForSize(body, () => {
+      isTooLarge = true;
+    });
     try {
       const outcome = await upload(link.config.origin, {
         method: facts.method,
         path: target,
         headers,
-        body,
+        body: limited,
         connectLimitMs: limits.connectLimitMs,
         answerLimitBytes: Math.max(limits.responseBufferLimitBytes, 1024 * 1024),
         signal: leaving.signal,
       });
       // Once its first byte has gone, a streamed body is gone.
       job.repeatable = "ifNotSent";
-      return outcome;
+      if (!isTooLarge) return outcome;
+      const reply = this.#refused("bodyTooLarge", tooLarge(limits.bodyLimitBytes));
+      return { kind: "answered", reply };
     } finally {
       client.onLeft = undefined;
     }
@@ -1150,8 +1219,12 @@ export class Door {
     job.deadlineMs = clock.monotonicMs() + limits.mediaHoldLimitMs;
   }
 
+  /** The request's end: one log line, one observation of each metric. */
   #close(job: Job): void {
     const { metrics, log, clock } = this.#parts;
+    metrics.lane[laneName(job.facts)].running.subtract();
+    this.running--;
+    if (this.running === 0) this.#whenIdle?.();
     const { client, facts } = job;
     const endedMs = clock.monotonicMs();
     const durationMs = endedMs - job.startedMs;
@@ -1393,6 +1466,27 @@ async function nextPiece(iterator: AsyncIterator<Buffer>): Promise<Buffer | unde
   }
 }
 
+/** A body without a declared length turned out to be larger than the limit. */
+class BodyTooLarge extends Error {
+  override name = "BodyTooLarge";
+  constructor() {
+    super("the request's body is too large");
+  }
+}
+
+/** The same body; tells when it ends by being too large. */
+async function* watchedForSize(
+  body: AsyncIterable<Buffer>,
+  onTooLarge: () => void,
+): AsyncGenerator<Buffer> {
+  try {
+    yield* body;
+  } catch (error) {
+    if (error instanceof BodyTooLarge) onTooLarge();
+    throw error;
+  }
+}
+
 async function* restOfBody(
   pieces: readonly Buffer[],
   iterator: AsyncIterator<Buffer>,
@@ -1407,7 +1501,7 @@ async function* restOfBody(
     const { done, value } = await iterator.next();
     if (done === true) return;
     length += value.length;
-    if (length > limitBytes) throw new Error("the request's body is too large");
+    if (length > limitBytes) throw new BodyTooLarge();
     yield value;
   }
 }

@@ -55,20 +55,25 @@ export class Relay {
 
   /** Sends the request over the link and carries what comes back. */
   run(attempt: Attempt, expected?: Continuation): Promise<LaneOutcome> {
-    return new Promise((resolve) => {
-      new RelayAttempt(this, this.#options, attempt, expected, resolve);
-    });
+    return new Promise((resolve) => this.start(attempt, expected, resolve));
+  }
+
+  /** The same, for a caller that does not wait but is called. */
+  start(
+    attempt: Attempt,
+    expected: Continuation | undefined,
+    onOutcome: (outcome: LaneOutcome) => void,
+  ): void {
+    new RelayAttempt(this, this.#options, attempt, expected, onOutcome);
   }
 }
 
-/** Ties an exchange to its link for as long as it runs; answers the untying. */
-export function track(attempt: Attempt, exchange: Exchange): () => void {
+/** Ties an exchange to its link for as long as it runs; the caller unties it. */
+export function track(attempt: Attempt, exchange: Exchange): Running {
   const { repeatable, startedMs, giveUpMs, link } = attempt;
-  const running: Running = { exchange, repeatable, startedMs, giveUpMs };
+  const running: Running = { exchange, repeatable, startedMs, giveUpMs, index: 0 };
   link.running.add(running);
-  return () => {
-    link.running.delete(running);
-  };
+  return running;
 }
 
 type Mode = "waiting" | "holding" | "direct" | "written";
@@ -79,7 +84,8 @@ export class RelayAttempt implements WireSink {
   readonly #expected: Continuation | undefined;
   readonly #resolve: (outcome: LaneOutcome) => void;
   readonly #exchange: Exchange;
-  readonly #untrack: () => void;
+  readonly #link: Link;
+  readonly #running: Running;
   readonly #pieces: Buffer[] = [];
   #heldBytes = 0;
   #limitBytes = 0;
@@ -105,7 +111,8 @@ export class RelayAttempt implements WireSink {
     };
     const pool = options.holdLimitBytes > 0 ? attempt.link.message : attempt.link.bytes;
     this.#exchange = pool.send(attempt.wire, this);
-    this.#untrack = track(attempt, this.#exchange);
+    this.#link = attempt.link;
+    this.#running = track(attempt, this.#exchange);
   }
 
   onHead(head: ResponseHead): void {
@@ -225,7 +232,7 @@ export class RelayAttempt implements WireSink {
   #settle(outcome: LaneOutcome): void {
     if (this.#isSettled) return;
     this.#isSettled = true;
-    this.#untrack();
+    this.#link.running.remove(this.#running);
     this.#options.client.onLeft = undefined;
     this.#resolve(outcome);
   }

@@ -5,6 +5,7 @@
 
 import { parseRange } from "../../core/jellyfin/playback.ts";
 import type { Client, HeldReply } from "../client.ts";
+import type { Link, Running } from "../links.ts";
 import type { HeldSegment, SegmentMemory } from "../segments.ts";
 import type { BrokenPhase, Exchange, ResponseHead, WireSink } from "../wire.ts";
 import { type Attempt, isDoubtful, type LaneOutcome, track } from "./relay.ts";
@@ -31,7 +32,8 @@ class SegmentFetch implements WireSink {
   readonly #memory: SegmentMemory;
   readonly #resolve: (outcome: SegmentOutcome) => void;
   readonly #exchange: Exchange;
-  readonly #untrack: () => void;
+  readonly #link: Link;
+  readonly #running: Running;
   readonly #pieces: Buffer[] = [];
   #segment: HeldSegment | undefined;
   #head: ResponseHead | undefined;
@@ -51,7 +53,8 @@ class SegmentFetch implements WireSink {
       this.#settle({ kind: "clientLeft" });
     };
     this.#exchange = attempt.link.bytes.send(attempt.wire, this);
-    this.#untrack = track(attempt, this.#exchange);
+    this.#link = attempt.link;
+    this.#running = track(attempt, this.#exchange);
   }
 
   onHead(head: ResponseHead): void {
@@ -96,7 +99,7 @@ class SegmentFetch implements WireSink {
   #settle(outcome: SegmentOutcome, refusal?: HeldReply): void {
     if (this.#isSettled) return;
     this.#isSettled = true;
-    this.#untrack();
+    this.#link.running.remove(this.#running);
     this.#client.onLeft = undefined;
     this.#segment?.release();
     if (refusal !== undefined) refusals.set(outcome, refusal);
