@@ -1484,8 +1484,12 @@ describe("over TLS", () => {
   let key = "";
   let cert = "";
   const trustedBefore = getCACertificates("default");
+  // Node warns once in a process about an address given as a name (DEP0123).
+  const warnings: string[] = [];
+  const note = (warning: Error) => warnings.push(warning.message);
 
   beforeAll(() => {
+    process.on("warning", note);
     folder = mkdtempSync(join(tmpdir(), "wire-tls-"));
     const keyFile = join(folder, "key.pem");
     const certFile = join(folder, "cert.pem");
@@ -1501,6 +1505,7 @@ describe("over TLS", () => {
   });
 
   afterAll(() => {
+    process.off("warning", note);
     setDefaultCACertificates(trustedBefore);
     rmSync(folder, { recursive: true, force: true });
   });
@@ -1538,9 +1543,6 @@ describe("over TLS", () => {
   });
 
   test("a connection is used again, by address and by name, and an abort closes it", async () => {
-    const warnings: string[] = [];
-    const note = (warning: Error) => warnings.push(warning.message);
-    process.on("warning", note);
     let isSilent = false;
     const served = await serveTls((socket) => {
       if (!isSilent) socket.write(hi);
@@ -1558,7 +1560,6 @@ describe("over TLS", () => {
     await until(() => (served.received[2] ?? "") !== "");
     sink.exchange?.abort();
     expect(await closedAfterMs(served.connections[2])).toBeLessThan(100);
-    process.off("warning", note);
     expect(warnings).toEqual([]);
   });
 
