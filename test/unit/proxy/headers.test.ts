@@ -446,8 +446,13 @@ describe("no text becomes a line of its own", () => {
     "accept-encoding",
     "range",
   ]);
-  const neverPass =
-    /^(connection|keep-alive|proxy-connection|proxy-authorization|te|trailer|transfer-encoding|upgrade|expect|forwarded|x-real-ip|x-jellybloom.*|x-forwarded.*|http2-settings)$/;
+  const neverPass = new RegExp(
+    `^(${[
+      ...["connection", "keep-alive", "proxy-connection", "proxy-authorization", "te", "trailer"],
+      ...["transfer-encoding", "upgrade", "expect", "http2-settings", "forwarded", "x-real-ip"],
+      ...["x-jellybloom.*", "x-forwarded.*"],
+    ].join("|")})$`,
+  );
   const nasty = fc.oneof(
     fc.string(),
     fc
