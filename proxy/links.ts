@@ -26,8 +26,11 @@ export interface Running {
 
 /** Small answers come in one read of this size. */
 const messageReadBytes = 64 * 1024;
-/** A loopback or LAN socket hands out a few hundred KiB at most; larger buffers bring nothing. */
-const bytesReadBytes = 256 * 1024;
+/**
+ * Measured at four streams: 256 KiB costs 0.47 CPU-seconds per GB, 1 MiB 0.42, 4 MiB again 0.47. Only what a
+ * read really fills is memory, and a paced player's reads are small.
+ */
+const bytesReadBytes = 1024 * 1024;
 const waitingLimit = 4096;
 const headLimitBytes = 64 * 1024;
 
