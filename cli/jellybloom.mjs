@@ -20,6 +20,8 @@ const self = realpathSync(fileURLToPath(import.meta.url));
 const root = dirname(dirname(self));
 /** Tells the child that whoever holds the other end of its channel is a launcher. */
 const launchedVariable = "JELLYBLOOM_LAUNCHED";
+/** After the start, so that it does not lengthen it. */
+const keepCompiledAfterMs = 1000;
 
 try {
   // Without a lock file this is not a clone, and its packages are not ours to install.
@@ -38,6 +40,9 @@ async function runHere() {
   endWithLauncher();
   // Keeps what Node makes of our files (types stripped, code compiled), so that the next start is faster.
   module.enableCompileCache?.();
+  // Written down early, not only at the end: a process that is killed never comes to its end, and the next
+  // one would take twice as long to listen.
+  setTimeout(() => module.flushCompileCache?.(), keepCompiledAfterMs).unref();
   const { main } = await import("./main.ts");
   const code = await main(process.argv.slice(2), {
     out: (text) => void process.stdout.write(text),

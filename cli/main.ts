@@ -2,8 +2,9 @@
 // that every mistake in the options is told before anything is done, and the exit codes: 0 done, 1 failed,
 // 2 not started because of how it was asked.
 //
-// A command's own file is imported only when the command is asked for, which is the one place in the house
-// where an import is not at the top: `up` must listen within a second, and need not load what others use.
+// A command's own file is imported only when the command is asked for; here and for Redis in door.ts are
+// the places in the house where an import is not at the top: `up` must listen within a second, and need not
+// load what others use.
 
 import { readFileSync } from "node:fs";
 import { type OptionRule, type OptionTable, readOptions } from "../core/service/options.ts";
