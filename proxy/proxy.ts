@@ -244,6 +244,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
         await listen(server, config.listen, "--listen");
       },
       async stop(cut) {
+        door.isEnding = true;
         server.close();
         await sockets.closeAll(1001);
         server.closeIdleConnections();

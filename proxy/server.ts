@@ -176,6 +176,8 @@ export interface RememberedCapabilities {
 export class Door {
   /** Requests under way. */
   running = 0;
+  /** Set when the process is about to end: connections are not kept for another request. */
+  isEnding = false;
   readonly capabilities = new Bounded<string, RememberedCapabilities>(rememberedLimit);
   readonly #parts: DoorParts;
   /** Items that a replica was found to lack while another has them. */
@@ -207,6 +209,7 @@ export class Door {
     const job = new Job(client, this.facts(request), startedMs);
     const isMessage = job.facts.route.lane === "message";
     job.deadlineMs = startedMs + (isMessage ? limits.apiHoldLimitMs : limits.mediaHoldLimitMs);
+    if (this.isEnding) response.shouldKeepAlive = false;
     this.running++;
     metrics.lane[laneName(job.facts)].running.add();
     if (this.#isRefused(job, badly)) this.#close(job);
@@ -671,6 +674,8 @@ export class Door {
     const { memory, caretakers, limits, health, clock } = this.#parts;
     if (identity === undefined || identity.kind === "apiKey") return true;
     if (identity.tokens[replica] !== undefined) return true;
+    // Jellyfin serves films and pictures to anybody, whatever token comes along.
+    if (job.facts.route.anonymous) return true;
     caretakers.urgent(replica, identity.key);
     const others = [...health.view.replicas].some(
       ([name, other]) =>
@@ -994,6 +999,10 @@ export class Door {
   async #finishAnswered(job: Job, reply: HeldReply): Promise<void> {
     let shown = reply;
     if (reply.head.status >= 200 && reply.head.status < 300) {
+      // A token that was good is taken up before anybody acts on it: the server that knows it may die next.
+      if (job.identity === undefined && job.recognition !== undefined) {
+        job.identity = await job.recognition;
+      }
       await this.#learn(job, reply);
       shown = this.#edited(job, reply);
     }
