@@ -63,6 +63,11 @@ export class Viewer {
     return new Viewer({ url, deviceId, client, token: AccessToken, userId: User.Id });
   }
 
+  /** The same person on the same device with the same token, at another address. */
+  at(url: string): Viewer {
+    return new Viewer({ ...this, url });
+  }
+
   async call(
     method: string,
     path: string,
