@@ -10,7 +10,7 @@
 //   npm run demo -- --seconds 30        ends by itself; exit code 1 when the viewer saw an error
 //   npm run demo -- --port 9000         another port for the door than 8080
 
-import { copyFileSync, mkdirSync, rmSync } from "node:fs";
+import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join, relative } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -101,7 +101,7 @@ async function setUp(port: number, stops: (() => Promise<void>)[]): Promise<Stag
     say("making a film of two minutes with ffmpeg (once) …"),
   );
   if (!film.canTranscode) say("without ffmpeg nothing can be transcoded: direct play only");
-  const webDir = makePage();
+  const webDir = makePage(film.canTranscode);
   const shared = { mediaDir: film.folder, webDir, startupMs };
   const a = await startStandIn({ ...shared, name: "a" });
   stops.push(() => a.stop());
@@ -127,12 +127,15 @@ async function setUp(port: number, stops: (() => Promise<void>)[]): Promise<Stag
 }
 
 /** The page and hls.js in one folder, which the stand-ins serve as their web client. */
-function makePage(): string {
+function makePage(canTranscode: boolean): string {
   const target = join(folder, "web");
   rmSync(target, { recursive: true, force: true });
   mkdirSync(target, { recursive: true });
   const page = fileURLToPath(new URL("./demo/page/", import.meta.url));
-  for (const name of ["index.html", "page.js"]) copyFileSync(join(page, name), join(target, name));
+  const text = readFileSync(join(page, "index.html"), "utf8");
+  const play = canTranscode ? "hls" : "direct";
+  writeFileSync(join(target, "index.html"), text.replace('data-play="hls"', `data-play="${play}"`));
+  copyFileSync(join(page, "page.js"), join(target, "page.js"));
   copyFileSync(join(root, "node_modules/hls.js/dist/hls.min.js"), join(target, "hls.min.js"));
   return target;
 }

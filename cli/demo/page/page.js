@@ -28,7 +28,10 @@ function heard(explanation) {
   if (name === "") return;
   if (replica !== "" && replica !== name) moves += 1;
   replica = name;
-  show("replica", `server ${name}${moves === 0 ? "" : `, after ${moves} changes`}`);
+  show(
+    "replica",
+    `server ${name}${moves === 0 ? "" : `, after ${moves} change${moves === 1 ? "" : "s"}`}`,
+  );
 }
 
 async function call(method, path, body) {
@@ -72,18 +75,16 @@ const profile = {
 };
 
 async function watch(item) {
+  const whole = `/Videos/${item}/stream?static=true&mediaSourceId=${item}`;
+  film.loop = true;
+  if (document.documentElement.dataset.play === "direct" || !window.Hls?.isSupported()) {
+    film.src = whole;
+    return "";
+  }
   const info = await call("POST", `/Items/${item}/PlaybackInfo`, {
     DeviceProfile: profile,
     MaxStreamingBitrate: profile.MaxStreamingBitrate,
   });
-  const source = info.MediaSources[0];
-  const whole = `/Videos/${item}/stream?static=true&mediaSourceId=${item}`;
-  film.loop = true;
-  const canTranscode = location.hash !== "#direct" && source.TranscodingUrl !== undefined;
-  if (!canTranscode || !window.Hls?.isSupported()) {
-    film.src = whole;
-    return info.PlaySessionId;
-  }
   const hls = new window.Hls();
   hls.on(window.Hls.Events.FRAG_LOADED, () => {
     requests += 1;
@@ -92,14 +93,8 @@ async function watch(item) {
   hls.on(window.Hls.Events.ERROR, (_, { fatal, details }) => {
     // Two encodes meet with some milliseconds between them; the player steps over that and plays on.
     if (fatal || !details.startsWith("buffer")) sawError(details);
-    // Where there is no ffmpeg no segment ever comes, and the film is played as it is.
-    if (fatal) {
-      hls.destroy();
-      film.src = whole;
-      film.play();
-    }
   });
-  hls.loadSource(source.TranscodingUrl);
+  hls.loadSource(info.MediaSources[0].TranscodingUrl);
   hls.attachMedia(film);
   return info.PlaySessionId;
 }
