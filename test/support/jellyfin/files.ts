@@ -36,7 +36,8 @@ export function chooseRange(
   length: number,
 ): ByteRange | "whole" | "unsatisfiable" {
   if (header === undefined || header.includes(",")) return "whole";
-  const match = /^\s*bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*$/i.exec(header);
+  // Any unit's name will do, as for ASP.NET's RangeHelper (tried: "lines=0-1" gives two bytes).
+  const match = /^\s*[\w-]+\s*=\s*(\d*)\s*-\s*(\d*)\s*$/.exec(header);
   if (match === null || (match[1] === "" && match[2] === "")) return "whole";
   if (length === 0) return "unsatisfiable";
   const [, from = "", to = ""] = match;
