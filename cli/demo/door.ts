@@ -70,7 +70,9 @@ export class DemoDoor {
   }
 
   async hidden(): Promise<Hidden> {
-    const text = await (await fetch(`${this.#admin}/metrics`)).text();
+    const answer = await fetch(`${this.#admin}/metrics`).catch(() => undefined);
+    if (answer === undefined) throw new Error("the door has gone; its log is .demo/door.log");
+    const text = await answer.text();
     return {
       retries: sum(text, "jellybloom_retries_total"),
       continuations: sum(text, "jellybloom_continuations_total"),
