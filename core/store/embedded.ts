@@ -153,6 +153,9 @@ function prepareSchema(database: DatabaseSync, directory: string | undefined): s
       database.prepare("INSERT INTO meta (name, value) VALUES ('clusterId', ?)").run(randomUUID());
       database.exec("COMMIT");
     }
+    // The file is this process's alone, so whoever held the right to mint died with the process before it.
+    // Left standing, such a claim would keep people from the other replicas until it ran out.
+    database.exec("DELETE FROM mintClaims");
     const row = database.prepare("SELECT value FROM meta WHERE name = 'clusterId'").get();
     return textOf(row?.value);
   } catch (error) {

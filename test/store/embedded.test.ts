@@ -105,6 +105,19 @@ describe("a process that is killed", () => {
     }
   }, 60_000);
 
+  // Before: the one who was killed in the middle of a mint kept its successor from minting until the claim
+  // ran out, and a user whose server died then was answered by nobody.
+  test("leaves no right to mint behind: who comes next may mint at once", async () => {
+    const first = openHere();
+    await first.recordLogin(login("k", "h1", 1));
+    const claim = { key: "k", generation: 1, replica: "b", ttlMs: 60_000 };
+    expect(await first.claimMint({ ...claim, owner: "killed" })).toBe(true);
+    await first.close();
+    const store = openHere();
+    expect(await store.claimMint({ ...claim, owner: "next" })).toBe(true);
+    await store.close();
+  });
+
   test("leaves positions that are still good", async () => {
     const first = openHere();
     const { position } = await first.load();
