@@ -2,17 +2,15 @@
 // the server they play from is killed. The page comes through the door as well, so that nothing but the
 // door is ever asked by the browser.
 
-import { execFile } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { promisify } from "node:util";
 import { type BrowserContext, chromium, type Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { type DoorProcess, startDoor } from "../support/door.ts";
 import { startPair } from "../support/jellyfin/start.ts";
-import { makeMedia } from "../support/media.ts";
+import { LONG_NAME, makeMediaWithLongFilm } from "../support/long-film.ts";
 import { until, Viewer } from "../support/viewer.ts";
 
 /** What the page counts while it plays; the names are those of the page's script below. */
@@ -51,39 +49,13 @@ let door: DoorProcess;
 let context: BrowserContext;
 let profile: string;
 let mediaDir: string;
-
-/** Larger than what a browser and all sockets on the way read ahead. */
-const LONG_NAME = "Rain (2022)";
-
-/** The film three times over, beside a sound of white noise that no codec makes small: 570 KB a second. */
-async function makeLongFilm(film: string, folder: string): Promise<void> {
-  mkdirSync(folder, { recursive: true });
-  const noise = "anoisesrc=sample_rate=96000:duration=200:amplitude=0.9:seed=7";
-  await promisify(execFile)("ffmpeg", [
-    ...["-v", "error", "-stream_loop", "2", "-i", film, "-f", "lavfi", "-i", noise],
-    ...["-map", "0:v", "-map", "1:a", "-c:v", "copy", "-c:a", "flac", "-sample_fmt", "s32"],
-    ...[
-      "-compression_level",
-      "0",
-      "-ac",
-      "2",
-      "-strict",
-      "-2",
-      "-shortest",
-      "-movflags",
-      "+faststart",
-    ],
-    join(folder, `${LONG_NAME}.mp4`),
-  ]);
-}
+let data: string;
 
 beforeAll(async () => {
-  const media = await makeMedia();
-  mediaDir = mkdtempSync(join(tmpdir(), "jellybloom-browser-media-"));
-  cpSync(media.folder, mediaDir, { recursive: true, preserveTimestamps: true });
-  await makeLongFilm(media.film, join(mediaDir, "movies", LONG_NAME));
+  mediaDir = await makeMediaWithLongFilm();
   pair = await startPair({ mediaDir });
-  door = await startDoor({ replicas: [pair.a, pair.b], apiKey: pair.a.apiKey });
+  data = mkdtempSync(join(tmpdir(), "jellybloom-data-"));
+  door = await startDoor({ replicas: [pair.a, pair.b], apiKey: pair.a.apiKey, data });
   profile = mkdtempSync(join(tmpdir(), "jellybloom-chromium-"));
   context = await chromium.launchPersistentContext(profile, {
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
@@ -100,7 +72,7 @@ afterAll(async () => {
   await context.close();
   await door.stop();
   await pair.stop();
-  for (const folder of [profile, mediaDir]) rmSync(folder, { recursive: true, force: true });
+  for (const folder of [profile, mediaDir, data]) rmSync(folder, { recursive: true, force: true });
 });
 
 afterEach(async () => {
@@ -203,4 +175,22 @@ describe("in Chromium", () => {
     const asked = await other.requests({ path: `/Videos/${itemId}/stream` });
     expect(asked.some(({ range }) => range !== undefined && range !== "bytes=0-")).toBe(true);
   });
+  test.each(["terminate", "kill9"] as const)(
+    "hls.js plays on through a %s and a new start of the door itself",
+    async (how) => {
+      const viewer = await enter();
+      const play = await viewer.playHls(await viewer.item(), "ts");
+      const page = await openPage();
+      await playHls(page, play.playlist);
+      await reaches(page, 1);
+      const before = await look(page);
+      await door[how]();
+      await door.launch();
+      await reaches(page, before.seconds + 9);
+      const seen = await look(page);
+      // It may have had to ask again, which no viewer sees.
+      expect(seen.errors.filter((error) => error.startsWith("fatal"))).toEqual([]);
+      expect(seen.frames).toBeGreaterThan(before.frames + 24 * 4);
+    },
+  );
 });
