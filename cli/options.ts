@@ -276,13 +276,6 @@ const doorLimits = {
     description:
       "How long a request may wait for a token which its replica has yet to be asked for.",
   }),
-  homeStayMs: option({
-    name: "home-stay",
-    section: "Limits",
-    type: durationMs(0, hour),
-    default: "30s",
-    description: "A user's home moves at most once in this time.",
-  }),
   bodyBufferLimitBytes: option({
     name: "body-buffer-limit",
     section: "Limits",

@@ -164,7 +164,10 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
   };
   const door = new Door(doorParts);
   health.onChange((view) => links.follow(view));
-  memory.onStoreAvailable((available) => metrics.failsafe.set(available ? 0 : 1));
+  memory.onStoreAvailable((available) => {
+    metrics.failsafe.set(available ? 0 : 1);
+    if (!available) metrics.storeFailures.add();
+  });
   health.setReplicas(config.replica);
   links.follow(health.view);
 
@@ -212,7 +215,6 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       if (!sameReplicas(known, configs)) health.setReplicas(configs);
     } catch (error) {
       if (!(error instanceof StoreUnavailable)) throw error;
-      metrics.storeFailures.add();
       memory.noteStoreFailure(error);
     }
   }
@@ -477,6 +479,12 @@ async function upgrade(
   const { address } = clientOrigin(peer, request.headers, false, doorParts.trusted);
   const target = request.url ?? "/";
   const facts = door.facts(request);
+  if (facts.route.guard !== "none") {
+    // No socket lives there, and an upgrade must not be a way past a guard.
+    metrics.refusals.forbidden.add();
+    refuseRaw(socket, 404);
+    return;
+  }
   const asked = {
     target,
     rawHeaders: request.rawHeaders,

@@ -120,6 +120,8 @@ const passwordResetPinMs = 35 * 60_000;
 /** A token on its way is waited for this long when another replica could answer at once. */
 const shortMintWaitMs = 1000;
 const lacksKeepMs = 60_000;
+/** Clients look whether a server is there with this much patience. */
+const firstLookLimitMs = 900;
 const rememberedLimit = 10_000;
 
 /** Everything about one request while it lives. */
@@ -207,8 +209,7 @@ export class Door {
     const startedMs = clock.monotonicMs();
     const client = new Client(request, response, clock.monotonicMs);
     const job = new Job(client, this.facts(request), startedMs);
-    const isMessage = job.facts.route.lane === "message";
-    job.deadlineMs = startedMs + (isMessage ? limits.apiHoldLimitMs : limits.mediaHoldLimitMs);
+    job.deadlineMs = startedMs + holdLimitMs(job.facts, limits);
     if (this.isEnding) response.shouldKeepAlive = false;
     this.running++;
     metrics.lane[laneName(job.facts)].running.add();
@@ -509,6 +510,7 @@ export class Door {
       if (relay.sentHead !== undefined) {
         rest = continuation(relay.sentHead, relay.streamedBytes);
         if (rest === undefined || !isWholeFile(facts.route.kind, facts.query)) {
+          this.#parts.metrics.continuations.failed.add();
           this.#cut(job, "it broke in the middle of an answer that cannot be continued");
           return;
         }
@@ -1194,6 +1196,7 @@ export class Door {
         return;
       }
     }
+    if (job.client.response.headersSent) this.#parts.metrics.continuations.failed.add();
     this.#cut(job, `given up after ${Math.round(job.waitedMs)} ms: ${job.reason}`);
   }
 
@@ -1409,6 +1412,14 @@ function handshakeHeaders(head: string): Record<string, string> {
     headers[name] = line.slice(colon + 1).trim();
   }
   return headers;
+}
+
+/** How long this request may wait for a replica: within the patience of the clients that send it. */
+function holdLimitMs({ route }: RequestFacts, limits: DoorLimits): number {
+  if (route.lane !== "message") return limits.mediaHoldLimitMs;
+  // An app that looks whether a server is there gives up after a second (Fladder) to 3.5 (Android TV).
+  const isFirstLook = route.kind === "publicSystemInfo" || route.kind === "ping";
+  return isFirstLook ? Math.min(limits.apiHoldLimitMs, firstLookLimitMs) : limits.apiHoldLimitMs;
 }
 
 function segmentLane(facts: RequestFacts): boolean {

@@ -272,12 +272,7 @@ export function createMetrics(version: string) {
     // The store.
     storeFailures: make.counter(
       "jellybloom_store_failures_total",
-      "Calls to the store that failed or took too long.",
-    ),
-    storeCallDuration: make.duration(
-      "jellybloom_store_call_duration_seconds",
-      "How long calls to the store took.",
-      shortMs,
+      "Times the store went away: a call to it failed or took too long.",
     ),
     failsafe: make.gauge(
       "jellybloom_failsafe",
