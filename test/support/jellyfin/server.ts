@@ -411,7 +411,7 @@ function onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void
     search: ask.search,
     token: credentials.token,
     range: undefined,
-    forwardedFor: undefined,
+    forwardedFor: String(request.headers["x-forwarded-for"] ?? "") || undefined,
   });
   const { token } = credentials;
   const refused =
