@@ -71,7 +71,9 @@ test("no request is refused or answered wrongly when the home is killed, and 99 
   );
   expect(concerned.length).toBeGreaterThanOrEqual(200);
   const rounded = (share: number) => Math.round(quantile(concerned, share));
-  const found = `${concerned.length} of ${history.operations.length} requests: added delay p50 ${rounded(0.5)}, p99 ${rounded(0.99)}, longest ${rounded(1)} ms`;
+  const found =
+    `${concerned.length} of ${history.operations.length} requests: added delay p50 ${rounded(0.5)},` +
+    ` p99 ${rounded(0.99)}, longest ${rounded(1)} ms`;
   expect(quantile(concerned, 0.99), found).toBeLessThanOrEqual(ADDED_DELAY_LIMIT_MS);
 });
 

@@ -116,7 +116,7 @@ test("ProxyCutOff: a door that alone cannot reach the home goes round it within 
   expect(await elsewhere.home()).toBe("a");
 });
 
-test("RedisGone: who is known goes on at every door, also through the death of a server, and nobody is logged out when it is back", async () => {
+test("RedisGone: who is known goes on at every door, through a server's death too, and nobody is logged out", async () => {
   const viewer = await enter();
   const other = await enter("kid", second);
   const viewers = [viewer, viewer.at(second.url), other, other.at(door.url)];

@@ -182,7 +182,9 @@ describe("the same answer as from the server itself", () => {
   });
 
   test("a segment, and its head with the same length", async () => {
-    const query = `PlaySessionId=correctness&DeviceId=correctness&ApiKey=${token}&VideoCodec=h264&AudioCodec=aac&SegmentContainer=ts&MediaSourceId=${item}`;
+    const query =
+      `PlaySessionId=correctness&DeviceId=correctness&ApiKey=${token}&VideoCodec=h264` +
+      `&AudioCodec=aac&SegmentContainer=ts&MediaSourceId=${item}`;
     const target = `/Videos/${item}/hls1/main/0.ts?${query}&runtimeTicks=0&actualSegmentLengthTicks=30000000`;
     const whole = await ask(doorPort(), { target });
     expect(whole.status).toBe(200);
@@ -264,7 +266,8 @@ describe("what must arrive byte for byte", () => {
 
   test("a server's cookies and equal headers stay apart", async () => {
     recorder.answer = () =>
-      "HTTP/1.1 200 Fine\r\nSet-Cookie: a=1; Path=/\r\nSet-Cookie: b=2\r\nVary: A\r\nVary: B\r\nX-Name: caf\u00e9\r\nContent-Length: 0\r\n\r\n";
+      "HTTP/1.1 200 Fine\r\nSet-Cookie: a=1; Path=/\r\nSet-Cookie: b=2\r\nVary: A\r\nVary: B\r\n" +
+      "X-Name: caf\u00e9\r\nContent-Length: 0\r\n\r\n";
     const { headers } = await ask(port(), { target: "/cookies" });
     recorder.answer = () => undefined;
     const valuesOf = (name: string) =>
