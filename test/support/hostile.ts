@@ -115,10 +115,7 @@ const kinds: Record<string, Kind> = {
     ),
   // Two blanks are no harm: the door writes the line anew, with one.
   blanks: (t) => ({ pieces: [`GET   ${t.maybe} HTTP/1.1\r\nHost: door\r\n\r\n`] }),
-  method: (t) =>
-    refusedOnce(
-      `${t.pick(["get", "GE\0T", "TRACE", "FOO", "G<ET", "POSTGET", "", "\u00e9", "A".repeat(300), "CONNECT", "PRI"])} ${t.never} HTTP/1.1\r\nHost: door\r\n\r\n`,
-    ),
+  method: (t) => refusedOnce(`${t.pick(oddMethods)} ${t.never} HTTP/1.1\r\nHost: door\r\n\r\n`),
   target: (t) =>
     refusedOnce(
       `GET ${t.pick([
@@ -494,3 +491,17 @@ export function hostileCase(seed: number, number: number): HostileCase {
   if (make === undefined) throw new Error(`there is no kind ${kind}`);
   return { kind, ...make(tools) };
 }
+
+const oddMethods = [
+  "get",
+  "GE\0T",
+  "TRACE",
+  "FOO",
+  "G<ET",
+  "POSTGET",
+  "",
+  "\u00e9",
+  "A".repeat(300),
+  "CONNECT",
+  "PRI",
+];
