@@ -135,7 +135,7 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
       run: (signal) =>
         repeat(peersIntervalMs, signal, async () => {
           try {
-            await peers.update(await store.members());
+            if (await peers.update(await store.members())) sidecar.peersChanged();
           } catch (error) {
             // The memory tells that the store is away; the peers known until now are asked meanwhile.
             if (!(error instanceof StoreUnavailable)) throw error;

@@ -36,8 +36,11 @@ export class Peers {
     return this.#clients;
   }
 
-  /** The registry as it is now: clients of members that stay are kept, of those that left closed. */
-  async update(members: readonly Member[]): Promise<void> {
+  /**
+   * The registry as it is now: clients of members that stay are kept, of those that left closed. Answers
+   * whether anybody came or left.
+   */
+  async update(members: readonly Member[]): Promise<boolean> {
     const { replica, connect, peersLimit } = this.#options;
     const next = new Map<string, Peer>();
     for (const member of members) {
@@ -54,9 +57,11 @@ export class Peers {
       }
     }
     const left = [...this.#peers].filter(([name, peer]) => next.get(name) !== peer);
+    const hasChanged = left.length > 0 || next.size !== this.#peers.size;
     this.#peers = next;
     this.#clients = new Map([...next].map(([name, { client }]) => [name, client]));
     await Promise.all(left.map(([, { client }]) => client.close()));
+    return hasChanged;
   }
 
   async close(): Promise<void> {

@@ -153,6 +153,8 @@ export interface Sidecar {
    * the door probes the same server from the same process anyway.
    */
   lookNow(): void;
+  /** There are other replicas than before: what waited for the first of them is begun. */
+  peersChanged(): void;
   /** By identity key: a sentence for each login that gets no token here until somebody acts. */
   problems(): ReadonlyMap<string, string>;
   /** How the server looks from here. */
@@ -329,6 +331,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
       cycle.wake();
     },
     lookNow: () => nextLook.abort(),
+    peersChanged: () => cycle.wake(),
     problems: () => observer.problems(),
     sight: () => observer.sight,
   };
