@@ -437,11 +437,12 @@ function refuseMalformed(
       : error.code === "ERR_HTTP_REQUEST_TIMEOUT"
         ? ([408, "tooSlow"] as const)
         : ([400, "badRequest"] as const);
-  metrics.refusals[reason].add();
+  // A browser that closes its connections resets them: that is no request, so none was refused.
   if (!socket.writable || error.code === "ECONNRESET") {
     socket.destroy();
     return;
   }
+  metrics.refusals[reason].add();
   const owed = answers.of(socket);
   const last = owed.at(-1);
   if (last === undefined) refuseRaw(socket, status);
