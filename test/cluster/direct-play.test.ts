@@ -6,10 +6,11 @@ import { createReadStream } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type DoorProcess, startDoor } from "../support/door.ts";
+import { doorSees } from "../support/household.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
 import { BIG_BYTES, BIG_NAME, type Media, makeMedia } from "../support/media.ts";
 import { rangeReader } from "../support/players.ts";
-import { until, Viewer } from "../support/viewer.ts";
+import { Viewer } from "../support/viewer.ts";
 
 const MIB = 1024 * 1024;
 
@@ -40,10 +41,7 @@ async function killSender(): Promise<void> {
   await sleep(200);
   await sender.restart();
   await sender.ready();
-  await until(10_000, `${sender.name} is ready for the door`, async () => {
-    const text = await (await fetch(`${door.admin}/metrics`)).text();
-    return (text.match(/^jellybloom_replica_state\{.*state="ready".*\} 1$/gm) ?? []).length === 2;
-  });
+  await doorSees(door, 2);
 }
 
 /** The server that was asked for the file last. It need not be the viewer's home: a play goes on where it is. */
@@ -100,6 +98,33 @@ test("a range goes on from where it broke, and ends where it was to end", async 
   await kill;
   expect(bytes).toBe(to - from + 1);
   expect(hash.digest("hex")).toBe(await expected);
+});
+
+test("a file goes on within 5 s when its sender freezes in the middle of it", async () => {
+  const [from, to] = [5 * MIB, 60 * MIB];
+  const expected = sha256Of(media.big, from, to);
+  const reply = await fetch(url, { headers: { range: `bytes=${from}-${to}` } });
+  const hash = createHash("sha256");
+  let bytes = 0;
+  let frozen: StandIn | undefined;
+  let longestMs = 0;
+  let lastMs = performance.now();
+  for await (const part of reply.body as AsyncIterable<Uint8Array>) {
+    longestMs = Math.max(longestMs, performance.now() - lastMs);
+    hash.update(part);
+    bytes += part.length;
+    if (bytes > 10 * MIB && frozen === undefined) {
+      frozen = await senderNow();
+      frozen.freeze();
+    }
+    lastMs = performance.now();
+  }
+  frozen?.thaw();
+  expect(bytes).toBe(to - from + 1);
+  expect(hash.digest("hex")).toBe(await expected);
+  expect(longestMs).toBeGreaterThan(500);
+  expect(longestMs).toBeLessThan(5000);
+  await doorSees(door, 2);
 });
 
 test("a paused player reads on after the server it was reading from is gone, and nobody reads ahead for it", async () => {
