@@ -3,6 +3,10 @@
  * JELLYFIN_API_KEY are set (JELLYFIN_URL_B for a clone of the first; JELLYFIN_USER and JELLYFIN_PASSWORD, an
  * administrator, default to root/root). What a test makes on a server it makes under names and device ids of its own,
  * and `leave()` takes all of it away again: devices, users, playlists, and the user data it moved.
+ *
+ * Skipped on a real server is what would stop, kill or reconfigure it for its other users, and what only a stand-in can
+ * show of itself (its ffmpegs, its delays); skipped without a clone is what compares two servers, and without a picture
+ * or a series in the library what needs one. Everything else is held against both.
  */
 import { randomBytes } from "node:crypto";
 import { WebSocket } from "ws";
