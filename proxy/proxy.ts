@@ -386,29 +386,46 @@ function createDoorServer(
   return server;
 }
 
+interface ConnectionAnswers {
+  readonly owed: Set<ServerResponse>;
+  last: IncomingMessage | undefined;
+}
+
 /**
  * Which answers a connection still owes. What is wrong with a later request must not be said in the place
  * of, or in the middle of, the answer to an earlier one: the client would take it for that one's.
  */
 class AnswersUnderWay {
-  readonly #bySocket = new WeakMap<Duplex, Set<ServerResponse>>();
+  readonly #bySocket = new WeakMap<Duplex, ConnectionAnswers>();
   readonly #refused = new WeakSet<Duplex>();
 
   note(request: IncomingMessage, response: ServerResponse): void {
     const { socket } = request;
-    let owed = this.#bySocket.get(socket);
-    if (owed === undefined) {
-      owed = new Set();
-      this.#bySocket.set(socket, owed);
+    let connection = this.#bySocket.get(socket);
+    if (connection === undefined) {
+      connection = { owed: new Set(), last: undefined };
+      this.#bySocket.set(socket, connection);
     }
-    const all = owed;
-    all.add(response);
-    response.once("close", () => all.delete(response));
+    const { owed } = connection;
+    const noted = connection;
+    owed.add(response);
+    noted.last = request;
+    response.once("close", () => {
+      owed.delete(response);
+      // An idle connection keeps nothing of what was asked over it.
+      if (noted.last === request && request.complete) noted.last = undefined;
+    });
   }
 
   /** In the order of their requests. */
   of(socket: Duplex): readonly ServerResponse[] {
-    return [...(this.#bySocket.get(socket) ?? [])];
+    return [...(this.#bySocket.get(socket)?.owed ?? [])];
+  }
+
+  /** The last request is still being sent, and has been answered already. */
+  isAnsweredEarly(socket: Duplex): boolean {
+    const connection = this.#bySocket.get(socket);
+    return connection?.last?.complete === false && connection.owed.size === 0;
   }
 
   isRefused(socket: Duplex): boolean {
@@ -445,7 +462,8 @@ function refuseMalformed(
   metrics.refusals[reason].add();
   const owed = answers.of(socket);
   const last = owed.at(-1);
-  if (last === undefined) refuseRaw(socket, status);
+  if (answers.isAnsweredEarly(socket)) socket.destroy();
+  else if (last === undefined) refuseRaw(socket, status);
   // The earlier requests are whole: their answers come first.
   else if (last.req.complete) last.once("close", () => refuseRaw(socket, status));
   // Its own body is malformed or late, and nothing else is owed: this is its answer.

@@ -47,7 +47,6 @@ export function tooLarge(limitBytes: number): HeldReply {
     413,
     "Content Too Large",
     `The request's body is larger than ${limitBytes} bytes.\n`,
-    ["Connection", "close"],
   );
 }
 

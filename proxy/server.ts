@@ -120,6 +120,8 @@ const passwordResetPinMs = 35 * 60_000;
 /** A token on its way is waited for this long when another replica could answer at once. */
 const shortMintWaitMs = 1000;
 const lacksKeepMs = 60_000;
+/** How long the rest of a refused body is read and thrown away. */
+const readOnLimitMs = 2000;
 /** Clients look whether a server is there with this much patience. */
 const firstLookLimitMs = 900;
 const rememberedLimit = 10_000;
@@ -135,6 +137,9 @@ export class Job {
   body: Buffer | undefined;
   /** The rest of a body too large to keep. */
   bodyStream: AsyncIterable<Buffer> | undefined;
+  bodyIterator: AsyncIterator<Buffer> | undefined;
+  /** The client asked first whether its body is wanted, and was told so. */
+  toldToGoOn = false;
   #bodyText: string | undefined;
   repeatable: Repeatable = "yes";
   deadlineMs = 0;
@@ -444,10 +449,12 @@ export class Door {
     // Only now: what is refused is refused before a byte of its body is sent (RFC 9110, 10.1.1).
     if (request.headers.expect !== undefined && request.httpVersion !== "1.0") {
       job.client.response.writeContinue();
+      job.toldToGoOn = true;
     }
     const pieces: Buffer[] = [];
     let kept = 0;
-    const iterator = request[Symbol.asyncIterator]();
+    const iterator = request.iterator({ destroyOnReturn: false });
+    job.bodyIterator = iterator;
     if (length === undefined || length <= bodyBufferLimitBytes) {
       for (;;) {
         const next = await nextPiece(iterator);
@@ -1179,11 +1186,33 @@ export class Door {
     if (client.hasLeft || client.response.headersSent) return;
     job.status = reply.head.status;
     client.send(reply);
+    if (job.bodyStream !== undefined) this.#readOn(job);
+  }
+
+  /**
+   * Reads for a moment what nobody wants any more. Were the connection closed with bytes of the body unread,
+   * the client would be reset in the middle of sending and never see its answer (RFC 9112, 9.6).
+   */
+  #readOn(job: Job): void {
+    const { request } = job.client;
+    if (request.complete || request.socket.destroyed) return;
+    const cut = setTimeout(() => request.socket.destroy(), readOnLimitMs);
+    const stop = (): void => clearTimeout(cut);
+    request.once("end", stop).once("close", stop);
+    // Only when nobody else reads can the rest flow away.
+    if (job.bodyIterator === undefined) request.resume();
+    else void job.bodyIterator.return?.().then(() => request.resume());
   }
 
   #sendOwn(job: Job, reply: HeldReply, reason: string): void {
+    const { request } = job.client;
+    // Who was not told to go on may send its body or the next request: nobody can tell which.
+    if (request.headers.expect !== undefined && !job.toldToGoOn) {
+      reply.head.headers.push("Connection", "close");
+    }
     job.replica = "";
     this.#finish(job, reply, reason);
+    this.#readOn(job);
   }
 
   #giveUp(job: Job): void {

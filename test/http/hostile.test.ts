@@ -116,6 +116,47 @@ describe("ten thousand hostile requests", () => {
   }, 120_000);
 });
 
+describe("a bad request behind a good one", () => {
+  const good = (number: number): string =>
+    `GET /good/owed/${number} HTTP/1.1\r\nHost: door\r\n\r\n`;
+
+  test.each([
+    ["garbage", "GARBAGE\r\n\r\n"],
+    [
+      "two lengths",
+      "POST /never HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+    ],
+    ["no Host", "GET /never HTTP/1.1\r\n\r\n"],
+    ["two Hosts", "GET /never HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"],
+  ])(
+    "%s: the good ones get their answers first, and nothing behind it is heard",
+    async (_, bad) => {
+      server.delayMs = 150;
+      const before = server.clients.length;
+      try {
+        const { replies, closed } = await sendRaw(port, [good(1) + good(2) + bad + good(3)]);
+        expect(replies.map(({ status }) => status)).toEqual([200, 200, 400]);
+        expect(closed).toBe(true);
+        const heard = server.clients.slice(before).map(({ target }) => target);
+        expect(heard.sort()).toEqual(["/good/owed/1", "/good/owed/2"]);
+      } finally {
+        server.delayMs = 0;
+      }
+    },
+  );
+
+  test("what follows «Connection: close» does not take its answer's place", async () => {
+    server.delayMs = 150;
+    try {
+      const last = `GET /good/owed/1 HTTP/1.1\r\nHost: door\r\nConnection: close\r\n\r\n`;
+      const { replies, closed } = await sendRaw(port, [`${last}\r\n${good(2)}`]);
+      expect([replies.map(({ status }) => status), closed]).toEqual([[200], true]);
+    } finally {
+      server.delayMs = 0;
+    }
+  });
+});
+
 describe("limits", () => {
   const start = "Host: door\r\n";
 
@@ -132,6 +173,15 @@ describe("limits", () => {
     const head = `POST /never HTTP/1.1\r\n${start}Content-Length: 300000\r\n\r\n`;
     const { replies } = await sendRaw(port, [head], { replies: 1 });
     expect(replies.map(({ status }) => status)).toEqual([413]);
+  });
+
+  test("a client that sends all of it all the same still reads its 413", async () => {
+    for (let tries = 0; tries < 5; tries++) {
+      const body = Buffer.alloc(4 * 1024 * 1024);
+      const reply = await fetch(`${door.url}/never`, { method: "POST", body });
+      expect(reply.status).toBe(413);
+      await reply.text();
+    }
   });
 
   test("one that asks first is refused with 413 and never told to go on", async () => {

@@ -174,6 +174,8 @@ export class Recorder {
   /** What no honest proxy sends. */
   readonly violations: string[] = [];
   answer: RecorderAnswer = () => undefined;
+  /** How long clients' requests wait for their answer, in ms. */
+  delayMs = 0;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   readonly #basePath: string;
@@ -223,7 +225,10 @@ export class Recorder {
       // The door never pipelines, so what follows a request before its answer was framed by nobody.
       if (held.length > 0) this.#violation("bytes follow a request", held);
       this.requests.push(read.request);
-      socket.write(this.answer(read.request) ?? this.#usual(read.request));
+      const reply = this.answer(read.request) ?? this.#usual(read.request);
+      const isOfClient = this.clients.at(-1) === read.request;
+      if (this.delayMs === 0 || !isOfClient) socket.write(reply);
+      else setTimeout(() => socket.write(reply), this.delayMs);
     });
   }
 
