@@ -10,7 +10,7 @@
 // - a claim nobody gives back ends by itself (`claimTtlMs`);
 // - a QuickConnect request nobody authorizes ends by itself at the server, and grants nothing;
 // - a token that was minted and not recorded is known to nobody, and the server removes it at the next mint
-//   for the same user and device (jellyfin.md: same user + DeviceId);
+//   for the same user and device (SessionManager.GetAuthorizationToken);
 // - the session of such a mint counts for MaxActiveSessions and could make that next mint a 403: then the
 //   sessions are looked through (`sweep`) and that device, known to nobody here, is forgotten first;
 // - a session is ended before its token is recorded, so a recorded token has a leftover session only where

@@ -130,7 +130,7 @@ function trust(replica: ReplicaFacts): "trusted" | "notInEffect" | "missing" | "
 
 /**
  * A server that does not know the door as a proxy takes every visitor for the door, which is local to it:
- * anybody could restart it, and limits for remote users would not hold (jellyfin.md 10.5).
+ * anybody could restart it, and limits for remote users would not hold (LocalAccessOrRequiresElevation, NetworkManager).
  */
 function addressTrust(replica: ReplicaFacts, context: FindingsContext): readonly Finding[] {
   const { name, doorAddress = "the door's address", network, key } = replica;
