@@ -117,14 +117,24 @@ async function reaches(page: Page, seconds: number): Promise<void> {
   });
 }
 
-/** Kills the viewer's server, and has it back in the background. */
-async function killHome(viewer: Viewer): Promise<Promise<void>> {
+/** Kills the viewer's server while it owes the player a segment, and has it back. */
+async function killHomeInMidSegment(viewer: Viewer): Promise<void> {
+  const [home] = await viewer.homeAmong(pair);
+  const segments = { path: "/hls1/main/\\d" };
+  const before = (await home.requests(segments)).length;
+  await home.control("slow", { ...segments, firstByteMs: 2000 });
+  await until(10_000, "a segment asked for", async () => {
+    return (await home.requests(segments)).length > before;
+  });
+  await killHome(viewer);
+}
+
+/** Kills the viewer's server, and has it back. */
+async function killHome(viewer: Viewer): Promise<void> {
   const [home] = await viewer.homeAmong(pair);
   await home.kill9();
-  return (async () => {
-    await home.restart();
-    await home.ready();
-  })();
+  await home.restart();
+  await home.ready();
 }
 
 async function enter(): Promise<Viewer> {
@@ -143,7 +153,7 @@ describe("in Chromium", () => {
       await playHls(page, play.playlist);
       await reaches(page, 2);
       const killedAt = await look(page);
-      await killHome(viewer);
+      await killHomeInMidSegment(viewer);
       // Well beyond what was in its buffer when the server died.
       await reaches(page, killedAt.seconds + 11);
       const seen = await look(page);
