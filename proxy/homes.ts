@@ -14,6 +14,8 @@ export interface HomesOptions {
   readonly memory: Memory;
   readonly log: Log;
   readonly metrics: Metrics;
+  /** Meets the other proxies in the store now, so that what they see is no older than this call. */
+  readonly meet: () => Promise<void>;
 }
 
 export class Homes {
@@ -23,6 +25,7 @@ export class Homes {
   readonly #claims = new Map<string, Promise<string>>();
   readonly #local = new Map<string, string>();
   #sights: readonly ProxySight[] = [];
+  #looking: Promise<void> | undefined;
 
   constructor(options: HomesOptions) {
     this.#options = options;
@@ -43,6 +46,15 @@ export class Homes {
   /** Whether another proxy reaches it: then this one is cut off, and moves nobody (ProxyCutOff). */
   isReachedByOthers(replica: string): boolean {
     return this.#sights.some((sight) => sight.reachable[replica] === true);
+  }
+
+  /** Hears what the others see now: asked for before a home is moved. Requests at one time share it. */
+  lookAround(): Promise<void> {
+    if (this.#options.store.kind === "embedded") return Promise.resolve();
+    this.#looking ??= this.#options.meet().finally(() => {
+      this.#looking = undefined;
+    });
+    return this.#looking;
   }
 
   /**

@@ -196,7 +196,21 @@ export class Logins {
       this.#unknown.set(hash, now());
       return undefined;
     }
-    return this.#adopt(token, hash, credentials, accepted);
+    const identity = await this.#adopt(token, hash, credentials, accepted);
+    // Servers that were copied from one another all know the token: each that says so is noted, so that
+    // the first of them to die takes nothing along.
+    for (const question of asked) {
+      question
+        .then(async ({ replica, answer }) => {
+          const isSame = answer.outcome === "ok" && answer.user.id === accepted.user?.id;
+          if (!isSame || replica === accepted.replica) return;
+          await this.#adopt(token, hash, credentials, { replica, user: answer.user });
+        })
+        .catch((error: unknown) => {
+          this.#options.log.error({ err: error }, "a second server's word on a token was lost");
+        });
+    }
+    return identity;
   }
 
   async #adopt(

@@ -116,7 +116,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     },
   });
   const links = new Links(config, clock.monotonicMs, (replica) => health.suspect(replica));
-  const homes = new Homes({ store, memory, log: log.log, metrics });
+  const homes = new Homes({ store, memory, log: log.log, metrics, meet: () => meet() });
   const segments = new SegmentMemory({
     limitBytes: config.segmentMemoryLimitBytes,
     keepMs: config.segmentKeepMs,
@@ -163,7 +163,14 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     translateLegacy: config.legacyTokens === "translate",
   };
   const door = new Door(doorParts);
-  health.onChange((view) => links.follow(view));
+  health.onChange((view, before) => {
+    links.follow(view);
+    // The others decide by what this proxy sees: they hear of a change at once.
+    const isNews = [...view.replicas].some(
+      ([name, { state }]) => before.replicas.get(name)?.state !== state,
+    );
+    if (isNews && store.kind === "redis") void homes.lookAround();
+  });
   memory.onStoreAvailable((available) => {
     metrics.failsafe.set(available ? 0 : 1);
     if (!available) metrics.storeFailures.add();

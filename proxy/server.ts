@@ -666,6 +666,8 @@ export class Door {
     if (!placement.claimsHome || userId === undefined || userId === "") return placement.replica;
     const home = homes.homeOf(userId);
     if (home !== undefined) {
+      // What another proxy said a second ago may be about a server that was restarting then.
+      if (!homes.isReachedByOthers(home)) await homes.lookAround();
       const state = stateOf(health.view, home);
       if (mayMoveHome(state, homes.isReachedByOthers(home)) === "detour") return placement.replica;
     }
@@ -754,7 +756,9 @@ export class Door {
       userId,
       home,
       cookie: facts.cookie ?? this.#hintOfName(job),
-      addressReplica: this.#replicaByAddress.get(facts.origin.address),
+      // Only pictures: people behind one address are to be spread, and a login is no sign of where from.
+      addressReplica:
+        facts.route.kind === "image" ? this.#replicaByAddress.get(facts.origin.address) : undefined,
       hashKey:
         userId ??
         (identity?.kind === "apiKey"
