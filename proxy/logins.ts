@@ -151,7 +151,6 @@ export class Logins {
       });
       if (answer.outcome === "recorded") {
         memory.apply({ type: "identity", identity: answer.identity });
-        this.#options.metrics.identities.set(memory.identities.size);
         return answer.identity;
       }
       expectedGeneration = answer.generation + 1;
@@ -230,7 +229,6 @@ export class Logins {
           const answer = await store.addToken({ key, facts, generation, replica, hash, sealed });
           if (answer.outcome === "recorded") {
             memory.apply({ type: "identity", identity: answer.identity });
-            this.#options.metrics.identities.set(memory.identities.size);
             return answer.identity;
           }
           if (answer.generation === generation) return undefined;
@@ -334,8 +332,8 @@ export function readAuthenticationResult(
   credentials: Credentials,
 ): AuthenticationResult | undefined {
   const result = parsed(body);
-  const user = recordOf(result, "User");
-  const session = recordOf(result, "SessionInfo");
+  const user = fieldOf(result, "User");
+  const session = fieldOf(result, "SessionInfo");
   const token = textOf(result, "AccessToken");
   const userId = textOf(user, "Id") ?? textOf(session, "UserId");
   const deviceId = textOf(session, "DeviceId") ?? credentials.deviceId;
@@ -368,10 +366,6 @@ function fieldOf(value: unknown, name: string): unknown {
   if (typeof value !== "object" || value === null) return undefined;
   const fields = value as Record<string, unknown>;
   return fields[name] ?? fields[name.charAt(0).toLowerCase() + name.slice(1)];
-}
-
-function recordOf(value: unknown, name: string): unknown {
-  return fieldOf(value, name);
 }
 
 function textOf(value: unknown, name: string): string | undefined {

@@ -90,7 +90,7 @@ export interface AssembledProxy {
 }
 
 const sweepIntervalMs = 100;
-const segmentSweepIntervalMs = 1000;
+const memorySweepIntervalMs = 1000;
 const meetIntervalMs = 1000;
 const sightTtlMs = 5000;
 const loadLimitMs = 1000;
@@ -175,6 +175,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     metrics.failsafe.set(available ? 0 : 1);
     if (!available) metrics.storeFailures.add();
   });
+  memory.onIdentity(() => metrics.identities.set(memory.identities.size));
   health.setReplicas(config.replica);
   links.follow(health.view);
 
@@ -233,13 +234,16 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       name: "sweeps",
       async run(signal) {
         const linkSweep = setInterval(() => links.sweep(), sweepIntervalMs);
-        const segmentSweep = setInterval(() => segments.sweep(), segmentSweepIntervalMs);
+        const memorySweep = setInterval(() => {
+          segments.sweep();
+          memory.forgetExpiredPins(clock.wallMs());
+        }, memorySweepIntervalMs);
         await new Promise<void>((resolve) => {
           signal.addEventListener("abort", () => resolve(), { once: true });
           if (signal.aborted) resolve();
         });
         clearInterval(linkSweep);
-        clearInterval(segmentSweep);
+        clearInterval(memorySweep);
         links.close();
       },
     },

@@ -34,10 +34,6 @@ export class HeldSegment {
     this.#slabs = slabs;
   }
 
-  get isWhole(): boolean {
-    return this.#filled === this.length;
-  }
-
   /** Copies what was read; more than the length is a bug of the caller's framing and is dropped. */
   append(chunk: Buffer): void {
     let at = 0;

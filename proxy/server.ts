@@ -335,7 +335,7 @@ export class Door {
   // ---- What is refused or answered before any replica is asked --------------------------------------
 
   #screen(job: Job): HeldReply | undefined {
-    const { memory, metrics, quickConnect, health, logins } = this.#parts;
+    const { memory, quickConnect, health, logins } = this.#parts;
     const { route, credentials } = job.facts;
     if (route.guard === "refuse" || this.#isMetricsOtherwise(job.facts)) {
       return this.#refused("forbidden", notFound());
@@ -362,7 +362,6 @@ export class Door {
         if (!route.anonymous && health.view.replicas.size > 1) {
           job.recognition = logins.recognise(token, credentials);
         }
-        metrics.identities.set(memory.identities.size);
         return undefined;
     }
   }
@@ -1037,7 +1036,7 @@ export class Door {
 
   /** Takes in what an answer gives and what it ends, before the client can act on it. */
   async #learn(job: Job, reply: HeldReply): Promise<void> {
-    const { logins, homes, clock } = this.#parts;
+    const { logins, homes } = this.#parts;
     const { facts } = job;
     const { route } = facts;
     if (route.kind === "capabilities" && job.identity !== undefined) {
@@ -1081,7 +1080,6 @@ export class Door {
       await this.#pinned("passwordReset", facts.origin.address, job.replica, passwordResetPinMs);
     }
     if (route.ends !== "none") await this.#endTokens(job);
-    this.#parts.memory.forgetExpiredPins(clock.wallMs());
   }
 
   async #pinned(

@@ -259,11 +259,3 @@ export function headerOf(head: ResponseHead, name: string): string | undefined {
   }
   return undefined;
 }
-
-/** Takes out every header of that name (lower case). */
-export function removeHeader(head: ResponseHead, name: string): void {
-  const { headers } = head;
-  for (let index = headers.length - 2; index >= 0; index -= 2) {
-    if (headers[index]?.toLowerCase() === name) headers.splice(index, 2);
-  }
-}
