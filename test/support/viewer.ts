@@ -89,10 +89,15 @@ export class Viewer {
     };
   }
 
-  /** The name of the replica this viewer lives on; the door must run with --explain-header. */
-  async home(): Promise<string> {
+  /** Who answers this viewer, and why: `REPLICA; REASON`. The door must run with --explain-header. */
+  async placement(): Promise<string> {
     const { headers } = await this.call("GET", "/Users/Me");
-    return (headers.get("x-jellybloom-explain") ?? "").split(";")[0] ?? "";
+    return headers.get("x-jellybloom-explain") ?? "";
+  }
+
+  /** The name of the replica that answers this viewer, which is the home where nothing is broken. */
+  async home(): Promise<string> {
+    return (await this.placement()).split(";")[0] ?? "";
   }
 
   /** The server this viewer lives on, and the other one. */
