@@ -153,6 +153,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     clock,
     caretakers,
     clientOf: (replica) => clients.get(replica),
+    attendants: [],
     trusted: trustedProxies(config.trustedProxies),
     baseSegments: baseSegmentsOf(basePath),
     basePath,

@@ -24,11 +24,12 @@ import {
   segmentKey,
   segmentOf,
 } from "../core/jellyfin/playback.ts";
-import { matchRoute, type Repeatable } from "../core/jellyfin/routes.ts";
+import { matchRoute, type Repeatable, type Route } from "../core/jellyfin/routes.ts";
 import type { Clock } from "../core/service/clock.ts";
 import type { OpenLog } from "../core/service/log.ts";
 import { type Metrics, statusClass } from "../core/service/metrics.ts";
 import type { Store } from "../core/store/store.ts";
+import type { Attendant, Rewritten } from "./attendant.ts";
 import { Bounded } from "./bounded.ts";
 import { Client, type HeldReply } from "./client.ts";
 import { type HeadProblem, type RequestFacts, readFacts } from "./facts.ts";
@@ -101,6 +102,8 @@ export interface DoorParts {
   readonly caretakers: Caretakers;
   /** A client for our own calls to a replica; undefined for one that is not known. */
   readonly clientOf: (replica: string) => JellyfinClient | undefined;
+  /** Asked in this order; the first that answers or binds is heard. */
+  readonly attendants: readonly Attendant[];
   readonly trusted: TrustedProxies;
   readonly baseSegments: readonly string[];
   readonly basePath: string;
@@ -161,6 +164,14 @@ export class Job {
     this.startedMs = startedMs;
   }
 
+  get rawHeaders(): readonly string[] {
+    return this.client.request.rawHeaders;
+  }
+
+  get hasLeft(): boolean {
+    return this.client.hasLeft;
+  }
+
   get tried(): ReadonlySet<string> {
     return this.failed.size === 0 ? this.refusedBy : new Set([...this.refusedBy, ...this.failed]);
   }
@@ -194,6 +205,7 @@ export class Door {
   /** Where the last identity from an address lives: images come without any token. */
   readonly #replicaByAddress = new Bounded<string, string>(rememberedLimit);
   readonly #tokenWaiters = new Map<string, Set<() => void>>();
+  readonly #attendantsByRoute = new Map<Route, readonly Attendant[]>();
   #whenIdle: (() => void) | undefined;
 
   constructor(parts: DoorParts) {
@@ -220,6 +232,15 @@ export class Door {
     metrics.lane[laneName(job.facts)].running.add();
     if (this.#isRefused(job, badly)) this.#close(job);
     else if (!this.#askAtOnce(job)) this.#finally(job, this.#serve(job));
+  }
+
+  #attendants(route: Route): readonly Attendant[] {
+    let attendants = this.#attendantsByRoute.get(route);
+    if (attendants === undefined) {
+      attendants = this.#parts.attendants.filter((attendant) => attendant.attends(route));
+      this.#attendantsByRoute.set(route, attendants);
+    }
+    return attendants;
   }
 
   #finally(job: Job, work: Promise<void>): void {
@@ -264,6 +285,17 @@ export class Door {
       this.#sendOwn(job, own, "guarded by the door");
       return;
     }
+    for (const attendant of this.#attendants(facts.route)) {
+      if (attendant.before === undefined) continue;
+      // Who asks decides what an attendant says, so a token nobody here knows is looked up first.
+      if (job.identity === undefined && job.recognition !== undefined) {
+        job.identity = await job.recognition;
+      }
+      const answer = await attendant.before(job);
+      if (answer === undefined) continue;
+      this.#sendOwn(job, answer, `answered by the door: ${attendant.name}`);
+      return;
+    }
     await this.#answer(job, this.#relayFor(job));
   }
 
@@ -284,6 +316,7 @@ export class Door {
       route.repeatable === "yes" &&
       !route.needsLeader &&
       job.recognition === undefined &&
+      this.#attendants(route).length === 0 &&
       headers["content-length"] === undefined &&
       headers["transfer-encoding"] === undefined;
     if (!isPlain) return false;
@@ -736,7 +769,12 @@ export class Door {
     const { facts, identity } = job;
     const userId = identity?.kind === "user" ? identity.userId : undefined;
     const home = userId === undefined ? undefined : homes.homeOf(userId);
-    if (userId !== undefined && facts.route.boundTo === "home" && this.#lacks.size === 0) {
+    if (
+      userId !== undefined &&
+      facts.route.boundTo === "home" &&
+      this.#lacks.size === 0 &&
+      this.#attendants(facts.route).length === 0
+    ) {
       // The common case: a user's request goes home.
       return {
         pin: undefined,
@@ -806,8 +844,22 @@ export class Door {
           "password reset",
         );
       default:
+        for (const attendant of this.#attendants(route)) {
+          const bound = attendant.bound?.(job);
+          if (bound !== undefined) return bound;
+        }
         return undefined;
     }
+  }
+
+  /** What the replica is to see in place of what the client said; each attendant sees the last one's. */
+  #rewritten(job: Job, replica: string): Rewritten | undefined {
+    let rewritten: Rewritten | undefined;
+    for (const attendant of this.#attendants(job.facts.route)) {
+      const own = attendant.rewrite?.(job, replica);
+      if (own !== undefined) rewritten = { ...rewritten, ...own };
+    }
+    return rewritten;
   }
 
   #barred(identity: Identity | undefined): ReadonlySet<string> {
@@ -851,13 +903,15 @@ export class Door {
   #attempt(job: Job, link: Link, whole: boolean, rest: Continuation | undefined): Attempt {
     const { facts, client } = job;
     const name = link.config.name;
+    const rewritten = this.#rewritten(job, name);
+    const body = rewritten?.body ?? job.body;
     const head = upstreamHead({
       method: facts.method,
-      path: facts.path,
+      path: rewritten?.path ?? facts.path,
       rawHeaders: client.request.rawHeaders,
-      swapped: this.#swapped(job, name),
+      swapped: this.#swapped(job, name, rewritten?.rawQuery),
       origin: facts.origin,
-      bodyLength: job.body?.length ?? (mayHaveBody(facts.method) ? 0 : undefined),
+      bodyLength: body?.length ?? (mayHaveBody(facts.method) ? 0 : undefined),
       plainAnswer: facts.route.gives !== "none" && facts.route.lane === "message",
       whole: whole || (facts.route.kind === "image" && !this.#knowsTag(job, name)),
       range: rest?.range,
@@ -865,7 +919,7 @@ export class Door {
     const repeatable = job.repeatable === "yes";
     return {
       link,
-      wire: { head, body: job.body, isHead: facts.method === "HEAD", fresh: !repeatable },
+      wire: { head, body, isHead: facts.method === "HEAD", fresh: !repeatable },
       repeatable,
       startedMs: this.#parts.clock.monotonicMs(),
       giveUpMs: job.deadlineMs,
@@ -873,10 +927,10 @@ export class Door {
   }
 
   /** The credentials as this replica knows them. */
-  #swapped(job: Job, replica: string): SwappedRequest {
+  #swapped(job: Job, replica: string, rawQuery = job.facts.rawQuery): SwappedRequest {
     const { memory, caretakers, translateLegacy: translate } = this.#parts;
     const { facts, identity } = job;
-    const { credentials, credentialHeaders, rawQuery } = facts;
+    const { credentials, credentialHeaders } = facts;
     if (job.isRevoked || credentials.overlong) return removeToken(credentialHeaders, rawQuery);
     if (identity === undefined) {
       if (translate && credentials.legacyForm) return translateLegacy(credentialHeaders, rawQuery);
@@ -1017,6 +1071,11 @@ export class Door {
       }
       await this.#learn(job, reply);
       shown = this.#edited(job, reply);
+    }
+    if (reply.head.status < 400) {
+      for (const attendant of this.#attendants(job.facts.route)) {
+        if (attendant.after !== undefined) shown = await attendant.after(job, shown, job.replica);
+      }
     }
     this.#noteLacks(job);
     this.#finish(job, shown, job.reason);
@@ -1269,6 +1328,9 @@ export class Door {
     this.running--;
     if (this.running === 0) this.#whenIdle?.();
     const { client, facts } = job;
+    for (const attendant of this.#attendants(facts.route)) {
+      attendant.ended?.(job, job.status, job.replica);
+    }
     const endedMs = clock.monotonicMs();
     const durationMs = endedMs - job.startedMs;
     const lane = metrics.lane[job.replica === "" ? "own" : laneName(facts)];

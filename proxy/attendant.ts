@@ -1,0 +1,60 @@
+// Attendants: what the door does for routes that one server's own memory could not answer for a cluster:
+// sessions as a union, QuickConnect codes that outlive their server, SyncPlay groups, plays, television,
+// tasks. The door's one loop carries requests; an attendant is asked at fixed places in it, so that each
+// of these lives in a file of its own and none of them changes the loop.
+//
+// It promises the loop that an attendant never throws for anything the world can do, waits only within the
+// request's own time, and is never asked about a route that it did not name.
+
+import type { Identity } from "../core/cluster/identity.ts";
+import type { Route } from "../core/jellyfin/routes.ts";
+import type { HeldReply } from "./client.ts";
+import type { RequestFacts } from "./facts.ts";
+
+/** A request as an attendant sees it. */
+export interface Attended {
+  readonly facts: RequestFacts;
+  /** Who asks, as far as the cluster knows by now. */
+  readonly identity: Identity | undefined;
+  /** As the client sent them: name, value, name, value … */
+  readonly rawHeaders: readonly string[];
+  /** The body where it was small enough to keep; undefined when there is none. */
+  readonly body: Buffer | undefined;
+  /** The body as text; undefined when it is not at hand. */
+  readonly bodyText: string | undefined;
+  /** When the request's time is up, in ms of the monotonic clock. */
+  readonly deadlineMs: number;
+  /** The client has gone away. */
+  readonly hasLeft: boolean;
+}
+
+/** The replica whose memory a request is bound to, with what binds it, for the reason. */
+export interface Bound {
+  readonly replica: string;
+  readonly kind: string;
+}
+
+/** What takes the place of a request's path, query or body on its way to one replica. */
+export interface Rewritten {
+  /** Undefined: as it was. */
+  readonly path?: string;
+  readonly rawQuery?: string;
+  readonly body?: Buffer;
+}
+
+export interface Attendant {
+  /** For the log. */
+  readonly name: string;
+  /** Whether it has anything to do with a route; asked once for each route. */
+  readonly attends: (route: Route) => boolean;
+  /** Before any replica is asked: an answer of the door's own, or undefined to go on. */
+  readonly before?: (asked: Attended) => Promise<HeldReply | undefined>;
+  /** The replica that must answer, from memory alone. It counts only while that replica is ready. */
+  readonly bound?: (asked: Attended) => Bound | undefined;
+  /** What the chosen replica is to see in place of what the client said; from memory alone. */
+  readonly rewrite?: (asked: Attended, replica: string) => Rewritten | undefined;
+  /** A whole answer (any status below 400) in hand: answers what the client is shown. */
+  readonly after?: (asked: Attended, reply: HeldReply, replica: string) => Promise<HeldReply>;
+  /** The request has ended; `status` is undefined when it was cut, `replica` empty when none was asked. */
+  readonly ended?: (asked: Attended, status: number | undefined, replica: string) => void;
+}
