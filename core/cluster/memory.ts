@@ -1,5 +1,5 @@
-// What one process knows of the cluster without asking the store: identities, homes, pins and
-// revocations, kept true by following the store's feed of changes. Requests are placed from here, so
+// What one process knows of the cluster without asking the store: identities, homes, pins, revocations,
+// notes and who holds the lease, kept true by following the store's feed of changes. Requests are placed from here, so
 // that no request of a placed user waits for the store (design rule 6); when the store is gone, what is
 // here goes on being true enough to serve viewers (design rule 8).
 //
@@ -8,7 +8,19 @@
 
 import { sleep } from "../service/loop.ts";
 import type { Seal } from "../service/seal.ts";
-import type { Change, Home, Pin, PinKind, Revocation, Snapshot, Store } from "../store/store.ts";
+import {
+  type Change,
+  type Home,
+  type Lease,
+  type Note,
+  type NoteKind,
+  noteKinds,
+  type Pin,
+  type PinKind,
+  type Revocation,
+  type Snapshot,
+  type Store,
+} from "../store/store.ts";
 import { hashOf, type Identity, type IdentityToken, sealContext } from "./identity.ts";
 
 /** What is known of a token a client showed. */
@@ -26,6 +38,8 @@ export interface MemoryOptions {
   readonly tokensRemembered: number;
   /** Wait between two tries to reach a store that went away, in ms. */
   readonly storeRetryMs: number;
+  /** This machine's clock in ms since the epoch; the store's own is reckoned from it (`noteStoreTime`). */
+  readonly wallMs?: () => number;
 }
 
 export interface MemoryLog {
@@ -55,11 +69,30 @@ export class Memory {
   readonly #revocationListeners = new Set<(revocation: Revocation) => void>();
   readonly #homeListeners = new Set<(home: Home) => void>();
   readonly #availabilityListeners = new Set<(available: boolean) => void>();
+  readonly #notes = new Map<NoteKind, Map<string, Note>>(
+    noteKinds.map((kind) => [kind, new Map()]),
+  );
+  readonly #noteListeners = new Set<(note: Note) => void>();
+  readonly #pinListeners = new Set<(pin: Pin) => void>();
+  readonly #leaseListeners = new Set<(lease: Lease) => void>();
+  readonly #reloadListeners = new Set<() => void>();
+  readonly #wallMs: () => number;
+  /** No note ends before this, on the store's clock. */
+  #nextNoteEndMs = Number.POSITIVE_INFINITY;
+  #lease: Lease | undefined;
+  #highestLeaseNumber = 0;
+  /** How far the store's clock is ahead of this machine's, in ms. */
+  #clockOffsetMs = 0;
+  /** Which data the store had when it was read last. */
+  #dataId: string | undefined;
+  /** Whether the store was read before, so that reading it again is news. */
+  #hasLoaded = false;
   #markLoaded: () => void = () => undefined;
   #version = 0;
 
   constructor(options: MemoryOptions) {
     this.#options = options;
+    this.#wallMs = options.wallMs ?? Date.now;
     this.loaded = new Promise((resolve) => {
       this.#markLoaded = resolve;
     });
@@ -83,6 +116,7 @@ export class Memory {
       try {
         if (position === undefined) {
           const snapshot = await store.load();
+          this.noteStoreTime(await store.time());
           this.#replace(snapshot);
           position = snapshot.position;
           this.#setAvailable(true);
@@ -136,9 +170,48 @@ export class Memory {
         this.#applyHome(change.home);
         return;
       case "pin":
-        this.#pins.set(pinName(change.pin.kind, change.pin.id), change.pin);
+        this.#applyPin(change.pin);
+        return;
+      case "note":
+        this.#applyNote(change.note);
+        return;
+      case "lease":
+        this.#applyLease(change.lease);
         return;
     }
+  }
+
+  /** What the store's clock says now, so that times of end are judged by it and not by this machine's. */
+  noteStoreTime(storeMs: number): void {
+    this.#clockOffsetMs = storeMs - this.#wallMs();
+  }
+
+  /** The store's clock as far as it is known here, in ms since the epoch. */
+  storeNowMs(): number {
+    return this.#wallMs() + this.#clockOffsetMs;
+  }
+
+  /** The notes of a kind that have not ended, by id. What lies in them is whatever somebody wrote: validate it. */
+  notes(kind: NoteKind): ReadonlyMap<string, Note> {
+    this.#forgetExpiredNotes();
+    return this.#notesOf(kind);
+  }
+
+  note(kind: NoteKind, id: string): Note | undefined {
+    return this.notes(kind).get(id);
+  }
+
+  /**
+   * Who was last granted the lease, as far as it is known here; its replica is empty when it was given back.
+   * That it is named here does not say that it still acts: only the holder itself knows.
+   */
+  get lease(): Lease | undefined {
+    return this.#lease;
+  }
+
+  /** The highest number of a lease's epoch that was ever seen here, also before the store lost its data. */
+  get highestLeaseNumber(): number {
+    return this.#highestLeaseNumber;
   }
 
   /** Marks hashes as revoked in this process only, while the store cannot be told. */
@@ -207,13 +280,65 @@ export class Memory {
     return subscribe(this.#homeListeners, listener);
   }
 
+  /** Told of pins that were claimed, moved, prolonged or dropped (then `expiresAtMs` is 0); not of those that end. */
+  onPin(listener: (pin: Pin) => void): () => void {
+    return subscribe(this.#pinListeners, listener);
+  }
+
+  /** Told of notes that are new or other than before, and with an empty value of those that are gone. */
+  onNote(listener: (note: Note) => void): () => void {
+    return subscribe(this.#noteListeners, listener);
+  }
+
+  onLease(listener: (lease: Lease) => void): () => void {
+    return subscribe(this.#leaseListeners, listener);
+  }
+
+  /**
+   * Told after the store was read as a whole again, because it had lost its data or this process had fallen
+   * behind: whoever keeps something there looks whether it is still there.
+   */
+  onReload(listener: () => void): () => void {
+    const listeners = this.#reloadListeners;
+    listeners.add(listener);
+    return () => {
+      listeners.delete(listener);
+    };
+  }
+
   onStoreAvailable(listener: (available: boolean) => void): () => void {
     return subscribe(this.#availabilityListeners, listener);
   }
 
-  /** Pins live minutes: those that ended are forgotten, so that the map stays small. */
+  /** Pins live minutes: those that ended are forgotten, so that the map stays small; notes, too. */
   forgetExpiredPins(nowMs: number): void {
     for (const [name, pin] of this.#pins) if (pin.expiresAtMs <= nowMs) this.#pins.delete(name);
+    this.#forgetExpiredNotes();
+  }
+
+  #notesOf(kind: NoteKind): Map<string, Note> {
+    const known = this.#notes.get(kind);
+    if (known !== undefined) return known;
+    // A newer program of this cluster may know kinds that this one does not.
+    const made = new Map<string, Note>();
+    this.#notes.set(kind, made);
+    return made;
+  }
+
+  #forgetExpiredNotes(): void {
+    const nowMs = this.storeNowMs();
+    if (nowMs < this.#nextNoteEndMs) return;
+    let nextMs = Number.POSITIVE_INFINITY;
+    const ended: Note[] = [];
+    for (const notes of this.#notes.values()) {
+      for (const note of notes.values()) {
+        if (note.expiresAtMs === 0) continue;
+        if (note.expiresAtMs > nowMs) nextMs = Math.min(nextMs, note.expiresAtMs);
+        else ended.push(note);
+      }
+    }
+    this.#nextNoteEndMs = nextMs;
+    for (const note of ended) this.#applyNote({ ...note, value: "", expiresAtMs: 0 });
   }
 
   #replace(snapshot: Snapshot): void {
@@ -244,8 +369,54 @@ export class Memory {
     for (const home of snapshot.homes) {
       this.homes.set(home.userId, home);
     }
-    for (const pin of snapshot.pins) this.#pins.set(pinName(pin.kind, pin.id), pin);
+    for (const pin of snapshot.pins) {
+      this.#pins.set(pinName(pin.kind, pin.id), pin);
+      for (const listener of this.#pinListeners) listener(pin);
+    }
+    this.#replaceNotes(snapshot);
+    // A store that lost its data grants anew. What it says now is what everybody will agree on.
+    this.#lease = undefined;
+    if (snapshot.lease !== undefined) this.#applyLease(snapshot.lease);
     this.#version++;
+    if (this.#hasLoaded) for (const listener of this.#reloadListeners) listener();
+    this.#hasLoaded = true;
+  }
+
+  /**
+   * Notes that the store no longer has were dropped while this process was behind, or went with all the
+   * others. The two are told apart by the data's id: in other data, what this process knows is written back
+   * where nobody was faster, so that nothing is forgotten with the store.
+   */
+  #replaceNotes(snapshot: Snapshot): void {
+    const dataId = snapshot.position.split("/")[0] ?? "";
+    const isOtherData = this.#dataId !== undefined && this.#dataId !== dataId;
+    this.#dataId = dataId;
+    const kept = new Set(snapshot.notes.map((note) => noteName(note)));
+    const gone = [...this.#notes.values()].flatMap((notes) =>
+      [...notes.values()].filter((note) => !kept.has(noteName(note))),
+    );
+    for (const note of snapshot.notes) this.#applyNote(note);
+    if (!isOtherData) {
+      for (const note of gone) this.#applyNote({ ...note, value: "", expiresAtMs: 0 });
+    } else if (gone.length > 0) {
+      void this.#writeNotesBack(gone);
+    }
+  }
+
+  async #writeNotesBack(notes: readonly Note[]): Promise<void> {
+    for (const note of notes) {
+      const { expiresAtMs, ...rest } = note;
+      const ttlMs = expiresAtMs === 0 ? 0 : Math.round(expiresAtMs - this.storeNowMs());
+      // It ended meanwhile, or was changed here and written by whoever changed it.
+      if (ttlMs < 0 || this.#notesOf(note.kind).get(note.id) !== note) continue;
+      try {
+        await this.#options.store.putNote(rest, ttlMs, { ifAbsent: true });
+      } catch (error) {
+        if (error instanceof RangeError) continue;
+        this.#setAvailable(false, error);
+        return;
+      }
+    }
   }
 
   /**
@@ -322,6 +493,50 @@ export class Memory {
     for (const listener of this.#homeListeners) listener(home);
   }
 
+  #applyPin(pin: Pin): void {
+    const name = pinName(pin.kind, pin.id);
+    const known = this.#pins.get(name);
+    // The feed still brings what was before this process's own write. Once a pin ended, its numbers begin anew.
+    const isOlder =
+      known !== undefined &&
+      known.epoch.number > pin.epoch.number &&
+      known.expiresAtMs >= pin.expiresAtMs;
+    if (isOlder) return;
+    if (pin.expiresAtMs === 0) this.#pins.delete(name);
+    else this.#pins.set(name, pin);
+    for (const listener of this.#pinListeners) listener(pin);
+  }
+
+  #applyNote(note: Note): void {
+    const notes = this.#notesOf(note.kind);
+    const known = notes.get(note.id);
+    if (note.value === "") {
+      if (!notes.delete(note.id)) return;
+    } else {
+      notes.set(note.id, note);
+      if (note.expiresAtMs > 0) {
+        this.#nextNoteEndMs = Math.min(this.#nextNoteEndMs, note.expiresAtMs);
+      }
+      if (known?.value === note.value && known.replica === note.replica) return;
+    }
+    for (const listener of this.#noteListeners) listener(note);
+  }
+
+  #applyLease(lease: Lease): void {
+    const { number } = lease.epoch;
+    this.#highestLeaseNumber = Math.max(this.#highestLeaseNumber, number);
+    const known = this.#lease;
+    if (known !== undefined && known.epoch.number > number) return;
+    const isSame =
+      known?.epoch.number === number &&
+      known.epoch.owner === lease.epoch.owner &&
+      known.replica === lease.replica &&
+      known.gateUrl === lease.gateUrl;
+    this.#lease = lease;
+    if (isSame) return;
+    for (const listener of this.#leaseListeners) listener(lease);
+  }
+
   #setAvailable(available: boolean, error?: unknown): void {
     if (this.#storeAvailable === available) return;
     this.#storeAvailable = available;
@@ -350,5 +565,9 @@ function subscribe<T>(listeners: Set<(value: T) => void>, listener: (value: T) =
 }
 
 function pinName(kind: PinKind, id: string): string {
+  return `${kind}:${id}`;
+}
+
+function noteName({ kind, id }: Note): string {
   return `${kind}:${id}`;
 }

@@ -20,10 +20,16 @@ import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlit
 import type { Identity, IdentityToken } from "../cluster/identity.ts";
 import {
   type Change,
+  checkLeaseClaim,
+  checkNote,
   formerHashesKept,
   type Home,
+  type Lease,
+  type LeaseAnswer,
   type LoginOutcome,
   type Member,
+  type Note,
+  notesLimit,
   type Pin,
   type ProxySight,
   type Revocation,
@@ -31,6 +37,7 @@ import {
   type StoreLimits,
   StoreNotOpened,
   StoreUnavailable,
+  tooManyNotes,
 } from "./store.ts";
 
 export interface EmbeddedStoreOptions {
@@ -39,6 +46,8 @@ export interface EmbeddedStoreOptions {
   readonly limits: StoreLimits;
   /** The store's clock, in ms since the epoch. */
   readonly now?: () => number;
+  /** A clock that never goes back, in ms, by which the lease ends. */
+  readonly monotonicMs?: () => number;
 }
 
 export const embeddedFileName = "jellybloom.sqlite";
@@ -74,16 +83,29 @@ const schema = `
   CREATE TABLE changes (number INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL) STRICT;
 `;
 
+/** Came later than the first tables; made where they are missing, which an older program does not mind. */
+const laterSchema = `
+  CREATE TABLE IF NOT EXISTS notes (
+    kind TEXT NOT NULL, id TEXT NOT NULL, replica TEXT NOT NULL, body TEXT NOT NULL,
+    expiresAtMs INTEGER NOT NULL,
+    PRIMARY KEY (kind, id)
+  ) STRICT;
+  -- One row, of whoever was last granted the lease.
+  CREATE TABLE IF NOT EXISTS lease (
+    one INTEGER PRIMARY KEY CHECK (one = 1), body TEXT NOT NULL
+  ) STRICT;
+`;
+
 /**
  * Opens the store, and makes it when there is none. Throws StoreNotOpened, with a sentence that says what
  * to do, when the directory cannot be used, another process has it open, the file is damaged, or it was
  * written by a newer program.
  */
 export function openEmbeddedStore(options: EmbeddedStoreOptions): Store {
-  const { directory, limits, now = Date.now } = options;
+  const { directory, limits, now = Date.now, monotonicMs = () => performance.now() } = options;
   const database = directory === undefined ? new DatabaseSync(":memory:") : openFile(directory);
   const clusterId = prepareSchema(database, directory);
-  return embeddedStore(database, clusterId, limits, now);
+  return embeddedStore(database, clusterId, limits, now, monotonicMs);
 }
 
 function openFile(directory: string): DatabaseSync {
@@ -153,6 +175,7 @@ function prepareSchema(database: DatabaseSync, directory: string | undefined): s
       database.prepare("INSERT INTO meta (name, value) VALUES ('clusterId', ?)").run(randomUUID());
       database.exec("COMMIT");
     }
+    database.exec(laterSchema);
     // The file is this process's alone, so whoever held the right to mint died with the process before it.
     // Left standing, such a claim would keep people from the other replicas until it ran out.
     database.exec("DELETE FROM mintClaims");
@@ -170,6 +193,7 @@ function embeddedStore(
   id: string,
   limits: StoreLimits,
   now: () => number,
+  monotonicMs: () => number,
 ): Store {
   const statements = new Map<string, StatementSync>();
   /** Followers that wait for the next change. */
@@ -177,6 +201,12 @@ function embeddedStore(
   /** Whether the transition that runs now has published a change. */
   let published = false;
   let closed = false;
+  /**
+   * Who holds the lease now, and until when. It is not in the file: whoever held it died with the process
+   * that had the file open. As everybody who may hold it lives in this process, one monotonic clock serves all,
+   * and setting the wall clock cannot give it to two.
+   */
+  let leaseHolder: { readonly owner: string; readonly untilMs: number } | undefined;
 
   function statement(sql: string): StatementSync {
     const known = statements.get(sql);
@@ -287,6 +317,34 @@ function embeddedStore(
     return hashes.length === 0 ? [] : [{ type: "revoked", identityKey: identity.key, hashes }];
   }
 
+  function keepPin(pin: Pin): void {
+    run(
+      "INSERT INTO pins (kind, id, body, expiresAtMs) VALUES (?, ?, ?, ?) " +
+        "ON CONFLICT DO UPDATE SET body = excluded.body, expiresAtMs = excluded.expiresAtMs",
+      pin.kind,
+      pin.id,
+      JSON.stringify(pin),
+      pin.expiresAtMs,
+    );
+    publish({ type: "pin", pin });
+  }
+
+  function pinOf(kind: string, pinId: string): Pin | undefined {
+    return body("SELECT body FROM pins WHERE kind = ? AND id = ?", kind, pinId);
+  }
+
+  function lastLease(): Lease | undefined {
+    return body("SELECT body FROM lease");
+  }
+
+  function keepLease(lease: Lease): void {
+    run(
+      "INSERT INTO lease (one, body) VALUES (1, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
+      JSON.stringify(lease),
+    );
+    publish({ type: "lease", lease });
+  }
+
   function liveMembers(nowMs: number): Member[] {
     return bodies("SELECT body FROM members WHERE expiresAtMs > ? ORDER BY replica", nowMs);
   }
@@ -344,6 +402,11 @@ function embeddedStore(
         ),
         homes: bodies<Home>("SELECT body FROM homes"),
         pins: bodies<Pin>("SELECT body FROM pins WHERE expiresAtMs > ?", nowMs),
+        notes: bodies<Note>(
+          "SELECT body FROM notes WHERE expiresAtMs > ? OR expiresAtMs = 0",
+          nowMs,
+        ),
+        lease: lastLease(),
         position: `${id}/${lastChange()}`,
       }));
     },
@@ -538,19 +601,129 @@ function embeddedStore(
     claimPin({ kind, id: pinId, replica, owner, ttlMs }) {
       return transition((nowMs) => {
         run("DELETE FROM pins WHERE expiresAtMs <= ?", nowMs);
-        const known = body<Pin>("SELECT body FROM pins WHERE kind = ? AND id = ?", kind, pinId);
+        const known = pinOf(kind, pinId);
         if (known !== undefined) return known;
         const expiresAtMs = nowMs + ttlMs;
         const pin: Pin = { kind, id: pinId, replica, epoch: { number: 1, owner }, expiresAtMs };
+        keepPin(pin);
+        return pin;
+      });
+    },
+
+    movePin({ kind, id: pinId, replica, owner, ttlMs, expectedEpoch }) {
+      return transition((nowMs) => {
+        run("DELETE FROM pins WHERE expiresAtMs <= ?", nowMs);
+        const known = pinOf(kind, pinId);
+        if (known !== undefined && known.epoch.number !== expectedEpoch) {
+          return { granted: false, pin: known };
+        }
+        const expiresAtMs = nowMs + ttlMs;
+        const stays = known !== undefined && known.replica === replica;
+        if (stays && !changesExpiry(known.expiresAtMs, expiresAtMs, ttlMs)) {
+          return { granted: true, pin: known };
+        }
+        const epoch = stays ? known.epoch : { number: expectedEpoch + 1, owner };
+        const pin: Pin = { kind, id: pinId, replica, epoch, expiresAtMs };
+        keepPin(pin);
+        return { granted: true, pin };
+      });
+    },
+
+    dropPin(kind, pinId, expectedEpoch) {
+      return transition((nowMs) => {
+        const known = pinOf(kind, pinId);
+        if (known === undefined || known.expiresAtMs <= nowMs) return;
+        if (known.epoch.number !== expectedEpoch) return;
+        run("DELETE FROM pins WHERE kind = ? AND id = ?", kind, pinId);
+        publish({ type: "pin", pin: { ...known, expiresAtMs: 0 } });
+      });
+    },
+
+    async putNote({ kind, id: noteId, replica, value }, ttlMs, { ifAbsent = false } = {}) {
+      checkNote({ kind, id: noteId, replica, value }, ttlMs);
+      return transition((nowMs) => {
+        run("DELETE FROM notes WHERE expiresAtMs <= ? AND expiresAtMs > 0", nowMs);
+        const known = body<Note>("SELECT body FROM notes WHERE kind = ? AND id = ?", kind, noteId);
+        const expiresAtMs = ttlMs === 0 ? 0 : nowMs + ttlMs;
+        if (known === undefined) {
+          const row = statement("SELECT count(*) AS count FROM notes WHERE kind = ?").get(kind);
+          if (Number(row?.count) >= notesLimit) throw tooManyNotes(kind);
+        } else {
+          if (ifAbsent) return;
+          const same = known.value === value && known.replica === replica;
+          if (same && !changesExpiry(known.expiresAtMs, expiresAtMs, ttlMs)) return;
+        }
+        const note: Note = { kind, id: noteId, replica, value, expiresAtMs };
         run(
-          "INSERT INTO pins (kind, id, body, expiresAtMs) VALUES (?, ?, ?, ?)",
+          "INSERT INTO notes (kind, id, replica, body, expiresAtMs) VALUES (?, ?, ?, ?, ?) " +
+            "ON CONFLICT DO UPDATE SET replica = excluded.replica, body = excluded.body, " +
+            "expiresAtMs = excluded.expiresAtMs",
           kind,
-          pinId,
-          JSON.stringify(pin),
+          noteId,
+          replica,
+          JSON.stringify(note),
           expiresAtMs,
         );
-        publish({ type: "pin", pin });
-        return pin;
+        publish({ type: "note", note });
+      });
+    },
+
+    dropNotes({ kind, id: noteId, replica }) {
+      return transition(() => {
+        const meant = "kind = ? AND (? IS NULL OR id = ?) AND (? IS NULL OR replica = ?)";
+        const values = [
+          kind,
+          noteId ?? null,
+          noteId ?? null,
+          replica ?? null,
+          replica ?? null,
+        ] as const;
+        const dropped = bodies<Note>(`SELECT body FROM notes WHERE ${meant}`, ...values);
+        if (dropped.length === 0) return;
+        run(`DELETE FROM notes WHERE ${meant}`, ...values);
+        publish(
+          ...dropped.map(
+            (note): Change => ({ type: "note", note: { ...note, value: "", expiresAtMs: 0 } }),
+          ),
+        );
+      });
+    },
+
+    async holdLease(claim) {
+      checkLeaseClaim(claim);
+      const { owner, replica, gateUrl, ttlMs, above } = claim;
+      return transition((): LeaseAnswer => {
+        const atMs = monotonicMs();
+        const last = lastLease();
+        const isHeld = leaseHolder !== undefined && leaseHolder.untilMs > atMs;
+        if (isHeld && leaseHolder?.owner !== owner) {
+          return {
+            held: false,
+            lease: last,
+            retryAfterMs: Math.ceil((leaseHolder?.untilMs ?? atMs) - atMs),
+          };
+        }
+        const goesOn =
+          isHeld &&
+          last !== undefined &&
+          last.epoch.number > above &&
+          last.replica === replica &&
+          last.gateUrl === gateUrl;
+        const number = Math.max(above, last?.epoch.number ?? 0) + 1;
+        const lease = goesOn ? last : { epoch: { number, owner }, replica, gateUrl };
+        if (!goesOn) keepLease(lease);
+        leaseHolder = { owner, untilMs: atMs + ttlMs };
+        return { held: true, lease };
+      });
+    },
+
+    releaseLease(owner) {
+      return transition(() => {
+        if (leaseHolder?.owner !== owner) return;
+        leaseHolder = undefined;
+        const last = lastLease();
+        if (last?.epoch.owner !== owner) return;
+        keepLease({ ...last, replica: "", gateUrl: "" });
       });
     },
 
@@ -581,6 +754,7 @@ function embeddedStore(
           JSON.stringify(announced),
           nowMs + ttlMs,
         );
+        return nowMs;
       });
     },
 
@@ -595,6 +769,15 @@ function embeddedStore(
       database.close();
     },
   };
+}
+
+/**
+ * Whether a time of end is worth writing and telling: it moves by more than a quarter of the time that the
+ * value holds, or it appears or vanishes (0: no end).
+ */
+function changesExpiry(knownExpiresAtMs: number, expiresAtMs: number, ttlMs: number): boolean {
+  if ((knownExpiresAtMs === 0) !== (expiresAtMs === 0)) return true;
+  return Math.abs(expiresAtMs - knownExpiresAtMs) > ttlMs / 4;
 }
 
 function hasToken(identity: Identity, hash: string): boolean {

@@ -6,6 +6,8 @@
 // several. Values are JSON objects without arrays, because Redis's cjson cannot tell an empty array from
 // an empty object: sets are objects of name to true, lists of hashes are texts divided by spaces.
 
+import type { NoteKind } from "./store.ts";
+
 export interface KeyDescription {
   readonly type: "hash" | "stream" | "string" | "zset";
   readonly holds: string;
@@ -24,6 +26,12 @@ const publishingVerbs = [
   "settleRevocation",
   "claimHome",
   "claimPin",
+  "movePin",
+  "dropPin",
+  "putNote",
+  "dropNotes",
+  "grantLease",
+  "vacateLease",
 ] as const;
 
 export const keyTable = {
@@ -72,14 +80,51 @@ export const keyTable = {
   pins: {
     type: "hash",
     holds: "`<kind>:<id>` to pin",
-    writers: ["claimPin"],
+    writers: ["claimPin", "movePin", "dropPin"],
     expiry: "each at its `expiresAtMs`",
   },
   pinExpiry: {
     type: "zset",
     holds: "fields of pins, by when they end",
-    writers: ["claimPin"],
+    writers: ["claimPin", "movePin", "dropPin"],
     expiry: "with the pin",
+  },
+  notes: {
+    type: "hash",
+    holds: "id to note; one key for each kind",
+    writers: ["putNote", "dropNotes"],
+    expiry: "each at its `expiresAtMs`; those with 0 when they are dropped",
+  },
+  noteReplicas: {
+    type: "hash",
+    holds: "id of a note to the replica it tells of; one key for each kind",
+    writers: ["putNote", "dropNotes"],
+    expiry: "with the note",
+  },
+  noteExpiry: {
+    type: "zset",
+    holds: "ids of notes that end, by when they do; one key for each kind",
+    writers: ["putNote", "dropNotes"],
+    expiry: "with the note",
+  },
+  lock: {
+    type: "string",
+    holds:
+      "the leader's lock: a random value that its holder knows; written by redlock, compared by grantLease",
+    writers: [],
+    expiry: "by Redis, after the lease's `ttlMs`",
+  },
+  lease: {
+    type: "string",
+    holds: "who was last granted the lease, with the lock's value at that time",
+    writers: ["grantLease", "vacateLease"],
+    expiry: "never",
+  },
+  leaseEpoch: {
+    type: "string",
+    holds: "the number of the last epoch of the lease",
+    writers: ["grantLease"],
+    expiry: "never: it only ever grows",
   },
   sights: {
     type: "hash",
@@ -103,8 +148,14 @@ export const keyTable = {
 
 export type KeyName = keyof typeof keyTable;
 
+/** Rows of the table which stand for several keys each. */
+type ManyKeys = "mintClaim" | "notes" | "noteReplicas" | "noteExpiry";
+
 /** The names of one cluster's keys. */
-export interface StoreKeys extends Readonly<Record<Exclude<KeyName, "mintClaim">, string>> {
+export interface StoreKeys extends Readonly<Record<Exclude<KeyName, ManyKeys>, string>> {
+  readonly notes: (kind: NoteKind) => string;
+  readonly noteReplicas: (kind: NoteKind) => string;
+  readonly noteExpiry: (kind: NoteKind) => string;
   readonly mintClaim: (identityKey: string, generation: number, replica: string) => string;
 }
 
@@ -122,6 +173,12 @@ export function storeKeys(prefix: string): StoreKeys {
     pinExpiry: named("pinExpiry"),
     sights: named("sights"),
     members: named("members"),
+    lock: named("lock"),
+    lease: named("lease"),
+    leaseEpoch: named("leaseEpoch"),
+    notes: (kind) => `${named("notes")}:${kind}`,
+    noteReplicas: (kind) => `${named("noteReplicas")}:${kind}`,
+    noteExpiry: (kind) => `${named("noteExpiry")}:${kind}`,
     mintClaim: (identityKey, generation, replica) =>
       `${named("mintClaim")}:${identityKey}:${generation}:${replica}`,
   };

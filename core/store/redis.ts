@@ -11,15 +11,31 @@
 
 import { randomUUID } from "node:crypto";
 import { Redis, type RedisOptions } from "ioredis";
+import {
+  ExecutionError,
+  type ExecutionStats,
+  type Lock,
+  Redlock,
+  ResourceLockedError,
+} from "redlock";
 import type { Identity } from "../cluster/identity.ts";
 import { type StoreKeys, storeKeys } from "./keys.ts";
 import { loadScripts } from "./scripts.ts";
 import {
   type Change,
+  checkLeaseClaim,
+  checkNote,
   formerHashesKept,
   type Home,
+  type Lease,
+  type LeaseAnswer,
+  type LeaseClaim,
   type LoginOutcome,
   type Member,
+  type Note,
+  type NoteKind,
+  noteKinds,
+  notesLimit,
   type Pin,
   type ProxySight,
   type Revocation,
@@ -28,6 +44,7 @@ import {
   type StoreLimits,
   StoreNotOpened,
   StoreUnavailable,
+  tooManyNotes,
 } from "./store.ts";
 
 export interface RedisStoreOptions {
@@ -47,6 +64,11 @@ export interface RedisStoreOptions {
   readonly followIdleMs?: number;
   /** The longest wait between two tries to connect again, in ms. */
   readonly reconnectLimitMs?: number;
+  /**
+   * Addresses of more Redis servers, independent of the first and of each other, that hold the leader's lock
+   * with it (and nothing else). The lock is held when more than half of all, the first included, hold it.
+   */
+  readonly lockUrls?: readonly string[];
 }
 
 export interface RedisStore extends Store {
@@ -65,6 +87,8 @@ export const scriptCodes = {
   REFUSED: 0,
   STALE: -1,
   LOST: -1,
+  /** There are as many as are kept. */
+  FULL: -2,
 } as const;
 
 /** How many fields or entries one command reads, so that none holds Redis up. */
@@ -96,6 +120,7 @@ type StoredChange =
   | Exclude<Change, { type: "identity" | "revocation" }>
   | { readonly type: "identity"; readonly identity: StoredIdentity }
   | { readonly type: "revocation"; readonly revocation: StoredRevocation };
+type StoredLease = Lease & { readonly lock?: string };
 type Expiring<Kind> = Kind & { readonly expiresAtMs: number };
 type StreamEntry = readonly [id: string, fields: readonly string[]];
 
@@ -130,18 +155,24 @@ export async function openRedisStore(options: RedisStoreOptions): Promise<RedisS
     // A server that was master before a failover: leave it, so that Sentinel or DNS names the new one.
     reconnectOnError: (error) => /^(READONLY|MASTERDOWN)/.test(error.message),
   };
-  const link = new Link(
-    {
-      ...shared,
-      commandTimeout: limits.callLimitMs,
-      retryStrategy: (times) => Math.min(25 * 2 ** Math.min(times, 10), reconnectLimitMs),
-      sentinelRetryStrategy: (times) => Math.min(25 * 2 ** Math.min(times, 10), reconnectLimitMs),
-      sentinelCommandTimeout: limits.callLimitMs,
-    },
-    limits.callLimitMs,
+  const linkOptions: ConnectionOptions = {
+    commandTimeout: limits.callLimitMs,
+    retryStrategy: (times) => Math.min(25 * 2 ** Math.min(times, 10), reconnectLimitMs),
+    sentinelRetryStrategy: (times) => Math.min(25 * 2 ** Math.min(times, 10), reconnectLimitMs),
+    sentinelCommandTimeout: limits.callLimitMs,
+  };
+  const further = lockAddresses(options.lockUrls ?? []);
+  const link = new Link({ ...shared, ...linkOptions }, limits.callLimitMs);
+  const lockLinks = further.map(
+    (one) => new Link({ ...shared, ...linkOptions, ...one }, limits.callLimitMs),
   );
-  const refusal = await link.open();
-  if (refusal !== undefined) throw refusal;
+  const links = [link, ...lockLinks];
+  const refusals = await Promise.all(links.map((one) => one.open()));
+  const refusal = refusals.find((one) => one !== undefined);
+  if (refusal !== undefined) {
+    await Promise.all(links.map((one) => one.close()));
+    throw refusal;
+  }
   const followOptions: ConnectionOptions = {
     ...shared,
     connectionName: "jellybloom-follow",
@@ -151,17 +182,43 @@ export async function openRedisStore(options: RedisStoreOptions): Promise<RedisS
     sentinelRetryStrategy: () => null,
     sentinelCommandTimeout: limits.callLimitMs,
   };
-  return redisStore(link, followOptions, storeKeys(prefix), limits, followIdleMs);
+  const lockDatabase = address.db ?? 0;
+  return redisStore(
+    link,
+    lockLinks,
+    lockDatabase,
+    followOptions,
+    storeKeys(prefix),
+    limits,
+    followIdleMs,
+  );
+}
+
+/** Throws StoreNotOpened when one of the addresses cannot be read, or half of all would be no quorum. */
+function lockAddresses(urls: readonly string[]): ConnectionOptions[] {
+  // Of two or four, half may hold the lock and half refuse it: then nobody has it, and a server more than one
+  // or three makes the lock no safer.
+  if (urls.length % 2 !== 0) {
+    throw new StoreNotOpened(
+      `The leader's lock would lie in ${urls.length + 1} Redis servers, the store's included. ` +
+        "Give it an even number of further ones, so that more than half can agree.",
+    );
+  }
+  return urls.map(redisAddress);
 }
 
 function redisStore(
   link: Link,
+  lockLinks: readonly Link[],
+  lockDatabase: number,
   followOptions: ConnectionOptions,
   keys: StoreKeys,
   limits: StoreLimits,
   followIdleMs: number,
 ): RedisStore {
+  const links = [link, ...lockLinks];
   const closing = new AbortController();
+  const leaseLock = new LeaseLock(links, lockDatabase, keys.lock, limits.callLimitMs);
   const feedKeys = [keys.meta, keys.changes] as const;
 
   /** What every publishing script is given first. */
@@ -198,6 +255,36 @@ function redisStore(
     } while (cursor !== "0");
   }
 
+  function noteKeys(kind: NoteKind): readonly string[] {
+    return [...feedKeys, keys.notes(kind), keys.noteReplicas(kind), keys.noteExpiry(kind)];
+  }
+
+  /** Asks for the epoch; with an empty lock value only how the lease stands. */
+  async function grantLease(claim: LeaseClaim, lock: string): Promise<LeaseAnswer> {
+    const { owner, replica, gateUrl, above } = claim;
+    const [code, text, retryAfterMs] = asList(
+      await link.run(
+        "grantLease",
+        [...feedKeys, keys.lock, keys.lease, keys.leaseEpoch],
+        [
+          ...feedArguments(),
+          lock,
+          owner,
+          replica,
+          gateUrl,
+          above,
+          leaseLock.highestNumberOf(owner),
+        ],
+      ),
+    );
+    const lease = asText(text) === "" ? undefined : leaseFrom(asText(text));
+    if (code === scriptCodes.GRANTED && lease !== undefined) {
+      leaseLock.noteGranted(lease);
+      return { held: true, lease };
+    }
+    return { held: false, lease, retryAfterMs: Number(asText(retryAfterMs)) };
+  }
+
   /** Everything there is; what changes meanwhile may be seen as it was or as it is. */
   async function readAll(): Promise<KnownState> {
     const state = emptyState();
@@ -210,6 +297,13 @@ function redisStore(
     await scan("hscan", keys.pins, (field, text) => {
       state.pins.set(field, JSON.parse(text) as Pin);
     });
+    for (const kind of noteKinds) {
+      await scan("hscan", keys.notes(kind), (id, text) => {
+        state.notes.set(`${kind}:${id}`, JSON.parse(text) as Note);
+      });
+    }
+    const lease = await link.ask((client) => client.get(keys.lease));
+    if (lease !== null) state.lease = leaseFrom(lease);
     await scan("hscan", keys.revocations, (id, text) => {
       state.revocations.set(id, JSON.parse(text) as StoredRevocation);
     });
@@ -386,6 +480,78 @@ function redisStore(
       return JSON.parse(asText(text)) as Pin;
     },
 
+    async movePin({ kind, id, replica, owner, ttlMs, expectedEpoch }) {
+      const [code, text] = asPair(
+        await link.run(
+          "movePin",
+          [...feedKeys, keys.pins, keys.pinExpiry],
+          [...feedArguments(), kind, id, replica, owner, ttlMs, expectedEpoch],
+        ),
+      );
+      return { granted: code === scriptCodes.GRANTED, pin: JSON.parse(text) as Pin };
+    },
+
+    async dropPin(kind, id, expectedEpoch) {
+      await link.run(
+        "dropPin",
+        [...feedKeys, keys.pins, keys.pinExpiry],
+        [...feedArguments(), kind, id, expectedEpoch],
+      );
+    },
+
+    async putNote(note, ttlMs, { ifAbsent = false } = {}) {
+      checkNote(note, ttlMs);
+      const { kind, id, replica, value } = note;
+      const code = await link.run("putNote", noteKeys(kind), [
+        ...feedArguments(),
+        kind,
+        id,
+        replica,
+        value,
+        ttlMs,
+        notesLimit,
+        ifAbsent ? 1 : 0,
+      ]);
+      if (code === scriptCodes.FULL) throw tooManyNotes(kind);
+    },
+
+    async dropNotes({ kind, id, replica }) {
+      const ofOne = replica === undefined ? "one" : "oneOfReplica";
+      const ofAll = replica === undefined ? "all" : "ofReplica";
+      const which = id === undefined ? ofAll : ofOne;
+      await link.run("dropNotes", noteKeys(kind), [
+        ...feedArguments(),
+        kind,
+        which,
+        id ?? "",
+        replica ?? "",
+      ]);
+    },
+
+    async holdLease(claim) {
+      checkLeaseClaim(claim);
+      return leaseLock.inTurn(claim.owner, async (): Promise<LeaseAnswer> => {
+        if (!leaseLock.isHeldBy(claim.owner)) {
+          // Most askers find it held, and one look costs less than three locks asked for in vain.
+          const answer = await grantLease(claim, "");
+          if (answer.held || answer.retryAfterMs > 0) return answer;
+        }
+        const lock = await leaseLock.hold(claim.owner, claim.ttlMs);
+        if (lock === undefined) return grantLease(claim, "");
+        const answer = await grantLease(claim, lock);
+        // More than half hold the lock, and the one that grants is not among them.
+        if (!answer.held) await leaseLock.release(claim.owner);
+        return answer;
+      });
+    },
+
+    async releaseLease(owner) {
+      await leaseLock.inTurn(owner, async () => {
+        if (!(await leaseLock.release(owner))) return;
+        await link.run("vacateLease", [...feedKeys, keys.lease], [...feedArguments(), owner]);
+      });
+    },
+
     async touchProxy({ proxy, reachable }, ttlMs) {
       const answer = await link.run(
         "touchProxy",
@@ -402,7 +568,8 @@ function redisStore(
     },
 
     async touchMember(member, ttlMs) {
-      await link.run("touchMember", [keys.members], [member.replica, jsonOf(member), ttlMs]);
+      const values = [member.replica, jsonOf(member), ttlMs];
+      return Number(asText(await link.run("touchMember", [keys.members], values)));
     },
 
     async members() {
@@ -416,14 +583,14 @@ function redisStore(
 
     async close() {
       closing.abort();
-      await link.close();
+      await Promise.all(links.map((one) => one.close()));
     },
   };
 }
 
 /** The one connection that all verbs use. It dials again by itself; nothing waits for it. */
 class Link {
-  readonly #client: Redis;
+  readonly client: Redis;
   readonly #callLimitMs: number;
   /** Grows with each connection, so that an old call's failure does not end a new connection. */
   #connection = 0;
@@ -431,14 +598,14 @@ class Link {
   #closed = false;
 
   constructor(options: ConnectionOptions, callLimitMs: number) {
-    this.#client = new Redis(options);
+    this.client = new Redis(options);
     this.#callLimitMs = callLimitMs;
-    this.#client.on("ready", () => {
+    this.client.on("ready", () => {
       this.#connection += 1;
       this.#lastError = undefined;
     });
     // Each call that fails tells its own caller; here only the reason is kept for the next of them.
-    this.#client.on("error", (error: unknown) => {
+    this.client.on("error", (error: unknown) => {
       this.#lastError = error;
     });
   }
@@ -446,11 +613,11 @@ class Link {
   /** Waits for the first connection, for one call's time. Answers why it will never be one. */
   async open(): Promise<StoreNotOpened | undefined> {
     try {
-      await withinLimit(this.#client.connect(), this.#callLimitMs);
+      await withinLimit(this.client.connect(), this.#callLimitMs);
     } catch (error) {
       const reason = this.#lastError ?? error;
       if (reason instanceof Error && /^(WRONGPASS|NOAUTH|NOPERM)/.test(reason.message)) {
-        this.#client.disconnect();
+        this.client.disconnect();
         return new StoreNotOpened(
           `Redis refuses this process (${safeReason(reason)}). Check the user and password in its address.`,
           { cause: safeCause(reason) },
@@ -470,17 +637,20 @@ class Link {
     return this.ask((client) => runScript(client, verb, scriptKeys, values));
   }
 
+  /** Gives the connection up, whose call timed out, and dials again. */
+  redial(): void {
+    this.#connection += 1;
+    this.client.disconnect(true);
+  }
+
   /** Asks Redis for something within the limit, or throws StoreUnavailable. */
   async ask<Answer>(question: (client: Redis) => Promise<Answer>): Promise<Answer> {
     if (this.#closed) throw new StoreUnavailable("the store is closed");
     const connection = this.#connection;
     try {
-      return await withinLimit(question(this.#client), this.#callLimitMs);
+      return await withinLimit(question(this.client), this.#callLimitMs);
     } catch (error) {
-      if (isTimeout(error) && connection === this.#connection) {
-        this.#connection += 1;
-        this.#client.disconnect(true);
-      }
+      if (isTimeout(error) && connection === this.#connection) this.redial();
       const offline = error instanceof Error && error.message.includes("enableOfflineQueue");
       throw unavailable(offline ? (this.#lastError ?? new Error("not connected")) : error);
     }
@@ -501,12 +671,127 @@ class Link {
     if (this.#closed) return;
     this.#closed = true;
     try {
-      await withinLimit(this.#client.quit(), this.#callLimitMs);
+      await withinLimit(this.client.quit(), this.#callLimitMs);
     } catch {
       // Redis is away already, which is what closing is for.
     }
-    this.#client.disconnect();
+    this.client.disconnect();
   }
+}
+
+/**
+ * The leader's lock: one key in the store's Redis and in every further server, held when more than half hold
+ * it (redis.io/docs/latest/develop/use/patterns/distributed-locks). It is no proof of leadership by itself: a
+ * process may sleep past its end, and a server may forget it; the epoch that is granted under it is.
+ */
+class LeaseLock {
+  readonly #redlock: Redlock;
+  readonly #links: readonly Link[];
+  readonly #key: string;
+  readonly #callLimitMs: number;
+  /** By owner: in `up` the sidecars of one process share a store. */
+  readonly #locks = new Map<string, Lock>();
+  readonly #numbers = new Map<string, number>();
+  readonly #turns = new Map<string, Promise<unknown>>();
+
+  constructor(links: readonly Link[], db: number, key: string, callLimitMs: number) {
+    this.#links = links;
+    this.#redlock = new Redlock(
+      links.map((link) => link.client),
+      { retryCount: 0 },
+    );
+    // The library's scripts choose the database themselves, and as an option it takes the first sixteen only.
+    Object.assign(this.#redlock.settings, { db });
+    this.#key = key;
+    this.#callLimitMs = callLimitMs;
+  }
+
+  /**
+   * Does one owner's deeds one after another, each within the limit. A deed that ran out of time goes on
+   * alone, and the next waits for it: what it did to the lock must be known.
+   */
+  async inTurn<Result>(owner: string, deed: () => Promise<Result>): Promise<Result> {
+    const before = this.#turns.get(owner) ?? Promise.resolve();
+    const turn = before.then(deed, deed);
+    const settled = turn.catch(() => undefined);
+    this.#turns.set(owner, settled);
+    void settled.then(() => {
+      if (this.#turns.get(owner) === settled) this.#turns.delete(owner);
+    });
+    try {
+      return await withinLimit(turn, this.#callLimitMs);
+    } catch (error) {
+      if (error instanceof RangeError) throw error;
+      throw unavailable(error);
+    }
+  }
+
+  isHeldBy(owner: string): boolean {
+    return this.#locks.has(owner);
+  }
+
+  highestNumberOf(owner: string): number {
+    return this.#numbers.get(owner) ?? 0;
+  }
+
+  noteGranted({ epoch }: Lease): void {
+    this.#numbers.set(epoch.owner, Math.max(epoch.number, this.highestNumberOf(epoch.owner)));
+  }
+
+  /**
+   * Takes the lock or prolongs it. Answers its value, or undefined when it is somebody else's. Throws
+   * StoreUnavailable when too few servers answered; whether it is held is then not known.
+   */
+  async hold(owner: string, ttlMs: number): Promise<string | undefined> {
+    const known = this.#locks.get(owner);
+    try {
+      const lock =
+        known === undefined
+          ? await this.#redlock.acquire([this.#key], ttlMs)
+          : await this.#redlock.extend(known, ttlMs);
+      this.#locks.set(owner, lock);
+      this.#redialSilent(lock.attempts.at(-1));
+      return lock.value;
+    } catch (error) {
+      if (!(error instanceof ExecutionError)) throw error;
+      const last = error.attempts.at(-1);
+      this.#redialSilent(last);
+      // The lock may still be ours where nobody answered, so that the next try prolongs it.
+      if (last !== undefined && !(await isRefused(last))) {
+        throw new StoreUnavailable("too few Redis servers answer to hold the leader's lock");
+      }
+      await this.release(owner);
+      return undefined;
+    }
+  }
+
+  /** Gives up connections on which nothing was answered; the others go on. */
+  #redialSilent(attempt: Promise<ExecutionStats> | undefined): void {
+    void attempt?.then(({ votesAgainst }) => {
+      for (const [client, error] of votesAgainst) {
+        if (isTimeout(error)) this.#links.find((link) => link.client === client)?.redial();
+      }
+    });
+  }
+
+  /** Answers whether there was a lock to release. */
+  async release(owner: string): Promise<boolean> {
+    const lock = this.#locks.get(owner);
+    if (lock === undefined) return false;
+    this.#locks.delete(owner);
+    try {
+      await this.#redlock.release(lock);
+    } catch {
+      // It ended already, or ends by itself with its time.
+    }
+    return true;
+  }
+}
+
+/** Whether a server said no, rather than nothing. */
+async function isRefused(attempt: Promise<ExecutionStats>): Promise<boolean> {
+  const { votesAgainst } = await attempt;
+  return [...votesAgainst.values()].some((vote) => vote instanceof ResourceLockedError);
 }
 
 interface FollowSettings {
@@ -682,6 +967,8 @@ interface KnownState {
   readonly identities: Map<string, Identity>;
   readonly homes: Map<string, Home>;
   readonly pins: Map<string, Pin>;
+  readonly notes: Map<string, Note>;
+  lease: Lease | undefined;
   readonly revocations: Map<string, StoredRevocation>;
   /** Hash to when it is forgotten. */
   readonly revokedHashes: Map<string, number>;
@@ -692,6 +979,8 @@ function emptyState(): KnownState {
     identities: new Map(),
     homes: new Map(),
     pins: new Map(),
+    notes: new Map(),
+    lease: undefined,
     revocations: new Map(),
     revokedHashes: new Map(),
   };
@@ -720,6 +1009,15 @@ function applyChange(state: KnownState, change: Change, expiresAtMs: number): vo
     case "pin":
       state.pins.set(`${change.pin.kind}:${change.pin.id}`, change.pin);
       return;
+    case "note": {
+      const { kind, id, value } = change.note;
+      if (value === "") state.notes.delete(`${kind}:${id}`);
+      else state.notes.set(`${kind}:${id}`, change.note);
+      return;
+    }
+    case "lease":
+      state.lease = change.lease;
+      return;
   }
 }
 
@@ -733,6 +1031,10 @@ function snapshotOf(state: KnownState, nowMs: number, position: string): Snapsho
       .map(revocationFrom),
     homes: [...state.homes.values()],
     pins: [...state.pins.values()].filter((pin) => pin.expiresAtMs > nowMs),
+    notes: [...state.notes.values()].filter(
+      ({ expiresAtMs }) => expiresAtMs === 0 || expiresAtMs > nowMs,
+    ),
+    lease: state.lease,
     position,
   };
 }
@@ -756,6 +1058,12 @@ function changeFrom(stored: StoredChange): Change {
     default:
       return stored;
   }
+}
+
+/** The lock's value stays in Redis: whoever knew it could release another's lock. */
+function leaseFrom(text: string): Lease {
+  const { epoch, replica, gateUrl } = JSON.parse(text) as StoredLease;
+  return { epoch, replica, gateUrl };
 }
 
 function withoutExpiry<Kind>(stored: Expiring<Kind>): Kind {

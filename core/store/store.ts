@@ -36,18 +36,92 @@ export interface Home {
 
 /**
  * What a pin binds to one replica's memory:
- * `quickConnectSecret` and `quickConnectCode` (ids are SHA-256 of them), `passwordReset` (the user name).
+ * `quickConnectSecret` and `quickConnectCode` (ids are SHA-256 of them), `passwordReset` (the user name),
+ * `syncPlay` (a group's id as clients know it), `channel` (a television channel's item id), `recorder`
+ * (its id is always `recorder`), `play` (a PlaySessionId whose owner is not its user's home).
  */
-export type PinKind = "quickConnectSecret" | "quickConnectCode" | "passwordReset";
+export type PinKind =
+  | "quickConnectSecret"
+  | "quickConnectCode"
+  | "passwordReset"
+  | "syncPlay"
+  | "channel"
+  | "recorder"
+  | "play";
 
 export interface Pin {
   readonly kind: PinKind;
   readonly id: string;
   readonly replica: string;
   readonly epoch: Epoch;
-  /** In ms since the epoch on the store's clock; after it the pin is as if it had never been. */
+  /** In ms since the epoch on the store's clock; after it the pin is as if it had never been (0: it was dropped). */
   readonly expiresAtMs: number;
 }
+
+/**
+ * What a replica keeps in memory, written down so that others can show it and make it again:
+ *
+ * - `session`      one device's session (id: `<replica>:<session id>`)
+ * - `capabilities` what a device last posted (id: the identity's key)
+ * - `quickConnect` a request that is pending or authorized (id: SHA-256 of the secret the client has)
+ * - `group`        a SyncPlay group (id: the group's id as clients know it)
+ * - `play`         one play (id: its PlaySessionId)
+ * - `schedule`     the cluster's triggers of one task (id: the task's key)
+ * - `taskRun`      the last start of one task that the leader made (id: the task's key)
+ * - `replica`      a replica's load, encoder and whether it drains (id: its name)
+ */
+export const noteKinds = [
+  "session",
+  "capabilities",
+  "quickConnect",
+  "group",
+  "play",
+  "schedule",
+  "taskRun",
+  "replica",
+] as const;
+export type NoteKind = (typeof noteKinds)[number];
+
+/** A note: the last writer wins. It is written when something changed, never on a timer alone. */
+export interface Note {
+  readonly kind: NoteKind;
+  readonly id: string;
+  /** The replica it tells of; empty when it tells of none. */
+  readonly replica: string;
+  /** JSON of its kind; empty when the note was dropped. Secrets in it are sealed. */
+  readonly value: string;
+  /** In ms since the epoch on the store's clock; 0: it does not end by itself. */
+  readonly expiresAtMs: number;
+}
+
+/** Who may start tasks and order writes now. */
+export interface Lease {
+  readonly epoch: Epoch;
+  /** The replica whose sidecar holds it; empty when it was given back and nobody took it yet. */
+  readonly replica: string;
+  /** Where the holder's gate listens; empty in the single process of `up`. */
+  readonly gateUrl: string;
+}
+
+export interface LeaseClaim {
+  readonly replica: string;
+  readonly gateUrl: string;
+  /** The holder's pod uid and boot nonce. */
+  readonly owner: string;
+  /** How long the lease holds from the moment it was asked for, in ms. */
+  readonly ttlMs: number;
+  /** The granted epoch's number is higher than this: the highest that any reachable sidecar has seen. */
+  readonly above: number;
+}
+
+export type LeaseAnswer =
+  /** `lease` until `ttlMs` after the call began, on the caller's own monotonic clock, less a margin. */
+  | { readonly held: true; readonly lease: Lease }
+  /**
+   * Somebody else holds it. `retryAfterMs`: the earliest time from now at which asking again can have another
+   * answer, unless it is given back before; 0 when that is not known.
+   */
+  | { readonly held: false; readonly lease: Lease | undefined; readonly retryAfterMs: number };
 
 /**
  * Tokens of an ended generation which each replica has still to be told about. It is kept until every
@@ -96,7 +170,11 @@ export type Change =
   /** A revocation was added or one of its replicas settled it (`pending` empty: it is done and gone). */
   | { readonly type: "revocation"; readonly revocation: Revocation }
   | { readonly type: "home"; readonly home: Home }
-  | { readonly type: "pin"; readonly pin: Pin };
+  | { readonly type: "pin"; readonly pin: Pin }
+  /** A note was written, or dropped (then its value is empty). */
+  | { readonly type: "note"; readonly note: Note }
+  /** The lease changed hands (never told for a renewal). */
+  | { readonly type: "lease"; readonly lease: Lease };
 
 export interface Snapshot {
   readonly identities: readonly Identity[];
@@ -105,9 +183,21 @@ export interface Snapshot {
   readonly revocations: readonly Revocation[];
   readonly homes: readonly Home[];
   readonly pins: readonly Pin[];
+  readonly notes: readonly Note[];
+  /** Whoever was last granted the lease; undefined when nobody ever was. */
+  readonly lease: Lease | undefined;
   /** Opaque: where to go on following from. What follows it is exactly what this snapshot lacks. */
   readonly position: string;
 }
+
+/** A note's value is no longer than this. */
+export const noteLimitCharacters = 64 * 1024;
+/** A note's id is no longer than this. */
+export const noteIdLimitCharacters = 1024;
+/** So many notes of one kind are kept. */
+export const notesLimit = 5000;
+/** An epoch's number is below this: what names a higher one is forged or broken. */
+export const epochLimit = 1e12;
 
 /** How many former hashes an identity keeps: more than its replicas are reseeded within one login. */
 export const formerHashesKept = 16;
@@ -264,17 +354,110 @@ export interface Store {
     readonly ttlMs: number;
   }): Promise<Pin>;
 
+  /**
+   * Moves a pin to another replica, prolongs it, or makes it: granted when its epoch number is
+   * `expectedEpoch` (0: there is none). The number grows only when the replica changes. Answers the pin as
+   * it is now; one that was not known counts on from `expectedEpoch`. Prolonging by less than a quarter of
+   * `ttlMs` changes nothing, so that followers hear of it a few times in a pin's life at most.
+   */
+  movePin(claim: {
+    readonly kind: PinKind;
+    readonly id: string;
+    readonly replica: string;
+    readonly owner: string;
+    readonly ttlMs: number;
+    readonly expectedEpoch: number;
+  }): Promise<{ readonly granted: boolean; readonly pin: Pin }>;
+
+  /**
+   * Ends a pin; nothing happens when it is not there or its epoch number is another. Followers are told the
+   * pin with `expiresAtMs` 0.
+   */
+  dropPin(kind: PinKind, id: string, expectedEpoch: number): Promise<void>;
+
+  /**
+   * Writes a note; `ttlMs` 0: it stays until it is dropped. The same value for the same replica again is no
+   * change and is told to nobody, unless it moves the note's end by more than a quarter of `ttlMs`: whoever
+   * writes again before three quarters of it are over never lets the note end. With `ifAbsent` a note that is
+   * there stays as it is. A value longer than `noteLimitCharacters`, an id longer than
+   * `noteIdLimitCharacters`, or a new note beyond `notesLimit` of its kind, is refused with a RangeError.
+   */
+  putNote(
+    note: Omit<Note, "expiresAtMs">,
+    ttlMs: number,
+    options?: { readonly ifAbsent?: boolean },
+  ): Promise<void>;
+
+  /** Takes notes away: one (if it tells of `replica`, where that is given), or all of a kind (that do). */
+  dropNotes(which: {
+    readonly kind: NoteKind;
+    readonly id?: string;
+    readonly replica?: string;
+  }): Promise<void>;
+
+  /**
+   * Takes the lease, or goes on holding it. In Redis a lock of redlock's algorithm stands behind it, and one
+   * script that compares the lock's value grants the epoch. An owner that goes on keeps its epoch, unless
+   * `above` has reached it: then it is granted a higher one. Rejects with StoreUnavailable when nobody could be
+   * asked for certain (it may have been granted all the same), with a RangeError when `above` is no number
+   * that an epoch can have.
+   */
+  holdLease(claim: LeaseClaim): Promise<LeaseAnswer>;
+
+  /**
+   * Gives the lease back early; only its owner can, through the store that it was granted by. The next to ask
+   * gets it at once, and followers are told a lease with an empty replica.
+   */
+  releaseLease(owner: string): Promise<void>;
+
   /** Leaves this proxy's sight for `ttlMs` and answers everybody's, and the members not yet expired. */
   touchProxy(
     sight: Omit<ProxySight, "atMs">,
     ttlMs: number,
   ): Promise<{ readonly sights: readonly ProxySight[]; readonly members: readonly Member[] }>;
 
-  /** Announces a replica for `ttlMs`. `atMs` is the store's clock, set by the store, not part of the proof. */
-  touchMember(member: Omit<Member, "atMs">, ttlMs: number): Promise<void>;
+  /**
+   * Announces a replica for `ttlMs`. `atMs` is the store's clock, set by the store, not part of the proof; it
+   * is answered, too, as `time` would.
+   */
+  touchMember(member: Omit<Member, "atMs">, ttlMs: number): Promise<number>;
 
   /** Members not yet expired, in alphabetical order of their replicas. */
   members(): Promise<readonly Member[]>;
 
   close(): Promise<void>;
+}
+
+/** What every store refuses of a note before it writes it. Throws a RangeError that says which limit it breaks. */
+export function checkNote(note: Omit<Note, "expiresAtMs">, ttlMs: number): void {
+  if (!noteKinds.includes(note.kind)) throw new RangeError("a note of no known kind");
+  if (note.id.length > noteIdLimitCharacters) {
+    throw new RangeError(
+      `the id of a ${note.kind} note is longer than ${noteIdLimitCharacters} characters`,
+    );
+  }
+  if (note.value === "") throw new RangeError(`a ${note.kind} note has no value`);
+  if (note.value.length > noteLimitCharacters) {
+    throw new RangeError(
+      `a ${note.kind} note of ${note.value.length} characters is longer than ${noteLimitCharacters}`,
+    );
+  }
+  if (!Number.isSafeInteger(ttlMs) || ttlMs < 0) {
+    throw new RangeError(`a ${note.kind} note cannot hold for ${ttlMs} ms`);
+  }
+}
+
+/** The refusal of a new note where there are too many of its kind. */
+export function tooManyNotes(kind: NoteKind): RangeError {
+  return new RangeError(`there are ${notesLimit} ${kind} notes already: another is not kept`);
+}
+
+/** What every store refuses of a claim of the lease. Throws a RangeError. */
+export function checkLeaseClaim({ ttlMs, above }: LeaseClaim): void {
+  if (!Number.isSafeInteger(ttlMs) || ttlMs <= 0) {
+    throw new RangeError(`a lease cannot hold for ${ttlMs} ms`);
+  }
+  if (!Number.isSafeInteger(above) || above < 0 || above >= epochLimit) {
+    throw new RangeError(`${above} is not the number of an epoch`);
+  }
 }

@@ -65,6 +65,8 @@ describe.each(backends())("a store $name", (backend) => {
         revocations: [],
         homes: [],
         pins: [],
+        notes: [],
+        lease: undefined,
       });
     });
 

@@ -187,6 +187,8 @@ export function sorted(snapshot: Snapshot): Omit<Snapshot, "position"> {
     revocations: [...snapshot.revocations].sort(by((revocation) => revocation.id)),
     homes: [...snapshot.homes].sort(by((home) => home.userId)),
     pins: [...snapshot.pins].sort(by((pin) => `${pin.kind} ${pin.id}`)),
+    notes: [...snapshot.notes].sort(by((note) => `${note.kind} ${note.id}`)),
+    lease: snapshot.lease,
   };
 }
 
@@ -202,6 +204,8 @@ export function applied(
   );
   const homes = new Map(snapshot.homes.map((home) => [home.userId, home]));
   const pins = new Map(snapshot.pins.map((pin) => [`${pin.kind} ${pin.id}`, pin]));
+  const notes = new Map(snapshot.notes.map((note) => [`${note.kind} ${note.id}`, note]));
+  let lease = snapshot.lease;
   for (const change of changes) {
     if (change.type === "identity") identities.set(change.identity.key, change.identity);
     if (change.type === "revoked") for (const hash of change.hashes) hashes.add(hash);
@@ -211,7 +215,17 @@ export function applied(
       else revocations.set(id, change.revocation);
     }
     if (change.type === "home") homes.set(change.home.userId, change.home);
-    if (change.type === "pin") pins.set(`${change.pin.kind} ${change.pin.id}`, change.pin);
+    if (change.type === "pin") {
+      const name = `${change.pin.kind} ${change.pin.id}`;
+      if (change.pin.expiresAtMs === 0) pins.delete(name);
+      else pins.set(name, change.pin);
+    }
+    if (change.type === "note") {
+      const name = `${change.note.kind} ${change.note.id}`;
+      if (change.note.value === "") notes.delete(name);
+      else notes.set(name, change.note);
+    }
+    if (change.type === "lease") lease = change.lease;
   }
   return sorted({
     identities: [...identities.values()],
@@ -219,6 +233,8 @@ export function applied(
     revocations: [...revocations.values()],
     homes: [...homes.values()],
     pins: [...pins.values()],
+    notes: [...notes.values()],
+    lease,
     position: "",
   });
 }
