@@ -26,6 +26,8 @@ export interface Attended {
   readonly deadlineMs: number;
   /** The client has gone away. */
   readonly hasLeft: boolean;
+  /** Replicas that this request has had its answer or its failure from. */
+  readonly tried: ReadonlySet<string>;
 }
 
 /** The replica whose memory a request is bound to, with what binds it, for the reason. */
@@ -55,6 +57,16 @@ export interface Attendant {
   readonly rewrite?: (asked: Attended, replica: string) => Rewritten | undefined;
   /** A whole answer (any status below 400) in hand: answers what the client is shown. */
   readonly after?: (asked: Attended, reply: HeldReply, replica: string) => Promise<HeldReply>;
+  /**
+   * A whole answer in hand that may be this replica's own opinion (401, 403, 404 or 500 and above), before
+   * the loop judges it. `again`: what it complained of was put right, the request is placed anew, as if that
+   * replica had not been asked. `show`: it is the cluster's answer. Undefined: the loop's own rules.
+   */
+  readonly refused?: (
+    asked: Attended,
+    reply: HeldReply,
+    replica: string,
+  ) => Promise<"again" | "show" | undefined>;
   /** The request has ended; `status` is undefined when it was cut, `replica` empty when none was asked. */
   readonly ended?: (asked: Attended, status: number | undefined, replica: string) => void;
 }

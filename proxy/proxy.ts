@@ -13,7 +13,7 @@ import type { Duplex } from "node:stream";
 import { verifyMember } from "../core/cluster/member.ts";
 import type { Memory } from "../core/cluster/memory.ts";
 import type { ReplicaConfig } from "../core/cluster/replica.ts";
-import { readyNames } from "../core/cluster/view.ts";
+import { readyNames, stateOf } from "../core/cluster/view.ts";
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
 import { baseSegmentsOf } from "../core/jellyfin/paths.ts";
 import type { Clock } from "../core/service/clock.ts";
@@ -25,6 +25,7 @@ import { type Metrics, statusClass } from "../core/service/metrics.ts";
 import type { Address } from "../core/service/options.ts";
 import type { Seal } from "../core/service/seal.ts";
 import { type Store, StoreUnavailable } from "../core/store/store.ts";
+import { createQuickConnect } from "./attendants/quick-connect.ts";
 import { createDiscovery } from "./discovery.ts";
 import { headProblem } from "./facts.ts";
 import { clientOrigin, plainAddress, trustedProxies } from "./headers.ts";
@@ -153,7 +154,20 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     clock,
     caretakers,
     clientOf: (replica) => clients.get(replica),
-    attendants: [],
+    attendants: [
+      createQuickConnect({
+        store,
+        memory,
+        seal,
+        log: log.log,
+        clock,
+        owner: homes.owner,
+        clientOf: (replica) => clients.get(replica),
+        isReady: (replica) => stateOf(health.view, replica) === "ready",
+        urgent: caretakers.urgent,
+        apiKeyOf: caretakers.apiKeyOf,
+      }),
+    ],
     trusted: trustedProxies(config.trustedProxies),
     baseSegments: baseSegmentsOf(basePath),
     basePath,

@@ -117,8 +117,6 @@ export interface DoorParts {
 
 /** More attempts than this for one answer are no bad luck but a mistake of ours. */
 const attemptsLimit = 40;
-/** QuickConnect's request lives ten minutes, and one more after it was authorized. */
-const quickConnectPinMs = 11 * 60_000;
 const passwordResetPinMs = 35 * 60_000;
 /** A token on its way is waited for this long when another replica could answer at once. */
 const shortMintWaitMs = 1000;
@@ -571,6 +569,12 @@ export class Door {
       return true;
     }
     laneMetrics.attempts[outcome.kind].add();
+    const judged = outcome.kind === "refused" ? await this.#judged(job, relay.held) : undefined;
+    if (judged === "again") return false;
+    if (judged !== undefined) {
+      this.#finish(job, judged, job.reason);
+      return true;
+    }
     if (outcome.kind === "refused") {
       const reply = relay.held;
       if (reply !== undefined) job.refusal ??= reply;
@@ -626,6 +630,17 @@ export class Door {
         metrics.retries[outcome.kind].add();
         return false;
     }
+  }
+
+  /** What an attendant makes of a refusal: the request is asked again, or the answer is shown. */
+  async #judged(job: Job, reply: HeldReply | undefined): Promise<HeldReply | "again" | undefined> {
+    if (reply === undefined || job.attempts >= attemptsLimit) return undefined;
+    for (const attendant of this.#attendants(job.facts.route)) {
+      const next = await attendant.refused?.(job, reply, job.replica);
+      if (next === "again") return "again";
+      if (next === "show") return reply;
+    }
+    return undefined;
   }
 
   /** A 401: whose opinion is it? An unknown token may turn out to be known elsewhere. */
@@ -819,24 +834,9 @@ export class Door {
 
   #pin(job: Job): Asked["pin"] {
     const { memory, clock } = this.#parts;
-    const { route, query, origin } = job.facts;
+    const { route, origin } = job.facts;
     const nowMs = clock.wallMs();
     switch (route.boundTo) {
-      case "quickConnectSecret": {
-        const secret = query.secret ?? textIn(job.bodyText, "Secret");
-        if (secret === undefined) return undefined;
-        return pinAsked(
-          memory.pinOf("quickConnectSecret", hashOf(secret), nowMs),
-          "QuickConnect secret",
-        );
-      }
-      case "quickConnectCode": {
-        if (query.code === undefined) return undefined;
-        return pinAsked(
-          memory.pinOf("quickConnectCode", hashOf(query.code), nowMs),
-          "QuickConnect code",
-        );
-      }
       case "userName":
         if (route.kind !== "passwordPin") return undefined;
         return pinAsked(
@@ -1116,22 +1116,6 @@ export class Door {
         this.#addHeaders(job, reply.head.headers);
         break;
       }
-      case "quickConnectRequest": {
-        const text = reply.body.toString("utf8");
-        await this.#pinned(
-          "quickConnectSecret",
-          textIn(text, "Secret"),
-          job.replica,
-          quickConnectPinMs,
-        );
-        await this.#pinned(
-          "quickConnectCode",
-          textIn(text, "Code"),
-          job.replica,
-          quickConnectPinMs,
-        );
-        break;
-      }
       default:
         break;
     }
@@ -1142,7 +1126,7 @@ export class Door {
   }
 
   async #pinned(
-    kind: "quickConnectSecret" | "quickConnectCode" | "passwordReset",
+    kind: "passwordReset",
     secret: string | undefined,
     replica: string,
     ttlMs: number,
@@ -1529,12 +1513,6 @@ function mayHaveBody(method: string): boolean {
 
 function pinAsked(pin: { readonly replica: string } | undefined, kind: string): Asked["pin"] {
   return pin === undefined ? undefined : { replica: pin.replica, kind };
-}
-
-function textIn(body: string | undefined, name: string): string | undefined {
-  if (body === undefined) return undefined;
-  const value = bodyValue(body, name);
-  return typeof value === "string" && value !== "" ? value : undefined;
 }
 
 /** The last swap of each header: a client sends the same one with the same token again and again. */

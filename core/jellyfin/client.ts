@@ -197,8 +197,11 @@ export interface JellyfinClient {
   user(userId: string): Promise<UserAnswer>;
   /** First step of a mint: POST /QuickConnect/Initiate, without any token. */
   quickConnectInitiate(device: DeviceFields): Promise<InitiateAnswer>;
-  /** Second step: POST /QuickConnect/Authorize with the API key. This one creates token and session. */
-  quickConnectAuthorize(code: string, userId: string): Promise<AuthorizeAnswer>;
+  /**
+   * Second step: POST /QuickConnect/Authorize with the API key, or with a token that may do it for that user.
+   * This one creates token and session.
+   */
+  quickConnectAuthorize(code: string, userId: string, token?: string): Promise<AuthorizeAnswer>;
   /** Third step: POST /Users/AuthenticateWithQuickConnect. Answers the same token for ten minutes. */
   authenticateWithQuickConnect(secret: string): Promise<AuthenticateAnswer>;
   /** Ends a session without a socket by opening one and closing it; the token stays valid. */
@@ -470,12 +473,12 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
       );
     },
 
-    async quickConnectAuthorize(code, userId) {
+    async quickConnectAuthorize(code, userId, token) {
       const query = `code=${encodeURIComponent(code)}&userId=${encodeURIComponent(userId)}`;
       const answer = await call({
         method: "POST",
         path: `/QuickConnect/Authorize?${query}`,
-        authorization: keyAuthorization,
+        authorization: token === undefined ? keyAuthorization : buildAuthorization({}, token),
       });
       if (answer.outcome === "failed") return answer;
       if (answer.status === 200 && answer.text.trim() === "true") return { outcome: "ok" };

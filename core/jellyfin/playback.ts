@@ -105,6 +105,19 @@ export function queryValue(rawQuery: string, name: string): string | undefined {
   return undefined;
 }
 
+/** The query with one value for a name, in the place of whatever it had under that name in any letter case. */
+export function withQueryValue(rawQuery: string, name: string, value: string): string {
+  const wanted = name.toLowerCase();
+  const others = unwrapped(rawQuery)
+    .split("&")
+    .filter((pair) => {
+      const equals = pair.indexOf("=");
+      const rawName = equals < 0 ? pair : pair.slice(0, equals);
+      return pair !== "" && decodeQueryText(rawName).toLowerCase() !== wanted;
+    });
+  return [...others, `${name}=${encodeURIComponent(value)}`].join("&");
+}
+
 /** A name's value in a JSON body, at its top and in any letter case (as ASP.NET reads it); else undefined. */
 export function bodyValue(body: string, name: string): unknown {
   const fields = parseObject(body);

@@ -433,9 +433,11 @@ const identities: readonly Route[] = [
     answer: "final",
     gives: "quickConnectRequest",
   }),
+  // A second consent is refused by the server itself (500), and one that died with its server is needed again.
   post("/QuickConnect/Authorize", "quickConnectAuthorize", {
     boundTo: "quickConnectCode",
     answer: "final",
+    repeatable: "yes",
   }),
   post("/Sessions/Logout", "logout", { ...again, ends: "identity" }),
   post("/Users/Password", "password", { ends: "userOthers", bodyName: "ResetPassword" }),

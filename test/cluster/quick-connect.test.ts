@@ -1,12 +1,14 @@
 // QuickConnect through the door: a request lives in the memory of one server, and whoever polls it, agrees to
 // it or ends it may be anybody, from anywhere.
 
+import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { type DoorProcess, startDoor } from "../support/door.ts";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type DoorProcess, type Part, startDoor, startSidecar } from "../support/door.ts";
 import { doorSees, type Household, startHousehold, statusOfToken } from "../support/household.ts";
 import type { StandIn } from "../support/jellyfin/start.ts";
 import { makeMedia } from "../support/media.ts";
+import { type RedisServer, startRedis } from "../support/redis.ts";
 import { Viewer } from "../support/viewer.ts";
 
 let home: Household;
@@ -104,6 +106,166 @@ test("a television is let in by a person who lives on any server, and stays in w
     await server.ready();
     await doorSees(door, 2);
   }
+});
+
+/** When the server that made the code dies. */
+type Moment = "before anybody agrees" | "after somebody agreed" | "after the television was told";
+
+/** One television from its code to its login, whose server is killed at that moment. */
+async function throughAKill(world: World, person: Viewer, moment: Moment): Promise<string> {
+  const { urls, servers } = world;
+  const [tv, phone] = [urls[0] ?? "", urls.at(-1) ?? ""];
+  const deviceId = `tv-${randomBytes(6).toString("hex")}`;
+  const begun = await initiate(tv, deviceId);
+  const server = servers.find(({ name }) => name === placeOf(begun));
+  const asked = (await begun.json()) as Asked;
+  const kill = async (now: Moment) => {
+    if (now === moment) await server?.kill9();
+  };
+  expect(await isAgreed(tv, asked)).toBe(false);
+  await kill("before anybody agrees");
+  const agreed = await person.at(phone).call("POST", `/QuickConnect/Authorize?code=${asked.Code}`);
+  expect([agreed.status, agreed.text]).toEqual([200, "true"]);
+  await kill("after somebody agreed");
+  const told = await fetch(`${tv}/QuickConnect/Connect?secret=${asked.Secret}`);
+  const answer = (await told.json()) as Asked & { Authenticated: boolean; DeviceId: string };
+  expect(answer).toMatchObject({ ...only(asked), Authenticated: true, DeviceId: deviceId });
+  await kill("after the television was told");
+  const { token, userId } = await finish(tv, asked);
+  expect(userId).toBe(person.userId);
+  for (const url of urls) expect(await statusOfToken(url, token)).toBe(200);
+  await server?.restart();
+  await server?.ready();
+  await world.whole();
+  return token;
+}
+
+interface World {
+  /** The doors; the television asks at the first, the person at the last. */
+  readonly urls: readonly string[];
+  readonly servers: readonly StandIn[];
+  /** Resolves when every door sees every server. */
+  readonly whole: () => Promise<void>;
+}
+
+/** Whatever lies in Redis, as text. */
+function everythingIn({ port }: RedisServer): string {
+  const ask = (...args: string[]) =>
+    execFileSync("redis-cli", ["-p", String(port), ...args], { encoding: "utf8" }).trim();
+  const reads: Record<string, (key: string) => string> = {
+    string: (key) => ask("GET", key),
+    hash: (key) => ask("HGETALL", key),
+    zset: (key) => ask("ZRANGE", key, "0", "-1"),
+    set: (key) => ask("SMEMBERS", key),
+    stream: (key) => ask("XRANGE", key, "-", "+"),
+  };
+  const keys = ask("--scan").split("\n");
+  return keys.map((key) => `${key}\n${reads[ask("TYPE", key)]?.(key) ?? ""}`).join("\n");
+}
+
+function placeOf(reply: Response): string {
+  return (reply.headers.get("x-jellybloom-explain") ?? "").split(";")[0] ?? "";
+}
+
+function only({ Code, Secret }: Asked): Asked {
+  return { Code, Secret };
+}
+
+test("a code that is agreed to after its server was killed logs in, every time of 20", async () => {
+  const door = doors[0] ?? (await open());
+  const person = await Viewer.enter(door.url, { name: "ann" });
+  await person.knownAt([home.a, home.b]);
+  const world: World = {
+    urls: [door.url],
+    servers: [home.a, home.b],
+    whole: () => doorSees(door, 2),
+  };
+  for (let times = 0; times < 20; times += 1) {
+    await throughAKill(world, person, "before anybody agrees");
+  }
+});
+
+test("a consent outlives its server: before the television is told, and before it logs in", async () => {
+  const door = doors[0] ?? (await open());
+  const person = await Viewer.enter(door.url, { name: "ben" });
+  await person.knownAt([home.a, home.b]);
+  const world: World = {
+    urls: [door.url],
+    servers: [home.a, home.b],
+    whole: () => doorSees(door, 2),
+  };
+  for (const moment of ["after somebody agreed", "after the television was told"] as const) {
+    for (let times = 0; times < 3; times += 1) await throughAKill(world, person, moment);
+  }
+});
+
+test("a request is made again at its own server, too, when that came back without its memory; twice agreed is refused as ever", async () => {
+  const door = doors[0] ?? (await open());
+  const person = await Viewer.enter(door.url, { name: "cleo" });
+  await person.knownAt([home.a, home.b]);
+  const asked = (await (await initiate(door.url, "tv-again")).json()) as Asked;
+  for (const server of [home.a, home.b]) await server.kill9();
+  for (const server of [home.a, home.b]) {
+    await server.restart();
+    await server.ready();
+  }
+  await doorSees(door, 2);
+  expect(await isAgreed(door.url, asked)).toBe(false);
+  const agree = () => person.call("POST", `/QuickConnect/Authorize?code=${asked.Code}`);
+  expect((await agree()).status).toBe(200);
+  expect((await agree()).status).toBe(500);
+  expect((await finish(door.url, asked)).userId).toBe(person.userId);
+});
+
+describe("with doors and sidecars that meet in Redis", () => {
+  let redis: RedisServer;
+  const parts: Part[] = [];
+
+  beforeAll(async () => {
+    redis = await startRedis();
+    for (const replica of [home.a, home.b]) {
+      parts.push(await startSidecar({ replica, redis: redis.url }));
+    }
+  });
+
+  afterAll(async () => {
+    for (const part of parts) await part.stop();
+    await redis.stop();
+  });
+
+  test("a television at one door is let in at another, whenever its server dies, and nothing of it can be read in Redis", async () => {
+    const shape = { command: "proxy", redis: redis.url, replicas: [home.a, home.b] } as const;
+    const two = await Promise.all([startDoor(shape), startDoor(shape)]);
+    parts.push(...two);
+    const whole = async () => {
+      for (const door of two) await doorSees(door, 2);
+    };
+    await whole();
+    const person = await Viewer.enter(two[0].url, { name: "ann" });
+    await person.knownAt([home.a, home.b]);
+    const world: World = {
+      urls: two.map(({ url }) => url),
+      servers: [home.a, home.b],
+      whole,
+    };
+    for (const moment of [
+      "before anybody agrees",
+      "after somebody agreed",
+      "after the television was told",
+    ] as const) {
+      for (let times = 0; times < 2; times += 1) await throughAKill(world, person, moment);
+    }
+    const asked = (await (await initiate(two[0].url, "tv-hidden")).json()) as Asked;
+    const text = everythingIn(redis);
+    expect(text).toContain("tv-hidden");
+    expect(text).not.toContain(asked.Secret);
+    expect(text).not.toMatch(new RegExp(`"${asked.Code}"`));
+    // Failsafe: what one door knows is enough for who stays at that door.
+    await redis.kill9();
+    const alone = { ...world, urls: [two[0].url], whole: () => doorSees(two[0], 2) };
+    await throughAKill(alone, person, "before anybody agrees");
+    await throughAKill(alone, person, "after somebody agreed");
+  });
 });
 
 test("a secret and a code that nobody gave are unknown", async () => {

@@ -63,7 +63,6 @@ describe("what the rows say, as rules", () => {
       "/Users/AuthenticateByName",
       "/Users/0a1b/Authenticate",
       "/QuickConnect/Initiate",
-      "/QuickConnect/Authorize",
       "/Users/New",
       "/Users/Password",
       "/Users/ForgotPassword",
