@@ -60,7 +60,7 @@ export async function runExplain(
       io.err(`The door refused to tell: ${errorOf(answer) ?? `status ${response.status}`}.\n`);
       return 1;
     }
-    io.out(`${told(answer)}\n`);
+    io.out(config.json ? `${JSON.stringify(answer)}\n` : `${told(answer)}\n`);
     return 0;
   } catch (error) {
     io.err(`No answer from ${urlText(config.admin)}: ${causeOf(error)}.\n`);

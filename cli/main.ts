@@ -11,12 +11,18 @@ import { type OptionRule, type OptionTable, readOptions } from "../core/service/
 import { type CommandHelp, commandHelp, programHelp } from "./help.ts";
 import type { Io } from "./io.ts";
 import {
+  drainOptions,
+  drainRules,
   explainOptions,
   explainRules,
   proxyOptions,
   proxyRules,
   sidecarOptions,
   sidecarRules,
+  statusOptions,
+  statusRules,
+  undrainOptions,
+  undrainRules,
   upOptions,
   upRules,
 } from "./options.ts";
@@ -93,7 +99,39 @@ const explain = tableCommand({
     (await import("./explain.ts")).runExplain(config, method, path, io),
 });
 
-const commands: readonly Command[] = [up, proxy, sidecar, seed, explain];
+const status = tableCommand({
+  name: "status",
+  summary: "which replicas there are, how they are, who leads, and what is wrong",
+  usage: "--cluster-key KEY [options]",
+  options: statusOptions,
+  rules: statusRules,
+  words: [],
+  run: async (config, _words, io) => (await import("./status.ts")).runStatus(config, io),
+});
+
+const drain = tableCommand({
+  name: "drain",
+  summary: "take everybody away from a replica, so that it can be stopped",
+  usage: "--cluster-key KEY [options] [NAME]",
+  options: drainOptions,
+  rules: drainRules,
+  words: ["[NAME]"],
+  run: async (config, [replica = ""], io) =>
+    (await import("./drain.ts")).runDrain(config, replica, io),
+});
+
+const undrain = tableCommand({
+  name: "undrain",
+  summary: "give a drained replica people again",
+  usage: "--cluster-key KEY [options] [NAME]",
+  options: undrainOptions,
+  rules: undrainRules,
+  words: ["[NAME]"],
+  run: async (config, [replica = ""], io) =>
+    (await import("./drain.ts")).runUndrain(config, replica, io),
+});
+
+const commands: readonly Command[] = [up, proxy, sidecar, seed, status, explain, drain, undrain];
 
 /** Every command's help, for docs/options.md. */
 export function documentedCommands(): Promise<CommandHelp[]> {

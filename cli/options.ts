@@ -8,6 +8,7 @@ import {
   bytes,
   type ConfigOf,
   cidr,
+  dnsPlace,
   durationMs,
   flag,
   httpUrl,
@@ -63,6 +64,30 @@ const storeCall = {
     description:
       "How long one call to the store may take before the store counts as unreachable and the door" +
       " goes on from memory.",
+  }),
+} satisfies OptionTable;
+
+/** For whatever has sidecars: one of them leads. */
+const leadership = {
+  leaseLimitMs: option({
+    name: "lease-limit",
+    section: "Limits",
+    type: durationMs(500, 5 * minute),
+    default: "10s",
+    description:
+      "How long one sidecar leads without renewing it. A leader that dies is followed by another after" +
+      " this time at the latest; one that cannot reach the store stops leading a little earlier.",
+  }),
+  lockRedis: list({
+    name: "lock-redis",
+    section: "Store",
+    type: redisUrl,
+    secret: true,
+    max: 8,
+    description:
+      "One more Redis that holds the leader's lock besides --redis, independent of it and of the" +
+      " others; given an even number of times. The lock counts when more than half of all hold it, so" +
+      " that with two more any one may be lost. They keep nothing else.",
   }),
 } satisfies OptionTable;
 
@@ -194,6 +219,31 @@ const doorPlaces = {
     description:
       "Places every user on this replica while it is healthy, and makes the others spares. Without it" +
       " users are spread.",
+  }),
+  preferAfterMs: option({
+    name: "prefer-after",
+    section: "Replicas",
+    type: durationMs(0, 24 * hour),
+    default: "10m",
+    description:
+      "How long the preferred replica must have been healthy again before people who watch nothing go" +
+      " back to it, a few at a time.",
+  }),
+  returnAfterMs: option({
+    name: "return-after",
+    section: "Replicas",
+    type: durationMs(0, 24 * hour),
+    default: "10s",
+    description:
+      "How long a replica that came back must have been healthy before people who watch nothing go to" +
+      " it, a few at a time, until the load is even.",
+  }),
+  homeStayMs: option({
+    name: "home-stay",
+    section: "Replicas",
+    type: durationMs(0, 24 * hour),
+    default: "30s",
+    description: "A user is not moved twice within this time, unless their replica is gone.",
   }),
   quickConnect: option({
     name: "quick-connect",
@@ -423,11 +473,34 @@ export const upOptions = {
       "A Jellyfin API key: KEY for all replicas (servers copied from one another share it) or" +
       " NAME=KEY for one. Needed with more than one replica.",
   }),
+  ...leadership,
   ...doorLimits,
   ...life,
 } satisfies OptionTable;
 
-export const proxyOptions = { ...doorPlaces, ...doorLimits, ...life } satisfies OptionTable;
+export const proxyOptions = {
+  ...doorPlaces,
+  discover: list({
+    name: "discover",
+    section: "Replicas",
+    type: dnsPlace,
+    max: 4,
+    description:
+      "Finds replicas by DNS, such as a headless service: every address of dns:NAME:PORT, or the SRV" +
+      " records of dns:_http._tcp.NAME. Goes together with --replica and with what sidecars announce.",
+  }),
+  forgetAfterMs: option({
+    name: "forget-after",
+    section: "Limits",
+    type: durationMs(second, 24 * hour),
+    default: "10m",
+    description:
+      "A replica that is not listed, that neither sidecar nor DNS names any longer and that does not" +
+      " answer is forgotten after this time.",
+  }),
+  ...doorLimits,
+  ...life,
+} satisfies OptionTable;
 
 export const sidecarOptions = {
   name: required({
@@ -435,6 +508,13 @@ export const sidecarOptions = {
     section: "Replica",
     type: replicaName,
     description: "The name of the replica beside which this sidecar stands.",
+  }),
+  podUid: optional({
+    name: "pod-uid",
+    section: "Replica",
+    type: replicaName,
+    description:
+      "The uid of the pod, where there is one: who holds the leader's lease is then told apart by it, too.",
   }),
   jellyfin: required({
     name: "jellyfin",
@@ -479,12 +559,14 @@ export const sidecarOptions = {
       "The secret that every part of one cluster shares. At least 16 characters, for instance from" +
       " `openssl rand -hex 32`.",
   }),
+  ...leadership,
   ...probes,
   ...storeCall,
   ...life,
 } satisfies OptionTable;
 
-export const explainOptions = {
+/** What every command asks that talks to a running cluster. */
+const asking = {
   admin: option({
     name: "admin",
     section: "Options",
@@ -499,6 +581,60 @@ export const explainOptions = {
     secret: true,
     description: "The cluster key of that door: who asks must prove that they know it.",
   }),
+  json: flag({
+    name: "json",
+    section: "Options",
+    description: "Prints the answer as one line of JSON, for programs.",
+  }),
+} satisfies OptionTable;
+
+/** A drain may as well be asked of a sidecar. */
+const askingAnyone = {
+  ...asking,
+  admin: option({
+    name: "admin",
+    section: "Options",
+    type: httpUrl,
+    default: "http://127.0.0.1:8081",
+    description:
+      "The admin address of a door, or the address of a sidecar, which is asked about its own replica" +
+      " (then NAME can be left out).",
+  }),
+} satisfies OptionTable;
+
+export const statusOptions = { ...asking } satisfies OptionTable;
+
+export const drainOptions = {
+  ...askingAnyone,
+  limitMs: option({
+    name: "limit",
+    section: "Options",
+    type: durationMs(0, hour),
+    default: "10s",
+    description:
+      "How long what people do there may go on; then the rest is moved by force, which a film that is" +
+      " played directly survives, too.",
+  }),
+  untilRestart: flag({
+    name: "until-restart",
+    section: "Options",
+    description:
+      "The order ends when the replica's sidecar starts again. For whatever stops server and sidecar" +
+      " together, such as preStop in Kubernetes; without it `jellybloom undrain` ends it.",
+  }),
+  wait: option({
+    name: "wait",
+    section: "Options",
+    type: onOff("on|off"),
+    default: "on",
+    description: "Whether to wait until the replica is ready to stop.",
+  }),
+} satisfies OptionTable;
+
+export const undrainOptions = { ...askingAnyone } satisfies OptionTable;
+
+export const explainOptions = {
+  ...asking,
   token: optional({
     name: "token",
     section: "Options",
@@ -512,9 +648,15 @@ export type UpConfig = ConfigOf<typeof upOptions>;
 export type ProxyConfig = ConfigOf<typeof proxyOptions>;
 export type SidecarConfig = ConfigOf<typeof sidecarOptions>;
 export type ExplainConfig = ConfigOf<typeof explainOptions>;
+export type StatusConfig = ConfigOf<typeof statusOptions>;
+export type DrainConfig = ConfigOf<typeof drainOptions>;
+export type UndrainConfig = ConfigOf<typeof undrainOptions>;
+
+const doorOptions = { ...doorPlaces, ...doorLimits, ...life } satisfies OptionTable;
 
 /** What `up` and `proxy` have in common: the door takes this and does not care which of them it is. */
-export type DoorConfig = ProxyConfig;
+export type DoorConfig = Omit<ProxyConfig, "discover" | "forgetAfterMs"> &
+  Partial<Pick<ProxyConfig, "discover" | "forgetAfterMs">>;
 
 /** The API key of one replica: its own, else the one for all, else undefined. */
 export function apiKeyOf(keys: readonly NamedSecret[], replica: string): string | undefined {
@@ -524,7 +666,7 @@ export function apiKeyOf(keys: readonly NamedSecret[], replica: string): string 
 
 // ---- Relations --------------------------------------------------------------------------------------
 
-const doorRules: readonly OptionRule<typeof proxyOptions>[] = [
+const doorRules: readonly OptionRule<typeof doorOptions>[] = [
   {
     about: ["data", "redis"],
     check: ({ data, redis }) =>
@@ -580,8 +722,25 @@ function unknownPreference({ prefer, replica }: DoorConfig): string[] {
   return [`--prefer ${prefer} is not the name of a --replica.`];
 }
 
+/** Of an even number of servers, half could hold the lock and half refuse it. */
+function evenLocks(lockRedis: readonly string[]): string[] {
+  return lockRedis.length % 2 === 0
+    ? []
+    : [
+        "--lock-redis must be given an even number of times: with --redis that is an odd number of servers," +
+          " of which more than half can always agree.",
+      ];
+}
+
 export const upRules: readonly OptionRule<typeof upOptions>[] = [
   ...(doorRules as readonly OptionRule<typeof upOptions>[]),
+  {
+    about: ["lockRedis", "redis"],
+    check: ({ lockRedis, redis }) =>
+      lockRedis.length > 0 && redis === undefined
+        ? ["--lock-redis needs --redis: one process needs no lock."]
+        : evenLocks(lockRedis),
+  },
   { about: ["prefer", "replica"], check: unknownPreference },
   {
     about: ["apiKey", "replica"],
@@ -612,20 +771,26 @@ export const upRules: readonly OptionRule<typeof upOptions>[] = [
 ];
 
 export const proxyRules: readonly OptionRule<typeof proxyOptions>[] = [
-  ...doorRules,
+  ...(doorRules as readonly OptionRule<typeof proxyOptions>[]),
   {
-    about: ["redis", "replica"],
-    check: ({ redis, replica }) =>
-      redis === undefined && replica.length === 0
-        ? ["--replica or --redis is needed: else there is nobody to pass requests to."]
+    about: ["redis", "replica", "discover"],
+    check: ({ redis, replica, discover }) =>
+      redis === undefined && replica.length === 0 && discover.length === 0
+        ? ["--replica, --discover or --redis is needed: else there is nobody to pass requests to."]
         : [],
   },
   {
-    about: ["prefer", "replica", "redis"],
-    // With Redis the sidecars announce replicas, so a name may be known only later.
-    check: (config) => (config.redis === undefined ? unknownPreference(config) : []),
+    about: ["prefer", "replica", "redis", "discover"],
+    // With Redis the sidecars announce replicas, so a name may be known only later; DNS is asked later, too.
+    check: (config) =>
+      config.redis === undefined && config.discover.length === 0 ? unknownPreference(config) : [],
   },
 ];
 
-export const sidecarRules: readonly OptionRule<typeof sidecarOptions>[] = [];
+export const sidecarRules: readonly OptionRule<typeof sidecarOptions>[] = [
+  { about: ["lockRedis"], check: ({ lockRedis }) => evenLocks(lockRedis) },
+];
 export const explainRules: readonly OptionRule<typeof explainOptions>[] = [];
+export const statusRules: readonly OptionRule<typeof statusOptions>[] = [];
+export const drainRules: readonly OptionRule<typeof drainOptions>[] = [];
+export const undrainRules: readonly OptionRule<typeof undrainOptions>[] = [];

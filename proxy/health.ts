@@ -8,6 +8,7 @@ import { isGone } from "../core/cluster/replica.ts";
 import {
   type ClusterView,
   initialView,
+  withCondition,
   withObservation,
   withReplicas,
 } from "../core/cluster/view.ts";
@@ -109,6 +110,22 @@ export class Health {
       watched.wake();
       void watched.client.close();
     }
+  }
+
+  /** What the cluster says of a replica beyond whether it answers (core/cluster/condition.ts). */
+  setCondition(
+    name: string,
+    condition: { readonly isDraining: boolean; readonly refusesPlays: boolean },
+  ): void {
+    const before = this.#view;
+    const wasDraining = before.replicas.get(name)?.isDraining ?? false;
+    this.#view = withCondition(before, name, condition);
+    if (this.#view !== before && wasDraining !== condition.isDraining) {
+      const { log } = this.#options;
+      if (condition.isDraining) log.info(`replica ${name} drains: nobody new is placed there`);
+      else log.info(`replica ${name} drains no longer: people may be placed there again`);
+    }
+    this.#tell(before);
   }
 
   /** A request has reason to doubt this replica: it is probed at once. */

@@ -48,6 +48,16 @@ export class Homes {
     return this.#sights.some((sight) => sight.reachable[replica] === true);
   }
 
+  /** Other doors that can be heard. */
+  get otherDoors(): number {
+    return this.#sights.length;
+  }
+
+  /** Whether another door says that it cannot reach it: nobody is moved there then. */
+  isUnreachedByOthers(replica: string): boolean {
+    return this.#sights.some((sight) => sight.reachable[replica] === false);
+  }
+
   /** Hears what the others see now: asked for before a home is moved. Requests at one time share it. */
   lookAround(): Promise<void> {
     if (this.#options.store.kind === "embedded") return Promise.resolve();
@@ -67,6 +77,43 @@ export class Homes {
     const claim = this.#claim(userId, replica, why).finally(() => this.#claims.delete(userId));
     this.#claims.set(userId, claim);
     return claim;
+  }
+
+  /**
+   * Moves a home that nobody lost: refused while it moved less than `minStayMs` ago, and while the store is
+   * away. Answers whether it is at `replica` now. Requests that run there end where they are.
+   */
+  async move(userId: string, replica: string, why: string, minStayMs: number): Promise<boolean> {
+    const { store, memory, log, metrics } = this.#options;
+    const known = memory.homes.get(userId);
+    if (known === undefined || !memory.storeAvailable || this.#claims.has(userId)) return false;
+    if (known.replica === replica) return true;
+    const moving = (async () => {
+      try {
+        const { granted, home } = await store.claimHome({
+          userId,
+          replica,
+          expectedEpoch: known.epoch.number,
+          owner: this.owner,
+          minStayMs,
+        });
+        memory.apply({ type: "home", home });
+        if (granted) {
+          metrics.homesMoved.add();
+          log.info(`home of user ${userId} moved from ${known.replica} to ${replica}: ${why}`);
+        }
+        return home.replica;
+      } catch (error) {
+        memory.noteStoreFailure(error);
+        return known.replica;
+      }
+    })();
+    this.#claims.set(userId, moving);
+    try {
+      return (await moving) === replica;
+    } finally {
+      this.#claims.delete(userId);
+    }
   }
 
   async #claim(userId: string, replica: string, why: string): Promise<string> {

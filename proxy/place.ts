@@ -70,7 +70,7 @@ export function place(
     if (state === "unknown" && !tried.has(home)) {
       return { replica: undefined, reason: `home ${home} has not been heard yet`, mayCome: true };
     }
-    const other = choose(asked, candidates);
+    const other = choose(asked, newPlaces(candidates, view));
     if (other === undefined) return none(asked, view, tried);
     // Only a home that cannot answer is moved. One that was tried, lacks the item or cannot have the
     // token stays the home: this request alone goes elsewhere.
@@ -84,18 +84,28 @@ export function place(
     };
   }
   if (asked.userId !== undefined) {
-    const first = choose(asked, candidates);
+    const first = choose(asked, newPlaces(candidates, view));
     if (first === undefined) return none(asked, view, tried);
     return { replica: first, reason: "first home of this user", claimsHome: true };
   }
+  const open = newPlaces(candidates, view);
   for (const [hint, why] of [
     [asked.cookie, "cookie"],
     [asked.addressReplica, "last login from this address"],
   ] as const) {
-    if (hint !== undefined && candidates.includes(hint)) return placed(hint, why);
+    if (hint !== undefined && open.includes(hint)) return placed(hint, why);
   }
-  const any = choose(asked, candidates);
+  const any = choose(asked, open);
   return any === undefined ? none(asked, view, tried) : placed(any, "nobody's: spread by hash");
+}
+
+/** Nobody new is sent to a replica that drains or cannot encode, while there is another. */
+export function newPlaces(candidates: readonly string[], view: ClusterView): readonly string[] {
+  const open = candidates.filter((name) => {
+    const replica = view.replicas.get(name);
+    return replica?.isDraining !== true && replica?.refusesPlays !== true;
+  });
+  return open.length > 0 ? open : candidates;
 }
 
 function placed(replica: string, reason: string): Placement {

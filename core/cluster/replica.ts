@@ -31,6 +31,10 @@ export interface ReplicaObserved {
   readonly reason: string;
   /** When this state began, in ms of the observer's monotonic clock. */
   readonly sinceMs: number;
+  /** It is about to be stopped: nobody new is placed there (core/cluster/condition.ts). */
+  readonly isDraining?: boolean;
+  /** Its encoder fails or is slower than real time: nobody new is placed there who may play. */
+  readonly refusesPlays?: boolean;
 }
 
 /** True when nothing sent to the replica now would arrive or be answered. */

@@ -36,7 +36,24 @@ export function withObservation(
   if (known === undefined || (known.state === state && known.reason === reason)) return view;
   const replicas = new Map(view.replicas);
   const sinceMs = known.state === state ? known.sinceMs : nowMs;
-  replicas.set(name, { config: known.config, state, reason, sinceMs });
+  replicas.set(name, { ...known, state, reason, sinceMs });
+  return { replicas, version: view.version + 1 };
+}
+
+/** The view after the cluster told of a replica's condition. The same view when nothing changed. */
+export function withCondition(
+  view: ClusterView,
+  name: string,
+  condition: { readonly isDraining: boolean; readonly refusesPlays: boolean },
+): ClusterView {
+  const known = view.replicas.get(name);
+  if (known === undefined) return view;
+  const isSame =
+    (known.isDraining ?? false) === condition.isDraining &&
+    (known.refusesPlays ?? false) === condition.refusesPlays;
+  if (isSame) return view;
+  const replicas = new Map(view.replicas);
+  replicas.set(name, { ...known, ...condition });
   return { replicas, version: view.version + 1 };
 }
 

@@ -63,7 +63,8 @@ export type ReadOptions<Table extends OptionTable> =
 /**
  * Reads the options of one command.
  *
- * `wordNames` are the words which follow the options, such as METHOD and PATH; each must be there.
+ * `wordNames` are the words which follow the options, such as METHOD and PATH; each must be there, but
+ * for those in brackets: `[NAME]`.
  * A word may stand anywhere; after `--` everything is a word.
  */
 export function readOptions<Table extends OptionTable>(
@@ -267,6 +268,27 @@ export const namedUrl: OptionType<NamedUrl> = {
       return { mistake: "must be NAME=URL, such as a=http://10.0.0.5:8096" };
     }
     return { value: { name: parsedName.value, ...parsedUrl.value } };
+  },
+};
+
+/** A name whose addresses are replicas. */
+export interface DnsPlace {
+  readonly name: string;
+  /** 0: the records of the name tell it (SRV). */
+  readonly port: number;
+}
+
+/** `dns:jellyfin.media.svc:8096`, or `dns:_http._tcp.jellyfin.media.svc` for SRV records. */
+export const dnsPlace: OptionType<DnsPlace> = {
+  placeholder: "dns:NAME:PORT",
+  parse(text) {
+    const [, name = "", digits] =
+      /^dns:([A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}))(?::(\d{1,5}))?$/.exec(text) ?? [];
+    const port = digits === undefined ? 0 : Number(digits);
+    const isSrv = name.startsWith("_");
+    return name === "" || port > 65_535 || (port === 0 && !(isSrv && digits === undefined))
+      ? { mistake: "must be dns:NAME:PORT, or dns:_SERVICE._tcp.NAME for SRV records" }
+      : { value: { name, port } };
   },
 };
 
@@ -580,7 +602,10 @@ function parseOption(option: Option<unknown>, texts: readonly string[]): Parsed<
 }
 
 function wordMistakes(words: readonly string[], wordNames: readonly string[]): string[] {
-  const missing = wordNames.slice(words.length).map((name) => `${name} is missing.`);
+  const missing = wordNames
+    .slice(words.length)
+    .filter((name) => !name.startsWith("["))
+    .map((name) => `${name} is missing.`);
   const extra = words.slice(wordNames.length).map(unexpectedWord);
   return [...missing, ...extra];
 }

@@ -66,6 +66,13 @@ export interface SocketLane {
   closeAll(code: number): Promise<void>;
   /** Clients' sockets that are open. */
   readonly open: number;
+  /** Who sits where now. */
+  seats(): Iterable<{ readonly userId: string | undefined; readonly replica: string }>;
+  /**
+   * That replica is about to be stopped: sockets there are dialled again where they belong by now. Those of
+   * a user follow their home by themselves; `all` means them, too.
+   */
+  leave(replica: string, all: boolean): void;
 }
 
 export function createSocketLane(parts: SocketLaneParts): SocketLane {
@@ -126,6 +133,20 @@ class Lane implements SocketLane, PairOwner {
 
   get open(): number {
     return this.#open;
+  }
+
+  *seats(): Generator<{ userId: string | undefined; replica: string }> {
+    for (const pair of this.#pairs) {
+      const { upstreamReplica } = pair;
+      if (upstreamReplica !== undefined) yield { userId: pair.userId, replica: upstreamReplica };
+    }
+  }
+
+  leave(replica: string, all: boolean): void {
+    for (const pair of this.#pairs) {
+      if (pair.upstreamReplica !== replica) continue;
+      if (all || pair.userId === undefined) this.#follow(pair);
+    }
   }
 
   nowMs(): number {

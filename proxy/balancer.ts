@@ -1,0 +1,393 @@
+// The balancer: moves homes that nobody lost. Two reasons: a replica drains (its people must go before it is
+// stopped), or one came back (people who do nothing now go to it, balance.ts). It also knows who is watching
+// right now, which it sees as an attendant of the media routes.
+//
+// A home that moves disturbs nothing by itself: requests under way end where they are, a socket follows
+// behind its client's back, and the next segment is asked of the new home, which begins its encode there. So
+// idle people are moved at once, and those who watch when no answer of theirs is under way: at a segment's
+// boundary, or after a file was sent. What still runs at the drain's limit is broken off, and the door's one
+// loop goes on with it elsewhere, as it does after a death.
+
+import {
+  conditionOf,
+  type DrainLeft,
+  type DrainOrder,
+  drainLeftNoteId,
+  drainOrderOf,
+} from "../core/cluster/condition.ts";
+import type { Memory } from "../core/cluster/memory.ts";
+import type { Clock } from "../core/service/clock.ts";
+import type { Log } from "../core/service/log.ts";
+import { repeat } from "../core/service/loop.ts";
+import { type Store, StoreUnavailable } from "../core/store/store.ts";
+import type { Attendant, Attended } from "./attendant.ts";
+import { type BalanceUser, decideBalance } from "./balance.ts";
+import type { Health } from "./health.ts";
+import type { Homes } from "./homes.ts";
+import type { Links } from "./links.ts";
+import { newPlaces, rendezvous } from "./place.ts";
+import type { Caretakers } from "./server.ts";
+
+/** A client's socket and the replica that it is at. */
+export interface Seat {
+  readonly userId: string | undefined;
+  readonly replica: string;
+}
+
+export interface BalancerParts {
+  readonly store: Store;
+  readonly memory: Memory;
+  readonly health: Health;
+  readonly homes: Homes;
+  readonly links: Links;
+  readonly caretakers: Caretakers;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Sockets of clients at this door. */
+  readonly seats: () => Iterable<Seat>;
+  /** Sockets at that replica are dialled elsewhere now; `all`: also those whose user's home is there. */
+  readonly leave: (replica: string, all: boolean) => void;
+  readonly prefer: string | undefined;
+  readonly preferAfterMs: number;
+  readonly returnAfterMs: number;
+  readonly homeStayMs: number;
+}
+
+const stepIntervalMs = 200;
+const balanceIntervalMs = 2000;
+const balanceMovesLimit = 4;
+/** Moves of people who do nothing, at one time; and of plays in one step, since each begins an encode. */
+const idleMovesAtOnce = 16;
+const playMovesPerStep = 6;
+/** Somebody whose last media request or report is older than this watches no more: players report each 10 s. */
+const playingKeepMs = 30_000;
+const watchersLimit = 20_000;
+/** Notes about what is left outlive the drain by so much. */
+const leftKeepMs = 60_000;
+
+interface Watcher {
+  running: number;
+  /** Of the last answer or report, in ms of the monotonic clock. */
+  lastMs: number;
+  isTranscode: boolean;
+}
+
+interface Drain {
+  readonly order: DrainOrder;
+  /** When this door heard of it, in ms of the monotonic clock. */
+  readonly heardMs: number;
+  told: string;
+  isForced: boolean;
+}
+
+export class Balancer {
+  readonly #parts: BalancerParts;
+  readonly #watchers = new Map<string, Watcher>();
+  /** Requests that were counted as running, so that one that was refused early is not counted off. */
+  readonly #counted = new WeakSet<Attended>();
+  readonly #drains = new Map<string, Drain>();
+  #balancedMs = 0;
+
+  constructor(parts: BalancerParts) {
+    this.#parts = parts;
+    parts.memory.onNote(({ kind }) => {
+      if (kind === "replica") this.readConditions();
+    });
+  }
+
+  /** Sees who watches. */
+  readonly attendant: Attendant = {
+    name: "balance",
+    attends: ({ lane, kind }) =>
+      lane === "segment" ||
+      lane === "playlist" ||
+      lane === "bytes" ||
+      kind === "playbackInfo" ||
+      kind === "playStart" ||
+      kind === "playProgress" ||
+      kind === "playStopped",
+    before: async (asked) => {
+      const watcher = this.#watcherOf(asked);
+      if (watcher === undefined) return undefined;
+      watcher.running++;
+      this.#counted.add(asked);
+      return undefined;
+    },
+    ended: (asked) => {
+      if (!this.#counted.delete(asked)) return;
+      const watcher = this.#watcherOf(asked);
+      if (watcher === undefined) return;
+      watcher.running = Math.max(0, watcher.running - 1);
+      watcher.lastMs =
+        asked.facts.route.kind === "playStopped"
+          ? Number.NEGATIVE_INFINITY
+          : this.#parts.clock.monotonicMs();
+    },
+  };
+
+  /** Takes the cluster's word about each replica into the view. To be called when the view has new replicas. */
+  readConditions(): void {
+    const { memory, health, clock } = this.#parts;
+    const notes = memory.notes("replica");
+    for (const name of health.view.replicas.keys()) {
+      const { draining, encodes } = conditionOf(notes, name);
+      health.setCondition(name, {
+        isDraining: draining,
+        refusesPlays: encodes === "slow" || encodes === "failing",
+      });
+      const order = drainOrderOf(notes, name);
+      const known = this.#drains.get(name);
+      if (order === undefined) this.#drains.delete(name);
+      else if (known?.order.sinceMs !== order.sinceMs) {
+        const heardMs = clock.monotonicMs();
+        this.#drains.set(name, { order, heardMs, told: "", isForced: false });
+        this.#parts.leave(name, false);
+      }
+    }
+    for (const name of this.#drains.keys()) {
+      if (!health.view.replicas.has(name)) this.#drains.delete(name);
+    }
+  }
+
+  /** True while something of this user's is under way or was a moment ago. */
+  isPlaying(userId: string): boolean {
+    const watcher = this.#watchers.get(userId);
+    if (watcher === undefined) return false;
+    return watcher.running > 0 || this.#parts.clock.monotonicMs() - watcher.lastMs < playingKeepMs;
+  }
+
+  run(signal: AbortSignal): Promise<void> {
+    return repeat(stepIntervalMs, signal, async () => {
+      for (const [replica, drain] of [...this.#drains]) await this.#drain(replica, drain);
+      const nowMs = this.#parts.clock.monotonicMs();
+      if (nowMs - this.#balancedMs < balanceIntervalMs) return;
+      this.#balancedMs = nowMs;
+      this.#forgetWatchers(nowMs);
+      await this.#balance(nowMs);
+    });
+  }
+
+  // ---- Drain ----------------------------------------------------------------------------------------
+
+  async #drain(replica: string, drain: Drain): Promise<void> {
+    const { memory, health, clock } = this.#parts;
+    const others = this.#othersOf(replica);
+    const isLate = clock.monotonicMs() - drain.heardMs >= drain.order.limitMs;
+    if (others.length > 0 && health.view.replicas.get(replica)?.state === "ready") {
+      const idle: string[] = [];
+      const between: string[] = [];
+      for (const { userId, replica: home } of memory.homes.values()) {
+        if (home !== replica) continue;
+        const isBusy = (this.#watchers.get(userId)?.running ?? 0) > 0;
+        if (!this.isPlaying(userId)) idle.push(userId);
+        else if (!isBusy || isLate) between.push(userId);
+      }
+      await this.#moveAway(replica, idle, others, isLate);
+      await this.#moveAway(replica, between.slice(0, playMovesPerStep), others, isLate);
+      if (isLate && !drain.isForced) {
+        drain.isForced = true;
+        this.#force(replica);
+      }
+    }
+    await this.#tell(replica, drain);
+  }
+
+  #othersOf(replica: string): readonly string[] {
+    const { view } = this.#parts.health;
+    const ready = [...view.replicas].filter(
+      ([name, { state }]) => name !== replica && state === "ready",
+    );
+    return newPlaces(
+      ready.map(([name]) => name),
+      view,
+    ).filter((name) => view.replicas.get(name)?.isDraining !== true);
+  }
+
+  async #moveAway(
+    replica: string,
+    userIds: readonly string[],
+    others: readonly string[],
+    isLate: boolean,
+  ): Promise<void> {
+    const { homes, prefer } = this.#parts;
+    for (let start = 0; start < userIds.length; start += idleMovesAtOnce) {
+      const some = userIds.slice(start, start + idleMovesAtOnce);
+      await Promise.all(
+        some.map(async (userId) => {
+          const known = this.#knownAt(userId, others);
+          const choices = known.length > 0 || !isLate ? known : others;
+          const to =
+            prefer !== undefined && choices.includes(prefer) ? prefer : rendezvous(userId, choices);
+          if (to !== undefined) await homes.move(userId, to, `${replica} drains`, 0);
+        }),
+      );
+    }
+  }
+
+  /** Replicas that have a token for every login of the user; the others are asked for what they lack. */
+  #knownAt(userId: string, replicas: readonly string[]): string[] {
+    const { memory, caretakers } = this.#parts;
+    const known = new Set(replicas);
+    for (const identity of memory.identities.values()) {
+      if (identity.userId !== userId || Object.keys(identity.tokens).length === 0) continue;
+      for (const name of replicas) {
+        if (identity.tokens[name] !== undefined) continue;
+        known.delete(name);
+        caretakers.urgent(name, identity.key);
+      }
+    }
+    return [...known];
+  }
+
+  /** The time is over: what still runs there goes on elsewhere. What cannot be repeated ends where it is. */
+  #force(replica: string): void {
+    const { links, log, leave } = this.#parts;
+    let broken = 0;
+    for (const running of links.get(replica)?.running.all() ?? []) {
+      if (!running.repeatable) continue;
+      running.exchange.breakOff("the replica was drained");
+      broken++;
+    }
+    leave(replica, true);
+    if (broken > 0) log.info(`replica ${replica} drains: ${broken} answers go on elsewhere`);
+  }
+
+  /** Writes down what is left at this door, when it has changed. */
+  async #tell(replica: string, drain: Drain): Promise<void> {
+    const { store, memory, homes, links, log } = this.#parts;
+    let atHome = 0;
+    for (const home of memory.homes.values()) if (home.replica === replica) atHome++;
+    let sockets = 0;
+    for (const seat of this.#parts.seats()) if (seat.replica === replica) sockets++;
+    const left: DrainLeft = {
+      door: homes.owner,
+      sinceMs: drain.order.sinceMs,
+      homes: atHome,
+      requests: links.get(replica)?.running.all().length ?? 0,
+      sockets,
+    };
+    const value = JSON.stringify(left);
+    if (value === drain.told) return;
+    const id = drainLeftNoteId(replica, homes.owner);
+    const ttlMs = drain.order.limitMs + leftKeepMs;
+    try {
+      await store.putNote({ kind: "replica", id, replica, value }, ttlMs);
+    } catch (error) {
+      // The store being away is told by the memory; told again with the next step.
+      if (!(error instanceof StoreUnavailable)) throw error;
+      return;
+    }
+    drain.told = value;
+    const expiresAtMs = this.#parts.clock.wallMs() + ttlMs;
+    memory.apply({ type: "note", note: { kind: "replica", id, replica, value, expiresAtMs } });
+    if (left.homes === 0 && left.requests === 0 && left.sockets === 0) {
+      log.info(`replica ${replica} is drained as far as this door is concerned`);
+    }
+  }
+
+  // ---- Balance --------------------------------------------------------------------------------------
+
+  async #balance(nowMs: number): Promise<void> {
+    const { health, memory, homes, prefer, preferAfterMs, returnAfterMs, homeStayMs } = this.#parts;
+    const { replicas } = health.view;
+    if (replicas.size < 2 || !memory.storeAvailable || this.#drains.size > 0) return;
+    const replicasNow = [...replicas].map(([name, { state, sinceMs, ...condition }]) => ({
+      name,
+      isOpen: state === "ready" && condition.isDraining !== true && condition.refusesPlays !== true,
+      readyForMs: nowMs - sinceMs,
+    }));
+    const options = {
+      prefer,
+      returnAfterMs,
+      preferAfterMs,
+      minStayMs: homeStayMs,
+      movesLimit: balanceMovesLimit,
+    };
+    const moves = decideBalance(replicasNow, this.#users(), options);
+    for (const { userId, to, why } of moves) {
+      // A replica that others reach and this door does not is no reason to move anybody; one that this door
+      // alone reaches is none to move people to.
+      if (homes.isUnreachedByOthers(to)) continue;
+      await homes.move(userId, to, why, homeStayMs);
+    }
+  }
+
+  /** The people of this door: with several doors only those who are here now, since the others know theirs. */
+  #users(): BalanceUser[] {
+    const { memory, homes, clock, health } = this.#parts;
+    const sockets = new Map<string, number>();
+    for (const { userId } of this.#parts.seats()) {
+      if (userId !== undefined) sockets.set(userId, (sockets.get(userId) ?? 0) + 1);
+    }
+    const playingElsewhere = new Set<string>();
+    for (const note of memory.notes("play").values()) {
+      const userId = userIdIn(note.value);
+      if (userId !== undefined) playingElsewhere.add(userId);
+    }
+    const names = [...health.view.replicas.keys()];
+    const knownAt = this.#tokensByUser(names);
+    const wallMs = clock.wallMs();
+    const users: BalanceUser[] = [];
+    for (const { userId, replica, movedAtMs } of memory.homes.values()) {
+      const watcher = this.#watchers.get(userId);
+      if (homes.otherDoors > 0 && watcher === undefined && !sockets.has(userId)) continue;
+      const isPlaying = this.isPlaying(userId);
+      users.push({
+        userId,
+        home: replica,
+        transcodes: isPlaying && watcher?.isTranscode === true ? 1 : 0,
+        directPlays: isPlaying && watcher?.isTranscode === false ? 1 : 0,
+        sockets: sockets.get(userId) ?? 0,
+        isIdle: !isPlaying && !playingElsewhere.has(userId),
+        // A clock that was set back says nothing: it counts as just moved, and the store judges, too.
+        stayedMs: Math.max(0, wallMs - movedAtMs),
+        knownAt: knownAt.get(userId) ?? new Set(),
+      });
+    }
+    return users;
+  }
+
+  #tokensByUser(names: readonly string[]): ReadonlyMap<string, ReadonlySet<string>> {
+    const known = new Map<string, Set<string>>();
+    for (const { userId, tokens } of this.#parts.memory.identities.values()) {
+      if (Object.keys(tokens).length === 0) continue;
+      const here = names.filter((name) => tokens[name] !== undefined);
+      const before = known.get(userId);
+      known.set(userId, new Set(before === undefined ? here : here.filter((n) => before.has(n))));
+    }
+    return known;
+  }
+
+  // ---- Who watches ----------------------------------------------------------------------------------
+
+  #watcherOf({ identity, facts }: Attended): Watcher | undefined {
+    if (identity === undefined || identity.kind !== "user" || identity.userId === "") return;
+    const { lane } = facts.route;
+    let watcher = this.#watchers.get(identity.userId);
+    if (watcher === undefined) {
+      if (this.#watchers.size >= watchersLimit) return undefined;
+      watcher = { running: 0, lastMs: Number.NEGATIVE_INFINITY, isTranscode: false };
+      this.#watchers.set(identity.userId, watcher);
+    }
+    if (lane !== "message") watcher.isTranscode = lane !== "bytes";
+    return watcher;
+  }
+
+  #forgetWatchers(nowMs: number): void {
+    for (const [userId, { running, lastMs }] of this.#watchers) {
+      if (running === 0 && nowMs - lastMs > playingKeepMs) this.#watchers.delete(userId);
+    }
+  }
+}
+
+function userIdIn(value: string): string | undefined {
+  try {
+    const parsed: unknown = JSON.parse(value);
+    if (typeof parsed !== "object" || parsed === null) return undefined;
+    const { userId } = parsed as Record<string, unknown>;
+    return typeof userId === "string" ? userId : undefined;
+  } catch {
+    // A note that is no JSON tells of nobody.
+    return undefined;
+  }
+}
