@@ -45,6 +45,8 @@ export interface DoorPlan {
   readonly config: DoorConfig;
   readonly caretakers: (common: Common) => Caretakers;
   readonly connect: (config: ReplicaConfig) => JellyfinClient;
+  /** Further Redis servers that hold the leader's lock; for who has sidecars. */
+  readonly lockUrls?: readonly string[];
   /** Services that start before the door is open, such as sidecars and what must be found first. */
   readonly helpers: (common: Common, proxy: AssembledProxy) => readonly Service[];
 }
@@ -71,6 +73,7 @@ export async function runDoor(plan: DoorPlan, io: Io): Promise<number> {
           await (await import("../core/store/redis.ts")).openRedisStore({
             url: config.redis,
             limits,
+            ...(plan.lockUrls !== undefined && { lockUrls: plan.lockUrls }),
           });
   } catch (error) {
     if (!(error instanceof StoreNotOpened) && !(error instanceof CannotStart)) throw error;

@@ -58,7 +58,7 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
   const limits = { changesKept, revokedKeepMs, callLimitMs: config.storeCallLimitMs };
   let store: Awaited<ReturnType<typeof openRedisStore>>;
   try {
-    store = await openRedisStore({ url: config.redis, limits });
+    store = await openRedisStore({ url: config.redis, limits, lockUrls: config.lockRedis });
   } catch (error) {
     if (!(error instanceof StoreNotOpened)) throw error;
     io.err(`${error.message}\n`);
@@ -85,12 +85,16 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
       mintLimitMs: config.mintLimitMs,
       callLimitMs,
       storeCallLimitMs: config.storeCallLimitMs,
+      leaseLimitMs: config.leaseLimitMs,
     }),
+    ...(config.podUid !== undefined && { podUid: config.podUid }),
     onMintEnd(end, durationMs) {
       metrics.mints[mintResultOf(end)].add(1);
       metrics.mintDuration.observe(durationMs);
     },
   });
+
+  sidecar.lease.onChange((epoch) => metrics.leader.set(epoch === undefined ? 0 : 1));
 
   const life = new Life({
     unreadyWaitMs: 0,

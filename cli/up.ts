@@ -43,6 +43,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
     {
       config,
       connect,
+      lockUrls: config.lockRedis,
       caretakers: () => ({
         urgent: (replica, key) => sidecars.get(replica)?.urgent(key),
         suspect: (replica, key) => sidecars.get(replica)?.suspect(key),
@@ -85,6 +86,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
           mintLimitMs: config.mintLimitMs,
           callLimitMs,
           storeCallLimitMs: config.storeCallLimitMs,
+          leaseLimitMs: config.leaseLimitMs,
         }),
         onMintEnd(end, durationMs) {
           metrics.mints[mintResultOf(end)].add();
@@ -92,6 +94,10 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
         },
       });
       sidecars.set(replica.name, sidecar);
+      sidecar.lease.onChange(() => {
+        const leads = [...sidecars.values()].some(({ lease }) => lease.mayAct() !== undefined);
+        metrics.leader.set(leads ? 1 : 0);
+      });
       return { name: `sidecar of ${replica.name}`, run: (signal) => sidecar.run(signal) };
     });
     proxy.health.onChange((view, before) => {

@@ -4,22 +4,25 @@
 //   watch      the server's health by its body, and what can change at a server without a restart
 //   registry   a heartbeat with the replica's address, so that proxies find it
 //   presence   one socket that shows other Jellyblooms that this server is kept
+//   lease      one of the sidecars leads: which one, under which epoch, until when
 //   cycle      observe, decide, act: tokens minted, logouts made, leftovers cleared away
 //
 // It promises that nothing here waits for a request and that no request waits for anything here but a token
 // that is not minted yet. Whatever part cannot reach server or store goes on trying at its own pace.
 
 import { randomBytes } from "node:crypto";
+import { drainOrderOf } from "../core/cluster/condition.ts";
 import { proveMember } from "../core/cluster/member.ts";
 import type { Memory } from "../core/cluster/memory.ts";
 import type { HealthAnswer, JellyfinClient } from "../core/jellyfin/client.ts";
 import type { Clock } from "../core/service/clock.ts";
 import { repeat, sleep } from "../core/service/loop.ts";
 import type { Seal } from "../core/service/seal.ts";
-import { type Store, StoreUnavailable } from "../core/store/store.ts";
+import { type Epoch, type Store, StoreUnavailable } from "../core/store/store.ts";
 import type { Tools } from "./act.ts";
 import { Cycle } from "./cycle.ts";
 import type { DecideLimits, MintEnd } from "./decide.ts";
+import { LeaseKeeper } from "./lease.ts";
 import { Observer, type ServerSight } from "./observe.ts";
 import { runPresence } from "./presence.ts";
 
@@ -53,6 +56,8 @@ export interface SidecarOptions extends DecideLimits {
   readonly rivalIntervalMs: number;
   /** How long actions that run may go on after the end was asked for, in ms. */
   readonly stopLimitMs: number;
+  /** How long the leader's lease holds, in ms. */
+  readonly leaseLimitMs: number;
 }
 
 /** What a caller says; the rest serves well as it is. */
@@ -67,6 +72,8 @@ export interface SidecarPlan {
   readonly callLimitMs: number;
   /** How long one call to the store may take, in ms. */
   readonly storeCallLimitMs: number;
+  /** How long the leader's lease holds, in ms. */
+  readonly leaseLimitMs: number;
 }
 
 /** How long one of the several calls of a mint may take, in ms. */
@@ -137,6 +144,10 @@ export interface SidecarParts {
   readonly log: SidecarLog;
   readonly clock: Clock;
   readonly options: SidecarOptions;
+  /** The uid of this process's pod, where there is one: it is part of who holds the lease. */
+  readonly podUid?: string;
+  /** The highest epoch that other sidecars have seen, as far as they can be reached. Never rejects. */
+  readonly collectEpoch?: () => Promise<Epoch | undefined>;
   /** Told of every mint that came to an end, for the metrics. */
   readonly onMintEnd?: (end: MintEnd["end"], durationMs: number) => void;
 }
@@ -159,6 +170,8 @@ export interface Sidecar {
   problems(): ReadonlyMap<string, string>;
   /** How the server looks from here. */
   sight(): ServerSight;
+  /** Whether this sidecar leads: asked (`mayAct`) immediately before each effect that only the leader may have. */
+  readonly lease: LeaseKeeper;
 }
 
 export function createSidecar(parts: SidecarParts): Sidecar {
@@ -186,10 +199,33 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     },
     onMintEnd: parts.onMintEnd,
   });
+  const lease = new LeaseKeeper({
+    replica: name,
+    gateUrl: options.sidecarUrl,
+    owner: parts.podUid === undefined ? bootNonce : `${parts.podUid}/${bootNonce}`,
+    store,
+    memory,
+    clock,
+    leaseLimitMs: options.leaseLimitMs,
+    unfit: unfitToLead,
+    collectEpoch: parts.collectEpoch ?? (async () => undefined),
+    log,
+  });
   let factsReadAtMs = Number.NEGATIVE_INFINITY;
   let nextLook = new AbortController();
   /** The presence has ended since the last look: the server may be another than it was, however short. */
   let presenceLost = false;
+
+  /** Why another sidecar should lead, or undefined when this one may. */
+  function unfitToLead(): string | undefined {
+    const { health, rival, startupWizardCompleted } = observer.sight;
+    if (health !== "healthy") return `server ${name} is not healthy`;
+    if (startupWizardCompleted === undefined) return `server ${name} was not seen yet`;
+    if (!startupWizardCompleted) return `server ${name} is not set up yet`;
+    if (rival !== undefined) return rival;
+    const isDraining = drainOrderOf(memory.notes("replica"), name) !== undefined;
+    return isDraining ? `replica ${name} drains` : undefined;
+  }
 
   async function watch(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
@@ -217,6 +253,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     if (observer.sight.health === state && observer.sight.reason === reason) return;
     observer.sight = { ...observer.sight, health: state, reason };
     cycle.wake();
+    lease.look();
   }
 
   async function readFacts(): Promise<void> {
@@ -236,6 +273,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     if (quickConnect.outcome === "ok") observer.noteQuickConnect(quickConnect.enabled);
     if (info.outcome === "ok" && quickConnect.outcome === "ok") factsReadAtMs = monotonicMs();
     cycle.wake();
+    lease.look();
   }
 
   async function beat(): Promise<void> {
@@ -243,11 +281,14 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     const { url, sidecarUrl, memberTtlMs } = options;
     await withStore(async () => {
       const isFirst = observer.observation().storeNowMs === undefined;
-      observer.noteStoreTime(await store.time());
-      if (isFirst) cycle.wake();
-      if (url === "") return;
       const facts = { replica: name, url, sidecarUrl, serverId, serverVersion, bootNonce };
-      await store.touchMember(proveMember(seal, facts), memberTtlMs);
+      const storeMs =
+        url === ""
+          ? await store.time()
+          : await store.touchMember(proveMember(seal, facts), memberTtlMs);
+      observer.noteStoreTime(storeMs);
+      memory.noteStoreTime(storeMs);
+      if (isFirst) cycle.wake();
     });
   }
 
@@ -305,6 +346,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
       watch(signal),
       repeat(options.heartbeatIntervalMs, signal, beat),
       keepPresence(signal),
+      lease.run(signal),
       cycle.run(signal),
     ]);
     // An end that was asked for does not wait for a server that does not answer.
@@ -334,5 +376,6 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     peersChanged: () => cycle.wake(),
     problems: () => observer.problems(),
     sight: () => observer.sight,
+    lease,
   };
 }

@@ -269,6 +269,11 @@ export function createMetrics(version: string) {
     homesMoved: make.counter("jellybloom_homes_moved_total", "Homes this process moved."),
     ready: make.gauge("jellybloom_ready", "1 while /jellybloom/ready says so, else 0."),
 
+    leader: make.gauge(
+      "jellybloom_leader",
+      "1 while a sidecar of this process leads the cluster, else 0.",
+    ),
+
     // The store.
     storeFailures: make.counter(
       "jellybloom_store_failures_total",

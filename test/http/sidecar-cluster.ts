@@ -162,6 +162,7 @@ export async function startCluster({
           mintLimitMs: 4000,
           callLimitMs: 1500,
           storeCallLimitMs: 500,
+          leaseLimitMs: 10_000,
         }),
         retryMinMs: 50,
         retryMaxMs: 400,

@@ -12,7 +12,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { keyNameOf, keyTable, storeKeys } from "../../core/store/keys.ts";
 import { openRedisStore, type RedisStore, redisAddress } from "../../core/store/redis.ts";
 import { loadScripts, scriptsFolder } from "../../core/store/scripts.ts";
-import { StoreNotOpened, StoreUnavailable } from "../../core/store/store.ts";
+import { noteKinds, StoreNotOpened, StoreUnavailable } from "../../core/store/store.ts";
 import { freePort, type RedisServer, startRedis } from "../support/redis.ts";
 import { defaultLimits, follower, login, sleep, token } from "./worlds.ts";
 
@@ -574,6 +574,19 @@ async function useEverything(store: RedisStore): Promise<void> {
   await store.claimHome({ userId: "u", replica: "a", expectedEpoch: 0, owner: "o", minStayMs: 0 });
   const pin = { kind: "passwordReset", id: "x", replica: "a", owner: "o" } as const;
   await store.claimPin({ ...pin, ttlMs: 60_000 });
+  await store.movePin({ ...pin, replica: "b", ttlMs: 60_000, expectedEpoch: 1 });
+  const group = { ...pin, kind: "syncPlay", ttlMs: 60_000 } as const;
+  await store.claimPin(group);
+  await store.dropPin("syncPlay", "x", 1);
+  for (const kind of noteKinds) {
+    await store.putNote({ kind, id: "x", replica: "a", value: "{}" }, 60_000);
+    await store.putNote({ kind, id: "y", replica: "b", value: "{}" }, 0);
+    await store.dropNotes({ kind, replica: "b" });
+  }
+  const lease = { replica: "a", gateUrl: "", owner: "o", ttlMs: 60_000, above: 0 };
+  await store.holdLease(lease);
+  await store.releaseLease("o");
+  await store.holdLease({ ...lease, owner: "p" });
   const member = { replica: "a", url: "", sidecarUrl: "", serverId: "", serverVersion: "" };
   await store.touchMember({ ...member, bootNonce: "", proof: "" }, 60_000);
   await store.touchProxy({ proxy: "p", reachable: { a: true } }, 60_000);
