@@ -166,6 +166,13 @@ export type NetworkAnswer = Ok<{ readonly network: NetworkFacts }> | Refusal | C
 export type EncodingAnswer = Ok<{ readonly encoding: EncodingFacts }> | Refusal | CallFailure;
 export type KeyAnswer = { readonly outcome: "works" } | Refusal | CallFailure;
 
+/** An answer as it came; what its status means is for the caller to know. */
+export interface PlainAnswer {
+  readonly outcome: "answered";
+  readonly status: number;
+  readonly text: string;
+}
+
 /** What the server makes of an `X-Forwarded-For` that comes from us. */
 export type ForwardingAnswer =
   | Ok<{
@@ -215,6 +222,12 @@ export interface JellyfinClient {
   encodingConfiguration(): Promise<EncodingAnswer>;
   apiKeyWorks(): Promise<KeyAnswer>;
   sessions(): Promise<SessionsAnswer>;
+  /** Any other call with the API key. `path` with query, without the base path. */
+  callWithKey(
+    method: "GET" | "POST" | "DELETE",
+    path: string,
+    body?: unknown,
+  ): Promise<PlainAnswer | CallFailure>;
   /** GET /System/Endpoint as if for a visitor from a public address. */
   forwarding(): Promise<ForwardingAnswer>;
   /** The address from which our connections to this server come; undefined when none can be made. */
@@ -571,6 +584,15 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
       return read(await get("/Sessions", keyAuthorization), (body) => ({
         sessions: listOf(body).map(serverSession),
       }));
+    },
+
+    async callWithKey(method, path, body) {
+      return await call({
+        method,
+        path,
+        authorization: keyAuthorization,
+        ...(body !== undefined && { body }),
+      });
     },
 
     async forwarding() {
