@@ -5,7 +5,7 @@
 //
 //   node tools/ensure.mjs          npm packages
 //   node tools/ensure.mjs demo     and ffmpeg (a demo without it shows the tiny film that is shipped)
-//   node tools/ensure.mjs test     and redis-server, ffmpeg, chromium
+//   node tools/ensure.mjs test     and redis-server, ffmpeg, chromium, kubectl
 //   node tools/ensure.mjs bench    and what the door is compared with
 //
 // It promises to be quick and silent when nothing is missing, to change nothing on the machine but by
@@ -27,13 +27,17 @@ const programs = {
   nginx: { commands: ["nginx"], services: ["nginx"] },
   haproxy: { commands: ["haproxy"], services: ["haproxy"] },
   caddy: { commands: ["caddy"], services: ["caddy"] },
+  "kubernetes-client": { commands: ["kubectl"], services: [] },
   wrk: { commands: ["wrk"], services: [] },
 };
 
 const modes = {
   "": { needs: [], mayGoWithout: [] },
   demo: { needs: [], mayGoWithout: ["ffmpeg"] },
-  test: { needs: ["redis-server", "ffmpeg", "chromium"], mayGoWithout: [] },
+  test: {
+    needs: ["redis-server", "ffmpeg", "chromium", "kubernetes-client"],
+    mayGoWithout: [],
+  },
   bench: { needs: ["ffmpeg", "nginx", "haproxy", "caddy", "wrk"], mayGoWithout: [] },
 };
 
