@@ -210,7 +210,7 @@ export class LeaseKeeper {
     const { leaseLimitMs } = this.#parts;
     const seen = await this.#collect(Math.max(Math.ceil(leaseLimitMs / 20), collectShortestMs));
     if (seen !== undefined) this.noteEpoch(seen);
-    if (this.#highestOfOthers < granted.epoch.number) {
+    if (this.#floor() < granted.epoch.number) {
       this.#begin(granted, asked);
       return;
     }
@@ -218,6 +218,12 @@ export class LeaseKeeper {
     const answer = await this.#ask();
     if (answer?.held === true) this.#begin(answer.lease, askedAgain);
     else this.#askAtMs = this.#moment().nowMs + Math.ceil(leaseLimitMs / 12);
+  }
+
+  /** A grant is above every number of somebody else's, and no lower than the last of one's own. */
+  #floor(): number {
+    const own = this.#highest?.owner === this.#parts.owner ? this.#highest.number - 1 : 0;
+    return Math.max(this.#highestOfOthers, own);
   }
 
   async #ask(): Promise<LeaseAnswer | undefined> {
@@ -228,7 +234,7 @@ export class LeaseKeeper {
         gateUrl,
         owner,
         ttlMs: leaseLimitMs,
-        above: this.#highestOfOthers,
+        above: this.#floor(),
       });
       memory.noteStoreSuccess();
       if (answer.held) memory.apply({ type: "lease", lease: answer.lease });
