@@ -23,6 +23,7 @@ import { addItemRoutes } from "./routes/items.ts";
 import { addPlaybackRoutes } from "./routes/playback.ts";
 import { addSessionRoutes } from "./routes/sessions.ts";
 import { addSystemRoutes } from "./routes/system.ts";
+import { addSyncPlayRoutes } from "./sync-play.ts";
 import { World } from "./world.ts";
 
 const BODY_BYTES_MAX = 64 * 1024 * 1024;
@@ -65,6 +66,7 @@ addSessionRoutes(routes);
 addItemRoutes(routes);
 addPlaybackRoutes(routes);
 addSystemRoutes(routes);
+addSyncPlayRoutes(routes);
 
 let phase: Phase = "refused";
 let port = Number(args.port);

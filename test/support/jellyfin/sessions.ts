@@ -57,6 +57,8 @@ export class Sessions {
   readonly #watch: NodeJS.Timeout;
   /** What the "ScheduledTasksInfo" feed shows. */
   tasks: () => unknown = () => [];
+  /** Told of each session that has ended. */
+  onEnded: (session: Session) => void = () => undefined;
 
   constructor(serverId: string) {
     this.#serverId = serverId;
@@ -130,6 +132,7 @@ export class Sessions {
       this.#drop(socket);
       socket.ws.close(1000, "System Shutdown");
     }
+    this.onEnded(session);
     this.changed();
   }
 

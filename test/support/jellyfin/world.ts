@@ -16,6 +16,7 @@ import { Library } from "./library.ts";
 import { Lists } from "./lists.ts";
 import { ForwardedFor } from "./network.ts";
 import { Sessions } from "./sessions.ts";
+import { SyncPlay } from "./sync-play.ts";
 import { Tasks } from "./tasks.ts";
 import { Transcodes } from "./transcodes.ts";
 import { UserDataKeeper } from "./userdata.ts";
@@ -55,6 +56,7 @@ export class World {
   readonly tasks: Tasks;
   readonly transcodes: Transcodes;
   readonly forwarded: ForwardedFor;
+  readonly syncPlay: SyncPlay;
   /** Resized pictures are made on first request and carry that moment as their date. */
   readonly resizedAt = new Map<string, number>();
 
@@ -88,8 +90,27 @@ export class World {
     });
     this.sessions.tasks = () => this.tasks.list();
     this.transcodes = new Transcodes(join(options.dataFolder, "cache", "transcodes"));
+    this.syncPlay = new SyncPlay({
+      sessions: this.sessions,
+      library: this.library,
+      maySee: (userId, itemId) => this.#maySee(userId, itemId),
+    });
     const proxies = this.configuration("network").KnownProxies;
     this.forwarded = new ForwardedFor(Array.isArray(proxies) ? proxies.map(String) : []);
+  }
+
+  /** Whether an item is there and lies in a library that the user was given. */
+  #maySee(userId: string, itemId: string): boolean {
+    const user = this.database.users.get(userId);
+    let item = this.library.get(itemId);
+    if (user === undefined || item === undefined) return false;
+    if (user.policy.EnableAllFolders !== false) return true;
+    const allowed = Array.isArray(user.policy.EnabledFolders) ? user.policy.EnabledFolders : [];
+    for (let depth = 0; item !== undefined && depth < 10; depth += 1) {
+      if (allowed.includes(item.id)) return true;
+      item = this.library.get(item.parentId);
+    }
+    return false;
   }
 
   get serverName(): string {
