@@ -58,6 +58,8 @@ export interface TaskLeaderOptions extends TaskLimits {
   readonly heldRetryMs: number;
   /** Told of every start that came to an answer, and of starts that are held, for the metrics. */
   readonly onStart?: ((outcome: StartAnswer["outcome"]) => void) | undefined;
+  /** Told how many starts are held after each look, for the metrics. */
+  readonly onHeld?: ((count: number) => void) | undefined;
 }
 
 const notLeader: DeskAnswer = {
@@ -110,6 +112,7 @@ export class TaskLeader implements TaskDesk {
   /** True while something is under way. */
   async #once(): Promise<boolean> {
     const world = await this.#look();
+    this.#forgetHeld(world);
     if (world === undefined) return false;
     const actions = decideTasks(world, this.#options);
     for (const action of actions.filter(({ type }) => type === "note")) await this.#act(action);
@@ -154,6 +157,17 @@ export class TaskLeader implements TaskDesk {
     this.#runs.clear();
     this.#heldUntilMs.clear();
     this.#heldReasons.clear();
+  }
+
+  /** What waits no longer is held no longer. */
+  #forgetHeld(world: TaskWorld | undefined): void {
+    for (const name of this.#heldReasons.keys()) {
+      const [key = "", replica = ""] = name.split("\n");
+      const steps = world?.runs.get(key)?.steps ?? [];
+      const waits = steps.some((step) => step.replica === replica && step.state === "waiting");
+      if (!waits) this.#heldReasons.delete(name);
+    }
+    this.#options.onHeld?.(this.#heldReasons.size);
   }
 
   /** Every task with a schedule, and every other that was ever run. */

@@ -6,6 +6,7 @@
 // What would be dropped is not guessed from numbers of an earlier scan: the paths of all items are compared
 // with what the folders show, folder by folder, and only where enough items lie to matter.
 
+import { readdir } from "node:fs/promises";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 
 export interface MediaEntry {
@@ -187,4 +188,17 @@ function parsed(text: string): unknown {
 
 function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+// ---- This process's own eyes ----------------------------------------------------------------------
+
+/** Undefined when the folder is there, as this process sees it, and something lies in it. */
+export async function folderProblem(folder: string): Promise<string | undefined> {
+  try {
+    const entries = await readdir(folder);
+    return entries.length === 0 ? `the media folder ${JSON.stringify(folder)} is empty` : undefined;
+  } catch (error) {
+    const code = error instanceof Error && "code" in error ? String(error.code) : "unknown error";
+    return `the media folder ${JSON.stringify(folder)} cannot be read (${code})`;
+  }
 }

@@ -1,0 +1,157 @@
+// The hands between processes: where sidecars run beside their servers, the leader reaches the hands of the
+// others over the sidecars' ports. Every call carries a proof of the cluster key (core/service/health.ts asks
+// for it before anything here is reached), and every order its epoch.
+
+import type { SidecarCalls } from "../../core/cluster/sidecar-client.ts";
+import type {
+  CancelAnswer,
+  SeenTask,
+  SeenTasks,
+  StartAnswer,
+  TaskHands,
+} from "../../core/cluster/tasks.ts";
+import type { AdminAnswer, GuardedRoute } from "../../core/service/health.ts";
+import type { Epoch } from "../../core/store/store.ts";
+
+const path = {
+  read: "/jellybloom/tasks/read",
+  mayStart: "/jellybloom/tasks/may-start",
+  start: "/jellybloom/tasks/start",
+  cancel: "/jellybloom/tasks/cancel",
+} as const;
+
+/** What a sidecar answers about the tasks of its own server. */
+export function taskRoutes(hands: () => TaskHands | undefined): readonly GuardedRoute[] {
+  const route = (
+    at: string,
+    deed: (own: TaskHands, fields: Fields) => Promise<unknown>,
+  ): GuardedRoute => ({
+    method: "POST",
+    path: at,
+    async answer(body) {
+      const own = hands();
+      if (own === undefined) return told(503, "no tasks are kept here");
+      const fields = fieldsOf(body);
+      if (fields === undefined) return told(400, "the body is not what it should be");
+      return { status: 200, body: { answer: (await deed(own, fields)) ?? null } };
+    },
+  });
+  return [
+    route(path.read, async (own, { epoch }) => (epoch ? await own.read(epoch) : undefined)),
+    route(path.mayStart, (own, { key }) => own.mayStart(key)),
+    route(path.start, async (own, { key, dueAtMs, epoch }) =>
+      epoch && dueAtMs !== undefined ? await own.start({ key, dueAtMs, epoch }) : undefined,
+    ),
+    route(path.cancel, async (own, { key, epoch }) =>
+      epoch ? await own.cancel({ key, epoch }) : undefined,
+    ),
+  ];
+}
+
+interface Fields {
+  readonly key: string;
+  readonly dueAtMs: number | undefined;
+  readonly epoch: Epoch | undefined;
+}
+
+function fieldsOf(body: string): Fields | undefined {
+  const value = parsed(body);
+  if (!isRecord(value)) return undefined;
+  const { key, dueAtMs, epoch } = value;
+  return {
+    key: typeof key === "string" ? key : "",
+    dueAtMs: isCount(dueAtMs) ? dueAtMs : undefined,
+    epoch:
+      isRecord(epoch) && isCount(epoch.number) && typeof epoch.owner === "string"
+        ? { number: epoch.number, owner: epoch.owner }
+        : undefined,
+  };
+}
+
+function told(status: number, error: string): AdminAnswer {
+  return { status, body: { error } };
+}
+
+/** The hands of another sidecar. What cannot be asked is as if its server were away. */
+export function remoteHands(calls: SidecarCalls, replica: string): TaskHands {
+  async function ask(at: string, body: unknown): Promise<unknown> {
+    const answer = await calls.call(replica, at, body);
+    return answer.outcome === "ok" && isRecord(answer.body) ? answer.body.answer : undefined;
+  }
+  return {
+    async read(epoch) {
+      const answer = await ask(path.read, { epoch });
+      if (!isRecord(answer) || !Array.isArray(answer.tasks)) return undefined;
+      const { startedAtMs } = answer;
+      const tasks = answer.tasks.filter(isSeenTask);
+      if (tasks.length !== answer.tasks.length) return undefined;
+      return { tasks, ...(isCount(startedAtMs) && { startedAtMs }) } satisfies SeenTasks;
+    },
+    async mayStart(key) {
+      const answer = await calls.call(replica, path.mayStart, { key });
+      if (answer.outcome !== "ok" || !isRecord(answer.body)) return "its sidecar cannot be asked";
+      return typeof answer.body.answer === "string" ? answer.body.answer : undefined;
+    },
+    async start(order) {
+      const answer = await calls.call(replica, path.start, order);
+      if (answer.outcome === "ok" && isRecord(answer.body) && isStartAnswer(answer.body.answer)) {
+        return answer.body.answer;
+      }
+      const reason =
+        answer.outcome === "failed" ? answer.why : "its sidecar's answer is not understood";
+      // Whether the call reached the sidecar is not known; the next look tells what became of it.
+      return { outcome: "failed", seen: "maybe", reason };
+    },
+    async cancel(order) {
+      const answer = await ask(path.cancel, order);
+      return cancelAnswers.find((one) => one === answer) ?? "failed";
+    },
+  };
+}
+
+const cancelAnswers: readonly CancelAnswer[] = [
+  "cancelled",
+  "notRunning",
+  "oldEpoch",
+  "unknownTask",
+];
+const startOutcomes: readonly unknown[] = [
+  "started",
+  "already",
+  "oldEpoch",
+  "unknownTask",
+  "held",
+  "failed",
+];
+
+function isStartAnswer(value: unknown): value is StartAnswer {
+  return isRecord(value) && startOutcomes.includes(value.outcome);
+}
+
+function isSeenTask(value: unknown): value is SeenTask {
+  return (
+    isRecord(value) &&
+    typeof value.key === "string" &&
+    typeof value.id === "string" &&
+    typeof value.lastEnd === "string" &&
+    Array.isArray(value.triggers) &&
+    (value.state === "Idle" || value.state === "Running" || value.state === "Cancelling")
+  );
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    return undefined;
+  }
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}

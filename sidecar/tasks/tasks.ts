@@ -1,0 +1,158 @@
+// A sidecar's part in the cluster's scheduled tasks, put together: the disk (saved.ts), the keeper that parks
+// this server's tasks (keeper.ts), the hands that start them when the leader says so (hands.ts), and the
+// leader, which works while this sidecar holds the lease (leader.ts).
+//
+// Nothing is parked, and nothing of this works, without a folder that outlives the process: then every
+// server goes on running its own tasks, and one sentence says so.
+
+import type { Memory } from "../../core/cluster/memory.ts";
+import type { StartAnswer, TaskHands } from "../../core/cluster/tasks.ts";
+import type { HealthAnswer, JellyfinClient } from "../../core/jellyfin/client.ts";
+import type { Clock } from "../../core/service/clock.ts";
+import type { Store } from "../../core/store/store.ts";
+import type { ServerSight } from "../observe.ts";
+import { Hands } from "./hands.ts";
+import { schedulesIn, TaskKeeper, type TaskLog } from "./keeper.ts";
+import { type Leadership, TaskLeader } from "./leader.ts";
+import { folderProblem, mediaProblem, serverEyes } from "./media.ts";
+import { SavedTasksKeeper, SavedTasksProblem } from "./saved.ts";
+
+export interface TasksOptions {
+  readonly replica: string;
+  readonly client: JellyfinClient;
+  readonly store: Store;
+  readonly memory: Memory;
+  readonly log: TaskLog;
+  readonly clock: Clock;
+  readonly lease: Leadership;
+  readonly sight: () => ServerSight;
+  /** Where this server's own triggers are saved; undefined: there is no such place. */
+  readonly directory: string | undefined;
+  /** How many replicas the cluster has, this one included. */
+  readonly replicasCount: () => number;
+  /** The hands of the other replicas, by name. */
+  readonly others: () => ReadonlyMap<string, TaskHands | undefined>;
+  /** The zone the servers are in, an IANA name. */
+  readonly zone: string;
+  /** Media folders as this process sees them; each must be there and not be empty before a scan. */
+  readonly mediaFolders: readonly string[];
+  /** A scan that would drop more than this part of a folder's items is held; 0 to 1. */
+  readonly lossLimit: number;
+  readonly onStart?: (outcome: StartAnswer["outcome"]) => void;
+  readonly onHeld?: (count: number) => void;
+}
+
+const parkIntervalMs = 30_000;
+const parkRetryMs = 2000;
+const busyIntervalMs = 1000;
+const idleIntervalMs = 10_000;
+const heldRetryMs = 30_000;
+const fateLimitMs = 10_000;
+const awayLimitMs = 10 * 60_000;
+const foldersLimit = 500;
+
+export class Tasks {
+  readonly #options: TasksOptions;
+  /** The desk of this sidecar: it answers while this sidecar leads. */
+  readonly desk: TaskLeader;
+  #hands: TaskHands | undefined;
+  #keeper: TaskKeeper | undefined;
+  #wasDown = false;
+  #startedAtMs: number | undefined;
+
+  constructor(options: TasksOptions) {
+    this.#options = options;
+    const { replica, lease, store, memory, log, zone, onStart, onHeld, clock } = options;
+    this.desk = new TaskLeader({
+      ...{ replica, lease, store, memory, log, zone, wallMs: clock.wallMs },
+      hands: () => new Map([[replica, this.#hands] as const, ...options.others()]),
+      ...{ busyIntervalMs, idleIntervalMs, heldRetryMs, fateLimitMs, awayLimitMs },
+      onStart,
+      onHeld,
+    });
+  }
+
+  /** Undefined until the folder was opened, and where there is none. */
+  get hands(): TaskHands | undefined {
+    return this.#hands;
+  }
+
+  /** The desk where the cluster has a schedule; undefined: the servers run their tasks by themselves. */
+  deskNow(): TaskLeader | undefined {
+    return schedulesIn(this.#options.memory).size > 0 ? this.desk : undefined;
+  }
+
+  /** What the server's health has become: one that was down and is healthy again has started. */
+  noteHealth(state: HealthAnswer["state"]): void {
+    if (state === "refused" || state === "degraded" || state === "loading") this.#wasDown = true;
+    if (state !== "healthy") return;
+    if (this.#wasDown) this.#startedAtMs = this.#options.clock.wallMs();
+    this.#wasDown = false;
+    this.#keeper?.wake();
+    this.desk.wake();
+  }
+
+  peersChanged(): void {
+    this.#keeper?.wake();
+  }
+
+  async run(signal: AbortSignal): Promise<void> {
+    const { directory, replica, log } = this.#options;
+    const saved = directory === undefined ? undefined : await this.#open(directory);
+    if (saved === undefined) {
+      if (directory === undefined) {
+        log.warn(
+          `the tasks of ${replica} are not parked, because there is no durable place for its own` +
+            " triggers (--data, or --task-data): it goes on running them by itself",
+        );
+      }
+      // Another sidecar may have such a place, and this one may lead.
+      return await this.desk.run(signal);
+    }
+    this.#hands = new Hands({
+      client: this.#options.client,
+      keeper: saved,
+      isHealthy: () => this.#options.sight().health === "healthy",
+      startedAtMs: () => this.#startedAtMs,
+      mediaProblem: () => this.#mediaProblem(),
+      wallMs: this.#options.clock.wallMs,
+    });
+    this.#keeper = new TaskKeeper({
+      ...this.#options,
+      keeper: saved,
+      wallMs: this.#options.clock.wallMs,
+      hindrance: () => this.#hindrance(),
+      intervalMs: parkIntervalMs,
+      retryMs: parkRetryMs,
+    });
+    await Promise.all([this.#keeper.run(signal), this.desk.run(signal)]);
+  }
+
+  async #open(directory: string): Promise<SavedTasksKeeper | undefined> {
+    const { replica, log } = this.#options;
+    try {
+      return await SavedTasksKeeper.open(directory, replica);
+    } catch (error) {
+      if (!(error instanceof SavedTasksProblem)) throw error;
+      log.warn(`the tasks of ${replica} are not parked: ${error.message}`);
+      return undefined;
+    }
+  }
+
+  #hindrance(): string | undefined {
+    const { health, startupWizardCompleted, rival } = this.#options.sight();
+    if (this.#options.replicasCount() < 2) return "there is one replica";
+    if (health !== "healthy") return "its server is not healthy";
+    if (startupWizardCompleted !== true) return "its server is not set up yet";
+    return rival;
+  }
+
+  async #mediaProblem(): Promise<string | undefined> {
+    const { mediaFolders, client, lossLimit } = this.#options;
+    for (const folder of mediaFolders) {
+      const problem = await folderProblem(folder);
+      if (problem !== undefined) return problem;
+    }
+    return await mediaProblem(serverEyes(client), { lossLimit, foldersLimit });
+  }
+}
