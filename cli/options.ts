@@ -2,6 +2,7 @@
 // with those who run Jellybloom: rows may be added; names, meanings and units of these stay. The help
 // text is held by a snapshot test and docs/options.md is written from here, so a change shows in review.
 
+import { isZone } from "../core/jellyfin/triggers.ts";
 import {
   address,
   addressText,
@@ -20,6 +21,7 @@ import {
   namedUrl,
   type OptionRule,
   type OptionTable,
+  type OptionType,
   oneOf,
   onOff,
   option,
@@ -37,6 +39,12 @@ const hour = 60 * minute;
 const kibibyte = 1024;
 const mebibyte = 1024 * kibibyte;
 const gibibyte = 1024 * mebibyte;
+
+const timeZone: OptionType<string> = {
+  placeholder: "ZONE",
+  parse: (text) =>
+    isZone(text) ? { value: text } : { mistake: "must be a time zone, such as Europe/Berlin" },
+};
 
 const redisUrl = urlOf(["redis", "rediss", "redis+sentinel"]);
 
@@ -149,6 +157,43 @@ const life = {
     default: "auto",
     description:
       "One JSON object per line, or lines for people. auto: for people on a terminal, JSON elsewhere.",
+  }),
+} satisfies OptionTable;
+
+const tasks = {
+  taskData: optional({
+    name: "task-data",
+    section: "Tasks",
+    type: path,
+    description:
+      "Keeps each server's own triggers of scheduled tasks, and what was started last, in this folder:" +
+      " with it the cluster has one schedule. It must outlive the process. Left out, `up` uses --data;" +
+      " without any folder every server goes on running its own tasks.",
+  }),
+  timeZone: optional({
+    name: "time-zone",
+    section: "Tasks",
+    type: timeZone,
+    description:
+      "The zone the servers are in, for tasks that run at a time of day. Left out: this machine's.",
+  }),
+  media: list({
+    name: "media",
+    section: "Tasks",
+    type: path,
+    max: 32,
+    description:
+      "A media folder as this process sees it. No library scan begins while it cannot be read or is" +
+      " empty. The servers are asked what they see in any case.",
+  }),
+  scanLossLimitPercent: option({
+    name: "scan-loss-limit",
+    section: "Tasks",
+    type: integer(0, 100),
+    default: "10",
+    description:
+      "In percent: a library scan that would drop more of the items in one media folder than this is" +
+      " held, and said. 100: none is held for it.",
   }),
 } satisfies OptionTable;
 
@@ -474,6 +519,7 @@ export const upOptions = {
       " NAME=KEY for one. Needed with more than one replica.",
   }),
   ...leadership,
+  ...tasks,
   ...doorLimits,
   ...life,
 } satisfies OptionTable;
@@ -560,6 +606,7 @@ export const sidecarOptions = {
       " `openssl rand -hex 32`.",
   }),
   ...leadership,
+  ...tasks,
   ...probes,
   ...storeCall,
   ...life,

@@ -3,6 +3,7 @@
 
 import type { ReplicaConfig } from "../core/cluster/replica.ts";
 import { createJellyfinClient, type JellyfinClient } from "../core/jellyfin/client.ts";
+import { localZone } from "../core/jellyfin/triggers.ts";
 import { systemClock } from "../core/service/clock.ts";
 import { CannotStart, type Service } from "../core/service/lifecycle.ts";
 import { isLoopback, urlText } from "../core/service/options.ts";
@@ -16,6 +17,7 @@ import {
   type Sidecar,
   sidecarOptionsFor,
 } from "../sidecar/sidecar.ts";
+import { Tasks } from "../sidecar/tasks/tasks.ts";
 import { type Common, runDoor } from "./door.ts";
 import type { Io } from "./io.ts";
 import { apiKeyOf, type UpConfig } from "./options.ts";
@@ -39,6 +41,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
       now: systemClock.monotonicMs,
     });
   const sidecars = new Map<string, Sidecar>();
+  const tasks = new Map<string, Tasks>();
   return runDoor(
     {
       config,
@@ -92,20 +95,48 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
           metrics.mints[mintResultOf(end)].add();
           metrics.mintDuration.observe(durationMs);
         },
+        onHealth: (state) => tasks.get(replica.name)?.noteHealth(state),
       });
       sidecars.set(replica.name, sidecar);
+      tasks.set(replica.name, tasksOf(common, replica.name, client, sidecar));
       sidecar.lease.onChange(() => {
         const leads = [...sidecars.values()].some(({ lease }) => lease.mayAct() !== undefined);
         metrics.leader.set(leads ? 1 : 0);
       });
       return { name: `sidecar of ${replica.name}`, run: (signal) => sidecar.run(signal) };
     });
+    for (const [name, own] of tasks) {
+      services.push({ name: `tasks of ${name}`, run: (signal) => own.run(signal) });
+    }
     proxy.health.onChange((view, before) => {
       for (const [name, { state }] of view.replicas) {
         if (before.replicas.get(name)?.state !== state) sidecars.get(name)?.lookNow();
       }
     });
     return services;
+  }
+
+  /** The cluster's scheduled tasks as far as they are this replica's, and its desk while it leads. */
+  function tasksOf(common: Common, name: string, client: JellyfinClient, sidecar: Sidecar): Tasks {
+    const { opened, store, memory, metrics } = common;
+    return new Tasks({
+      ...{ replica: name, client, store, memory, log: opened.log, clock: systemClock },
+      lease: sidecar.lease,
+      sight: () => sidecar.sight(),
+      directory: config.taskData ?? config.data,
+      replicasCount: () => config.replica.length,
+      others: () =>
+        new Map(
+          [...tasks].filter(([other]) => other !== name).map(([other, { hands }]) => [other, hands]),
+        ),
+      zone: config.timeZone ?? localZone(),
+      mediaFolders: config.media,
+      lossLimit: config.scanLossLimitPercent / 100,
+      onStart: (outcome) => metrics.taskStarts[outcome].add(),
+      onHeld(count) {
+        if (sidecar.lease.mayAct() !== undefined) metrics.tasksHeld.set(count);
+      },
+    });
   }
 }
 

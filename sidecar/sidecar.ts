@@ -150,6 +150,8 @@ export interface SidecarParts {
   readonly collectEpoch?: () => Promise<Epoch | undefined>;
   /** Told of every mint that came to an end, for the metrics. */
   readonly onMintEnd?: (end: MintEnd["end"], durationMs: number) => void;
+  /** Told when the server's health is another than it was. */
+  readonly onHealth?: (state: HealthAnswer["state"]) => void;
 }
 
 export interface Sidecar {
@@ -252,6 +254,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
   function noteHealth({ state, reason }: HealthAnswer): void {
     if (observer.sight.health === state && observer.sight.reason === reason) return;
     observer.sight = { ...observer.sight, health: state, reason };
+    parts.onHealth?.(state);
     cycle.wake();
     lease.look();
   }

@@ -92,6 +92,14 @@ export const continuationResults = ["continued", "failed"] as const;
 export const segmentDeliveries = ["whole", "streamed", "refetched", "kept"] as const;
 export const redialResults = ["connected", "failed"] as const;
 export const mintResults = ["minted", "refused", "failed", "taken"] as const;
+export const taskStartResults = [
+  "started",
+  "already",
+  "oldEpoch",
+  "unknownTask",
+  "held",
+  "failed",
+] as const;
 export const probeResults = ["answered", "failed"] as const;
 export const replicaStates = ["unknown", "ready", "starting", "unfit", "frozen", "dead"] as const;
 
@@ -268,6 +276,17 @@ export function createMetrics(version: string) {
     homes: make.gauge("jellybloom_homes", "Users with a home known to this process."),
     homesMoved: make.counter("jellybloom_homes_moved_total", "Homes this process moved."),
     ready: make.gauge("jellybloom_ready", "1 while /jellybloom/ready says so, else 0."),
+
+    taskStarts: make.counters(
+      "jellybloom_task_starts_total",
+      "Scheduled tasks this process started as the leader, by what came of it (held: media not whole).",
+      "result",
+      taskStartResults,
+    ),
+    tasksHeld: make.gauge(
+      "jellybloom_tasks_held",
+      "Tasks this process as the leader would start on some replica and does not, such as a scan.",
+    ),
 
     leader: make.gauge(
       "jellybloom_leader",
