@@ -28,6 +28,10 @@ export interface Attended {
   readonly hasLeft: boolean;
   /** Replicas that this request has had its answer or its failure from. */
   readonly tried: ReadonlySet<string>;
+  /** Replicas whose own refusal this request has had. */
+  readonly refusedBy: ReadonlySet<string>;
+  /** How often each status was such a refusal. */
+  readonly refusals: ReadonlyMap<number, number>;
 }
 
 /** The replica whose memory a request is bound to, with what binds it, for the reason. */

@@ -130,10 +130,11 @@ export class Balancer {
     const { memory, health, clock } = this.#parts;
     const notes = memory.notes("replica");
     for (const name of health.view.replicas.keys()) {
-      const { draining, encodes } = conditionOf(notes, name);
+      const { draining, encodes, encoder } = conditionOf(notes, name);
       health.setCondition(name, {
         isDraining: draining,
         refusesPlays: encodes === "slow" || encodes === "failing",
+        encoder,
       });
       const order = drainOrderOf(notes, name);
       const known = this.#drains.get(name);

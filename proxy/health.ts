@@ -115,7 +115,11 @@ export class Health {
   /** What the cluster says of a replica beyond whether it answers (core/cluster/condition.ts). */
   setCondition(
     name: string,
-    condition: { readonly isDraining: boolean; readonly refusesPlays: boolean },
+    condition: {
+      readonly isDraining: boolean;
+      readonly refusesPlays: boolean;
+      readonly encoder?: string;
+    },
   ): void {
     const before = this.#view;
     const wasDraining = before.replicas.get(name)?.isDraining ?? false;

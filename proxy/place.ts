@@ -70,7 +70,7 @@ export function place(
     if (state === "unknown" && !tried.has(home)) {
       return { replica: undefined, reason: `home ${home} has not been heard yet`, mayCome: true };
     }
-    const other = choose(asked, newPlaces(candidates, view));
+    const other = choose(asked, likeHome(home, newPlaces(candidates, view), view));
     if (other === undefined) return none(asked, view, tried);
     // Only a home that cannot answer is moved. One that was tried, lacks the item or cannot have the
     // token stays the home: this request alone goes elsewhere.
@@ -106,6 +106,18 @@ export function newPlaces(candidates: readonly string[], view: ClusterView): rea
     return replica?.isDraining !== true && replica?.refusesPlays !== true;
   });
   return open.length > 0 ? open : candidates;
+}
+
+/** Those that encode as the home does, if any: a player goes on with the init segment it was given there. */
+export function likeHome(
+  home: string,
+  candidates: readonly string[],
+  view: ClusterView,
+): readonly string[] {
+  const encoder = view.replicas.get(home)?.encoder ?? "";
+  if (encoder === "") return candidates;
+  const alike = candidates.filter((name) => view.replicas.get(name)?.encoder === encoder);
+  return alike.length > 0 ? alike : candidates;
 }
 
 function placed(replica: string, reason: string): Placement {

@@ -35,6 +35,8 @@ export interface ReplicaObserved {
   readonly isDraining?: boolean;
   /** Its encoder fails or is slower than real time: nobody new is placed there who may play. */
   readonly refusesPlays?: boolean;
+  /** A fingerprint of its encoder (core/cluster/encoder.ts); empty or absent while it is not known. */
+  readonly encoder?: string;
 }
 
 /** True when nothing sent to the replica now would arrive or be answered. */

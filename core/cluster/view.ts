@@ -44,13 +44,18 @@ export function withObservation(
 export function withCondition(
   view: ClusterView,
   name: string,
-  condition: { readonly isDraining: boolean; readonly refusesPlays: boolean },
+  condition: {
+    readonly isDraining: boolean;
+    readonly refusesPlays: boolean;
+    readonly encoder?: string;
+  },
 ): ClusterView {
   const known = view.replicas.get(name);
   if (known === undefined) return view;
   const isSame =
     (known.isDraining ?? false) === condition.isDraining &&
-    (known.refusesPlays ?? false) === condition.refusesPlays;
+    (known.refusesPlays ?? false) === condition.refusesPlays &&
+    (known.encoder ?? "") === (condition.encoder ?? "");
   if (isSame) return view;
   const replicas = new Map(view.replicas);
   replicas.set(name, { ...known, ...condition });

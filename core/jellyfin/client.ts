@@ -102,6 +102,35 @@ export interface ServerSession {
   readonly deviceName: string;
   /** Empty when no request of a client has reached the session: it was made by a mint. */
   readonly remoteEndPoint: string;
+  /** What it plays as far as the server knows; undefined when it plays nothing. */
+  readonly playing: SessionPlaying | undefined;
+}
+
+/** A session's NowPlayingItem and PlayState. */
+export interface SessionPlaying {
+  /** 32 lower-case hex digits. */
+  readonly itemId: string;
+  readonly mediaSourceId: string;
+  /** Empty for what is no live stream. */
+  readonly liveStreamId: string;
+}
+
+/** What a server is told of a playback that has left it. */
+export interface LeftPlay extends SessionPlaying {
+  /** Empty when it is not known: then no encode is ended by it. */
+  readonly playSessionId: string;
+}
+
+/** A film, as short as the library has one, for a short encode. */
+export interface ProbeItem {
+  readonly itemId: string;
+  readonly runTimeTicks: number;
+}
+
+/** One segment of an encode, as it came. */
+export interface EncodedSegment {
+  readonly bytes: number;
+  readonly tookMs: number;
 }
 
 export interface NetworkFacts {
@@ -157,6 +186,12 @@ export type AuthenticateAnswer =
   | { readonly outcome: "unknownSecret" }
   | CallFailure;
 
+export type StopAnswer = { readonly outcome: "done" } | Refusal | CallFailure;
+export type ProbeItemAnswer =
+  | Ok<{ readonly item: ProbeItem | undefined }>
+  | Refusal
+  | CallFailure;
+export type SegmentAnswer = Ok<{ readonly segment: EncodedSegment }> | Refusal | CallFailure;
 export type EndSessionAnswer = { readonly outcome: "ended" } | Refusal | CallFailure;
 /** `done` also when the server did not know the token: it is not valid there, which is what was wanted. */
 export type LogoutAnswer = { readonly outcome: "done" } | CallFailure;
@@ -222,6 +257,28 @@ export interface JellyfinClient {
   encodingConfiguration(): Promise<EncodingAnswer>;
   apiKeyWorks(): Promise<KeyAnswer>;
   sessions(): Promise<SessionsAnswer>;
+  /**
+   * DELETE /Videos/ActiveEncodings with the API key: ends the ffmpeg of one play. 204 also where there is none, and
+   * its files go (HlsSegmentController.StopEncodingProcess).
+   */
+  stopEncodings(deviceId: string, playSessionId: string): Promise<StopAnswer>;
+  /**
+   * POST /Sessions/Playing/Stopped with `Failed`, by the client's own token: the session plays nothing any more, and
+   * the user's position is left as it is (SessionManager.OnPlaybackStopped).
+   */
+  stopLeftPlay(token: string, device: DeviceFields, play: LeftPlay): Promise<StopAnswer>;
+  /** GET /Items with the API key: a film to try the encoder with. */
+  probeItem(): Promise<ProbeItemAnswer>;
+  /**
+   * One segment of HLS, encoded to H.264 by the server under this name (DynamicHlsController.GetHlsVideoSegment), with
+   * the API key: it touches no user and no session. `limitMs` bounds the wait.
+   */
+  encodeSegment(
+    item: ProbeItem,
+    playSessionId: string,
+    segment: { readonly number: number; readonly seconds: number },
+    limitMs: number,
+  ): Promise<SegmentAnswer>;
   /** Any other call with the API key. `path` with query, without the base path. */
   callWithKey(
     method: "GET" | "POST" | "DELETE",
@@ -298,6 +355,7 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
         path: `${request.atRoot === true ? "" : basePath}${request.path}`,
         headers,
         body: request.body === undefined ? null : JSON.stringify(request.body),
+        headersTimeout: limitMs,
         signal: deadline.signal,
       });
       const chunks: Buffer[] = [];
@@ -586,6 +644,76 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
       }));
     },
 
+    async stopEncodings(deviceId, playSessionId) {
+      // Both names must be there and not be empty (400 otherwise); only the play session counts.
+      const device = encodeURIComponent(deviceId === "" ? "-" : deviceId.toWellFormed());
+      const query = `deviceId=${device}&playSessionId=${encodeURIComponent(playSessionId)}`;
+      return doneOf(
+        await call({
+          method: "DELETE",
+          path: `/Videos/ActiveEncodings?${query}`,
+          authorization: keyAuthorization,
+        }),
+      );
+    },
+
+    async stopLeftPlay(token, device, { itemId, mediaSourceId, liveStreamId, playSessionId }) {
+      const optional = {
+        ...(mediaSourceId === "" ? {} : { MediaSourceId: mediaSourceId }),
+        ...(liveStreamId === "" ? {} : { LiveStreamId: liveStreamId }),
+        ...(playSessionId === "" ? {} : { PlaySessionId: playSessionId }),
+      };
+      return doneOf(
+        await call({
+          method: "POST",
+          path: "/Sessions/Playing/Stopped",
+          authorization: buildAuthorization(device, token),
+          body: { ItemId: itemId, Failed: true, ...optional },
+        }),
+      );
+    },
+
+    async probeItem() {
+      const query =
+        "recursive=true&isFolder=false&mediaTypes=Video&includeItemTypes=Movie,Episode,Video" +
+        "&sortBy=Runtime&sortOrder=Ascending&limit=5&enableTotalRecordCount=false";
+      return read(await get(`/Items?${query}`, keyAuthorization), (body) => {
+        const items = listOf(recordOf(body).Items ?? []).map(recordOf);
+        const found = items
+          .map(({ Id, RunTimeTicks }) => ({
+            itemId: hexId(text(Id)),
+            runTimeTicks: typeof RunTimeTicks === "number" ? RunTimeTicks : 0,
+          }))
+          .filter(({ itemId, runTimeTicks }) => itemId !== "" && runTimeTicks > 0)
+          .sort((left, right) => left.runTimeTicks - right.runTimeTicks);
+        return { item: found[0] };
+      });
+    },
+
+    async encodeSegment({ itemId }, playSessionId, { number, seconds }, limitMs) {
+      const ticks = 10_000_000;
+      const query = [
+        `DeviceId=${encodeURIComponent(playSessionId)}`,
+        `PlaySessionId=${encodeURIComponent(playSessionId)}`,
+        `MediaSourceId=${itemId}`,
+        "VideoCodec=h264&AudioCodec=aac&VideoBitrate=1000000&AudioBitrate=128000&MaxHeight=480",
+        `SegmentContainer=ts&MinSegments=1&SegmentLength=${seconds}`,
+        "AllowVideoStreamCopy=false&AllowAudioStreamCopy=false&EnableAutoStreamCopy=false",
+        `runtimeTicks=${number * seconds * ticks}&actualSegmentLengthTicks=${seconds * ticks}`,
+      ].join("&");
+      const startedMs = now();
+      const answer = await call({
+        method: "GET",
+        path: `/Videos/${itemId}/hls1/main/${number}.ts?${query}`,
+        authorization: keyAuthorization,
+        limitMs,
+      });
+      if (answer.outcome === "failed") return answer;
+      if (answer.status !== 200) return refusalOf(answer) ?? unexpected(answer);
+      const bytes = answer.text.length;
+      return { outcome: "ok", segment: { bytes, tookMs: now() - startedMs } };
+    },
+
     async callWithKey(method, path, body) {
       return await call({
         method,
@@ -650,6 +778,12 @@ function refusalOf(answer: Answer): Refusal | undefined {
   return answer.status === 401 || answer.status === 403
     ? { outcome: "refused", status: answer.status }
     : undefined;
+}
+
+function doneOf(answer: Answer | CallFailure): StopAnswer {
+  if (answer.outcome === "failed") return answer;
+  if (answer.status >= 200 && answer.status < 300) return { outcome: "done" };
+  return refusalOf(answer) ?? unexpected(answer);
 }
 
 /** From a 200 with JSON to its values; `pick` throws NotUnderstood for a body of another shape. */
@@ -853,6 +987,17 @@ function serverSession(body: unknown): ServerSession {
     deviceId: text(session.DeviceId),
     deviceName: text(session.DeviceName),
     remoteEndPoint: text(session.RemoteEndPoint),
+    playing: sessionPlaying(session.NowPlayingItem, session.PlayState),
+  };
+}
+
+function sessionPlaying(item: unknown, state: unknown): SessionPlaying | undefined {
+  if (typeof item !== "object" || item === null) return undefined;
+  const playState = typeof state === "object" && state !== null ? recordOf(state) : {};
+  return {
+    itemId: hexId(text(recordOf(item).Id)),
+    mediaSourceId: text(playState.MediaSourceId),
+    liveStreamId: text(playState.LiveStreamId),
   };
 }
 

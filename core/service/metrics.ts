@@ -254,6 +254,14 @@ export function createMetrics(version: string) {
       "jellybloom_revocations_total",
       "Logins ended by a logout, a removed device or a changed password.",
     ),
+    playTakeovers: make.counter(
+      "jellybloom_play_takeovers_total",
+      "Plays that went on at another replica than the one that encoded them before.",
+    ),
+    encoderFailures: make.counter(
+      "jellybloom_encoder_failures_total",
+      "Playlists and segments that a replica failed to encode; another one was asked.",
+    ),
     mints: make.counters(
       "jellybloom_mints_total",
       "Tokens asked of a replica for an identity, by result; taken: somebody else was at it.",

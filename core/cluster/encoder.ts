@@ -1,0 +1,98 @@
+// Encoders: what a replica's server says of how it encodes, and what was seen of it. A play whose server
+// died goes on best at a server with an equal encoder, because a player keeps the first one's init segment;
+// and no play should go where encodes are known to fail. Pure: fingerprint, verdict, comparison. How it lies
+// in the store is condition.ts.
+
+import { createHash } from "node:crypto";
+import type { Condition, Encodes } from "./condition.ts";
+import type { Play } from "./plays.ts";
+
+/** Settings that say where files lie or how eagerly ffmpeg is paused, not what it makes. */
+const withoutEffect = /path|throttl|segmentdeletion|segmentkeep|subtitleextraction|fallbackfont/i;
+
+/**
+ * One fingerprint for the server's version and its encoding options (GET /System/Configuration/encoding), so
+ * that equal ones encode alike as far as the API can tell. The build of ffmpeg is not in the API; servers of
+ * one image have one.
+ */
+export function fingerprintOf(
+  version: string,
+  options: Readonly<Record<string, string | number | boolean | null>>,
+): string {
+  const parts = Object.entries(options)
+    .filter(([name]) => !withoutEffect.test(name))
+    .map(([name, value]) => `${name.toLowerCase()}=${String(value)}`)
+    .sort();
+  const text = `${version}\n${parts.join("\n")}`;
+  return createHash("sha256").update(text).digest("hex").slice(0, 16);
+}
+
+/** How a short encode went: so many seconds of film in so many ms, or not at all. */
+export type Trial =
+  | { readonly worked: true; readonly filmSeconds: number; readonly tookMs: number }
+  | { readonly worked: false };
+
+export function encodesOf(trial: Trial | undefined): Encodes {
+  if (trial === undefined) return "unknown";
+  if (!trial.worked) return "failing";
+  return trial.tookMs > trial.filmSeconds * 1000 ? "slow" : "ok";
+}
+
+/** So many films must fail at a replica, with none that works there, before its encoder counts as failing. */
+const filmsFailed = 2;
+
+/** Replicas where encodes are known to fail: their own trial says so, or several films failed lately. */
+export function failingEncoders(
+  conditions: ReadonlyMap<string, Condition>,
+  plays: Iterable<Play>,
+): ReadonlySet<string> {
+  const failing = new Set<string>();
+  for (const [replica, { encodes }] of conditions) if (encodes === "failing") failing.add(replica);
+  const failedItems = new Map<string, Set<string>>();
+  const works = new Set<string>();
+  for (const play of plays) {
+    for (const replica of Object.keys(play.failures)) {
+      if (play.encodesAt === replica) continue;
+      const items = failedItems.get(replica) ?? new Set();
+      failedItems.set(replica, items.add(play.itemId));
+    }
+    if (play.encodesAt !== "" && !play.hasEnded) works.add(play.encodesAt);
+  }
+  for (const [replica, items] of failedItems) {
+    if (items.size >= filmsFailed && !works.has(replica)) failing.add(replica);
+  }
+  return failing;
+}
+
+/** Everything about the encoders of replicas that can be reached now. */
+export interface Encoders {
+  readonly names: readonly string[];
+  readonly conditions: ReadonlyMap<string, Condition>;
+  readonly failing: ReadonlySet<string>;
+}
+
+/**
+ * Replicas among which what leaves `from` is placed first: servers that encode alike, of those whose encodes
+ * are not known to fail. Empty: none is better than another.
+ */
+export function betterEncoders(
+  from: string | undefined,
+  { names, conditions, failing }: Encoders,
+): readonly string[] {
+  const others = names.filter((name) => name !== from);
+  const working = others.filter((name) => !failing.has(name));
+  const fingerprint = from === undefined ? "" : (conditions.get(from)?.encoder ?? "");
+  const equal =
+    fingerprint === ""
+      ? []
+      : working.filter((name) => conditions.get(name)?.encoder === fingerprint);
+  if (equal.length > 0) return equal.length < others.length ? equal : [];
+  return working.length < others.length ? working : [];
+}
+
+/** Where a play of somebody who lives at `home` is to be encoded; undefined: at home. */
+export function encodeElsewhere(home: string, encoders: Encoders): string | undefined {
+  if (!encoders.failing.has(home)) return undefined;
+  const working = encoders.names.filter((name) => name !== home && !encoders.failing.has(name));
+  return betterEncoders(home, encoders)[0] ?? working[0];
+}
