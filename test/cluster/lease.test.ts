@@ -1,0 +1,215 @@
+// The leader, with real processes and a real Redis: they are killed, frozen past their lease and thawed, asked
+// to stop, and Redis forgets them. Each writes into one file what it does as the leader; a checker reads it.
+
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Redis } from "ioredis";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import type { LeaseRun } from "../support/lease-run.ts";
+import { freePort, type RedisServer, startRedis } from "../support/redis.ts";
+
+const program = new URL("../support/lease-run.ts", import.meta.url).pathname;
+const leaseLimitMs = 500;
+
+interface Act {
+  readonly atMs: number;
+  readonly owner: string;
+  readonly number: number;
+}
+
+let folder = "";
+let servers: RedisServer[] = [];
+let children: Competitor[] = [];
+
+interface Competitor {
+  readonly name: string;
+  child: ChildProcess;
+  frozen: boolean;
+}
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "jellybloom-lease-"));
+});
+afterEach(async () => {
+  for (const { child } of children.splice(0)) child.kill("SIGKILL");
+  for (const server of servers.splice(0)) await server.stop();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
+
+/** Everything that was done as the leader, in the order in which it reached the file. */
+function acts(): Act[] {
+  let text = "";
+  try {
+    text = readFileSync(join(folder, "acts"), "utf8");
+  } catch {
+    // Nobody acted yet.
+  }
+  return text
+    .split("\n")
+    .slice(0, -1)
+    .map((line) => {
+      const [atMs, owner = "", number] = line.split(" ");
+      return { atMs: Number(atMs), owner, number: Number(number) };
+    });
+}
+
+/** The first act after so many that fulfils a condition. */
+async function nextAct(
+  from: number,
+  isMeant: (act: Act) => boolean,
+  limitMs: number,
+): Promise<Act> {
+  const untilMs = Date.now() + limitMs;
+  for (;;) {
+    const found = acts().slice(from).find(isMeant);
+    if (found !== undefined) return found;
+    if (Date.now() > untilMs) throw new Error(`nobody acted within ${limitMs} ms`);
+    await sleep(10);
+  }
+}
+
+async function startServers(count: number): Promise<RedisServer[]> {
+  servers = await Promise.all(Array.from({ length: count }, () => startRedis()));
+  return servers;
+}
+
+/** Processes that compete, and how to start one again. */
+async function startCompetitors(names: readonly string[]) {
+  const [store, ...locks] = servers;
+  const ports = new Map<string, number>();
+  for (const name of names) ports.set(name, await freePort());
+  const start = (name: string): ChildProcess => {
+    const run: LeaseRun = {
+      name,
+      redis: store?.url ?? "",
+      lockRedis: locks.map(({ url }) => url),
+      leaseLimitMs,
+      port: ports.get(name) ?? 0,
+      peerPorts: [...ports].filter(([other]) => other !== name).map(([, port]) => port),
+      file: join(folder, "acts"),
+    };
+    return spawn(process.execPath, [program, JSON.stringify(run)], {
+      stdio: ["ignore", "inherit", "inherit"],
+    });
+  };
+  children = names.map((name) => ({ name, child: start(name), frozen: false }));
+  return { start };
+}
+
+function competitorOf(act: Act): Competitor {
+  const name = act.owner.split("/")[0];
+  const found = children.find((one) => one.name === name);
+  if (found === undefined) throw new Error(`nobody is called ${name}`);
+  return found;
+}
+
+/**
+ * No number was ever two owners', and no owner went on after a higher number had begun. One line may be late
+ * for each freeze: a process can be stopped between its look at the clock and its write, which is why gates
+ * refuse old epochs.
+ */
+function check(freezes: number): { readonly changes: number } {
+  const ownerOf = new Map<number, string>();
+  let highest = 0;
+  let late = 0;
+  for (const { owner, number } of acts()) {
+    const first = ownerOf.get(number);
+    if (first !== undefined && first !== owner) {
+      throw new Error(`${first} and ${owner} both acted under ${number}`);
+    }
+    ownerOf.set(number, owner);
+    if (number < highest) late += 1;
+    highest = Math.max(highest, number);
+  }
+  expect(late).toBeLessThanOrEqual(freezes);
+  return { changes: ownerOf.size };
+}
+
+describe("of processes that compete for the lease", () => {
+  test("no two ever act under one number while leaders are killed, frozen and stopped fifty times", async () => {
+    await startServers(1);
+    const { start } = await startCompetitors(["a", "b", "c", "d"]);
+    const changesWanted = 50;
+    let freezes = 0;
+    let slowestMs = 0;
+    let now = await nextAct(0, () => true, 10_000);
+    for (let change = 0; change < changesWanted; change += 1) {
+      const from = acts().length;
+      const last = now;
+      const leader = competitorOf(now);
+      const { child } = leader;
+      const harmedAtMs = Date.now();
+      if (change % 3 === 0) {
+        child.kill("SIGKILL");
+        leader.child = start(leader.name);
+      } else if (change % 3 === 1) {
+        child.kill("SIGSTOP");
+        leader.frozen = true;
+        freezes += 1;
+        // It wakes while the next one leads.
+        setTimeout(() => {
+          child.kill("SIGCONT");
+          leader.frozen = false;
+        }, 2 * leaseLimitMs);
+      } else {
+        child.kill("SIGTERM");
+        child.once("exit", () => {
+          leader.child = start(leader.name);
+        });
+      }
+      now = await nextAct(
+        from,
+        (act) => act.number > last.number && act.owner !== last.owner,
+        10_000,
+      );
+      slowestMs = Math.max(slowestMs, now.atMs - harmedAtMs);
+    }
+    expect(check(freezes).changes).toBeGreaterThanOrEqual(changesWanted);
+    expect(slowestMs).toBeLessThan(leaseLimitMs + 1000);
+  }, 90_000);
+
+  test("the number never falls and is never given twice, though Redis forgets everything", async () => {
+    const [server] = await startServers(1);
+    await startCompetitors(["a", "b", "c"]);
+    const admin = new Redis(server?.url ?? "", { protocol: 2 });
+    let now = await nextAct(0, () => true, 10_000);
+    let freezes = 0;
+    for (let times = 0; times < 6; times += 1) {
+      const leader = competitorOf(now);
+      const { number } = now;
+      const from = acts().length;
+      if (times % 2 === 1) {
+        leader.child.kill("SIGSTOP");
+        freezes += 1;
+      }
+      await admin.flushall();
+      now = await nextAct(from, (act) => act.number > number, 10_000);
+      leader.child.kill("SIGCONT");
+      await sleep(leaseLimitMs / 2);
+    }
+    admin.disconnect();
+    check(freezes);
+  }, 60_000);
+
+  test("one leads while more than half of the servers hold the lock, and nobody with fewer", async () => {
+    const [, second, third] = await startServers(3);
+    await startCompetitors(["a", "b"]);
+    const first = await nextAct(0, () => true, 10_000);
+    await second?.kill9();
+    await sleep(2 * leaseLimitMs);
+    // The same one goes on: losing one server of three is no change.
+    expect(acts().at(-1)).toMatchObject({ number: first.number, owner: first.owner });
+    await third?.kill9();
+    await sleep(leaseLimitMs + 200);
+    const silent = acts().length;
+    await sleep(2 * leaseLimitMs);
+    expect(acts().length).toBe(silent);
+    await third?.restart();
+    await nextAct(silent, () => true, 10_000);
+    check(0);
+  }, 60_000);
+});
