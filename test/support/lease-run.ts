@@ -22,11 +22,13 @@ export interface LeaseRun {
   readonly port: number;
   /** Where the others do. */
   readonly peerPorts: readonly number[];
-  /** Each line: `<ms since the epoch> <owner> <number>`. */
+  /** Each line: `<ms since the epoch> <owner> <number>`; `slow …` after one that was held up on its way. */
   readonly file: string;
 }
 
 const actIntervalMs = 5;
+/** An act that took so long was stopped between its look at the clock and its write, or about so. */
+const slowMs = 20;
 const run = JSON.parse(process.argv[2] ?? "") as LeaseRun;
 const stop = new AbortController();
 process.once("SIGTERM", () => stop.abort());
@@ -75,10 +77,12 @@ await Promise.all([
   memory.run(stop.signal),
   keeper.run(stop.signal),
   repeat(actIntervalMs, stop.signal, async () => {
+    const lookedAtMs = performance.now();
     const leave = keeper.mayAct();
-    if (leave !== undefined) {
-      writeSync(file, `${Date.now()} ${leave.epoch.owner} ${leave.epoch.number}\n`);
-    }
+    if (leave === undefined) return;
+    const { owner, number } = leave.epoch;
+    writeSync(file, `${Date.now()} ${owner} ${number}\n`);
+    if (performance.now() - lookedAtMs > slowMs) writeSync(file, `slow ${owner} ${number}\n`);
   }),
 ]);
 server.close();
