@@ -126,12 +126,10 @@ function lookAt(
   world: TaskWorld,
   limits: TaskLimits,
 ): TaskStep {
-  const replica = world.replicas.find(({ name }) => name === step.replica);
-  const { nowMs } = world;
-  if (replica === undefined && (isActive(step) || step.state === "waiting")) {
-    return { ...step, state: "skipped", atMs: nowMs, note: "the replica has left the cluster" };
-  }
   if (!isActive(step)) return step;
+  const { nowMs } = world;
+  // One that nobody announces any longer is away like one that does not answer: its server may run on.
+  const replica = world.replicas.find(({ name }) => name === step.replica);
   const ageMs = nowMs - step.atMs;
   if (replica?.seen === undefined) {
     if (ageMs <= limits.awayLimitMs) return step;

@@ -93,7 +93,6 @@ export type ListRow = {
 };
 
 export type TaskRow = {
-  triggers: Record<string, unknown>[];
   last: Record<string, unknown> | undefined;
 };
 

@@ -1,8 +1,11 @@
 /**
  * The scheduled tasks of a 12.0 server: names, ids and keys as it has them, triggers that are written down in
  * `config/ScheduledTasks` (an empty list parks a task for good), and runs that take a moment and are remembered.
+ *
+ * As in the server (ScheduledTaskWorker), what an administrator sends is in the file before it is looked at, and at the
+ * next start the file is believed: a malformed trigger is answered with 400, and the server does not start again.
  */
-import { mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Database } from "./database.ts";
 import { Refusal } from "./http.ts";
@@ -156,10 +159,17 @@ const TASKS: readonly Definition[] = [
   ),
 ];
 
+type Trigger = Record<string, unknown>;
+type Run = { timer: NodeJS.Timeout; startedAt: number; cancelling: boolean };
+
+/** From the request to cancel until the task has ended. */
+const CANCEL_MS = 10;
+
 export class Tasks {
   readonly #database: Database;
   readonly #folder: string;
-  readonly #running = new Map<string, { timer: NodeJS.Timeout; startedAt: number }>();
+  readonly #running = new Map<string, Run>();
+  readonly #triggersById = new Map<string, Trigger[]>();
   readonly #deeds: Record<string, () => void>;
   readonly #changed: () => void;
   /** How long a run takes; tests that look at a running task make it longer. */
@@ -176,6 +186,23 @@ export class Tasks {
     this.#folder = join(options.configFolder, "ScheduledTasks");
     this.#deeds = options.deeds;
     this.#changed = options.changed;
+    for (const task of TASKS) this.#triggersById.set(task.id, this.#loadTriggers(task));
+  }
+
+  /** @throws Error for a file with a malformed trigger: then the server does not start. */
+  #loadTriggers(task: Definition): Trigger[] {
+    const file = this.#file(task);
+    if (!existsSync(file)) return defaultTriggers(task);
+    const read = JSON.parse(readFileSync(file, "utf8")) as (Trigger | null)[] | null;
+    if (read === null) return defaultTriggers(task);
+    const triggers = read.filter((trigger) => trigger !== null);
+    const problem = triggers.map(problemOf).find((found) => found !== undefined);
+    if (problem !== undefined) throw new Error(`${task.key}: ${problem} (${file})`);
+    return triggers;
+  }
+
+  #file(task: Definition): string {
+    return join(this.#folder, `${dashed(task.id)}.js`);
   }
 
   list(): Record<string, unknown>[] {
@@ -191,16 +218,29 @@ export class Tasks {
     if (this.#running.has(task.id)) return;
     const startedAt = Date.now();
     const timer = setTimeout(() => this.#ended(task, "Completed"), this.runMs);
-    this.#running.set(task.id, { timer, startedAt });
+    this.#running.set(task.id, { timer, startedAt, cancelling: false });
     this.runs.push({ key: task.key, at: startedAt });
+    this.#changed();
+  }
+
+  /** It was run by another way than its own route, and has ended. */
+  ran(key: string): void {
+    const task = TASKS.find((one) => one.key === key);
+    if (task === undefined) throw new Error(`there is no task ${key}`);
+    this.runs.push({ key, at: Date.now() });
+    this.#remember(task, Date.now(), "Completed");
     this.#changed();
   }
 
   /** @throws Refusal 500 where it does not run: that is what the server answers. */
   cancel(id: string): void {
     const task = this.#find(id);
-    if (!this.#running.has(task.id)) throw new Refusal(500);
-    this.#ended(task, "Cancelled");
+    const run = this.#running.get(task.id);
+    if (run === undefined || run.cancelling) throw new Refusal(500);
+    clearTimeout(run.timer);
+    const timer = setTimeout(() => this.#ended(task, "Cancelled"), CANCEL_MS);
+    this.#running.set(task.id, { ...run, timer, cancelling: true });
+    this.#changed();
   }
 
   #ended(task: Definition, status: "Completed" | "Cancelled"): void {
@@ -209,30 +249,34 @@ export class Tasks {
     clearTimeout(run.timer);
     this.#running.delete(task.id);
     if (status === "Completed") this.#deeds[task.key]?.();
+    this.#remember(task, run.startedAt, status);
+    this.#changed();
+  }
+
+  #remember(task: Definition, startedAt: number, status: "Completed" | "Cancelled"): void {
     const last = {
-      StartTimeUtc: jellyfinDate(run.startedAt),
+      StartTimeUtc: jellyfinDate(startedAt),
       EndTimeUtc: jellyfinDate(Date.now()),
       Status: status,
       Name: task.name,
       Key: task.key,
       Id: task.id,
     };
-    this.#database.tasks.set(task.id, { triggers: this.#triggers(task), last });
-    this.#changed();
+    this.#database.tasks.set(task.id, { last });
   }
 
   /** Replaces the triggers. The file is written before the kinds are checked, as in the server. */
   setTriggers(id: string, triggers: unknown): void {
     const task = this.#find(id);
     if (!Array.isArray(triggers)) throw new Refusal(400, "problem");
+    if (triggers.some((trigger) => trigger !== null && typeof trigger !== "object")) {
+      throw new Refusal(400, "problem");
+    }
+    const list = (triggers as (Trigger | null)[]).filter((trigger) => trigger !== null);
     mkdirSync(this.#folder, { recursive: true });
-    writeFileSync(join(this.#folder, `${dashed(task.id)}.js`), JSON.stringify(triggers));
-    const list = triggers as Record<string, unknown>[];
-    if (list.some((trigger) => !TRIGGER_TYPES.has(String(trigger.Type)))) throw new Refusal(400);
-    this.#database.tasks.set(task.id, {
-      triggers: list,
-      last: this.#database.tasks.get(task.id)?.last,
-    });
+    writeFileSync(this.#file(task), JSON.stringify(list));
+    if (list.some((trigger) => problemOf(trigger) !== undefined)) throw new Refusal(400);
+    this.#triggersById.set(task.id, list);
     this.#changed();
   }
 
@@ -247,28 +291,44 @@ export class Tasks {
     return task;
   }
 
-  #triggers(task: Definition): Record<string, unknown>[] {
-    const kept = this.#database.tasks.get(task.id)?.triggers;
-    if (kept !== undefined) return kept;
-    if (task.intervalTicks === undefined) return [];
-    const every = { Type: "IntervalTrigger", IntervalTicks: task.intervalTicks };
-    const atStart = task.key === "DeleteTranscodeFiles" || task.key === "PluginUpdates";
-    return atStart ? [{ Type: "StartupTrigger" }, every] : [every];
-  }
-
   #dto(task: Definition): Record<string, unknown> {
-    const running = this.#running.has(task.id);
+    const run = this.#running.get(task.id);
+    const part = run === undefined ? 0 : (Date.now() - run.startedAt) / Math.max(1, this.runMs);
     return {
       Name: task.name,
-      State: running ? "Running" : "Idle",
-      CurrentProgressPercentage: running ? 50 : undefined,
+      State: run === undefined ? "Idle" : run.cancelling ? "Cancelling" : "Running",
+      CurrentProgressPercentage: run === undefined ? undefined : Math.min(100, part * 100),
       Id: task.id,
       LastExecutionResult: this.#database.tasks.get(task.id)?.last,
-      Triggers: this.#triggers(task),
+      Triggers: this.#triggersById.get(task.id) ?? [],
       Description: `${task.name}.`,
       Category: task.category,
       IsHidden: task.hidden,
       Key: task.key,
     };
   }
+}
+
+function defaultTriggers(task: Definition): Trigger[] {
+  if (task.intervalTicks === undefined) return [];
+  const every = { Type: "IntervalTrigger", IntervalTicks: task.intervalTicks };
+  const atStart = task.key === "DeleteTranscodeFiles" || task.key === "PluginUpdates";
+  return atStart ? [{ Type: "StartupTrigger" }, every] : [every];
+}
+
+/** What GetTrigger or a trigger's timer would throw for; undefined for a sound one. */
+function problemOf(trigger: Trigger): string | undefined {
+  const isNumber = (value: unknown) => typeof value === "number";
+  if (!TRIGGER_TYPES.has(String(trigger.Type))) return "Unrecognized trigger type";
+  const needsTime = trigger.Type === "DailyTrigger" || trigger.Type === "WeeklyTrigger";
+  if (needsTime && !isNumber(trigger.TimeOfDayTicks)) {
+    return "Info did not contain a TimeOfDayTicks.";
+  }
+  if (trigger.Type === "WeeklyTrigger" && trigger.DayOfWeek === undefined) {
+    return "Info did not contain a DayOfWeek.";
+  }
+  if (trigger.Type === "IntervalTrigger" && !isNumber(trigger.IntervalTicks)) {
+    return "Info did not contain a IntervalTicks.";
+  }
+  return undefined;
 }

@@ -38,7 +38,11 @@ function dto(
 function reply(ask: Exchange, items: Item[], userId: string | undefined): void {
   const start = Number(ask.query("startIndex") ?? 0);
   const limit = Number(ask.query("limit") ?? items.length);
-  const page = items.slice(start, start + limit).map((item) => dto(ask, item, userId, false));
+  const withPath = ask.list("fields").some((name) => name.toLowerCase() === "path");
+  const page = items.slice(start, start + limit).map((item) => ({
+    ...dto(ask, item, userId, false),
+    ...(withPath && { Path: item.path }),
+  }));
   ask.reply({ Items: page, TotalRecordCount: items.length, StartIndex: start });
 }
 
@@ -134,7 +138,9 @@ function addBrowseRoutes(routes: Routes): void {
     ask.noContent();
   });
   routes.add("POST", "/Library/Refresh", "admin", async (ask) => {
+    // It is the task that scans (LibraryManager.ValidateMediaLibrary), and it is remembered as a run of it.
     await ask.world.scan();
+    ask.world.tasks.ran("RefreshLibrary");
     ask.noContent();
   });
   routes.add("POST", "/Library/Media/Updated", "user", async (ask) => {
@@ -160,6 +166,8 @@ function listItems(ask: Exchange, userId: string | undefined): void {
   else if (parent !== undefined) found = childrenOf(ask, parent);
   else if (!recursive && term === undefined) found = library.children(ROOT_ID);
   if (kinds.length > 0) found = found.filter((item) => kinds.includes(item.kind));
+  const isFolder = ask.query("isFolder")?.toLowerCase();
+  if (isFolder !== undefined) found = found.filter((item) => String(item.isFolder) === isFolder);
   if (term !== undefined) found = found.filter((item) => item.name.toLowerCase().includes(term));
   const filters = [...ask.list("filters"), ask.query("isFavorite") === "true" ? "IsFavorite" : ""];
   if (filters.includes("IsFavorite") && userId !== undefined) {
