@@ -8,14 +8,14 @@ import { Memory } from "../core/cluster/memory.ts";
 import type { ReplicaConfig } from "../core/cluster/replica.ts";
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
 import { systemClock } from "../core/service/clock.ts";
-import { createAdminServer } from "../core/service/health.ts";
+import { createAdminServer, type GuardedRoute, type Mount } from "../core/service/health.ts";
 import { CannotStart, Life, type Service } from "../core/service/lifecycle.ts";
 import { type OpenLog, openLog } from "../core/service/log.ts";
 import { createMetrics, type Metrics } from "../core/service/metrics.ts";
 import { addressText } from "../core/service/options.ts";
-import { createSeal, type Seal } from "../core/service/seal.ts";
+import { createSeal, type ProofVerifier, type Seal } from "../core/service/seal.ts";
 import { openEmbeddedStore } from "../core/store/embedded.ts";
-import { type Store, StoreNotOpened } from "../core/store/store.ts";
+import { type Member, type Store, StoreNotOpened } from "../core/store/store.ts";
 import { type AssembledProxy, createProxy } from "../proxy/proxy.ts";
 import type { Caretakers } from "../proxy/server.ts";
 import type { Io } from "./io.ts";
@@ -39,12 +39,23 @@ export interface Common {
   readonly metrics: Metrics;
   readonly version: string;
   readonly life: Life;
+  /** The verifier of the admin port's proofs: it remembers each that was used there. */
+  readonly proofs: ProofVerifier;
+  /** What else is answered on the admin port; helpers add theirs before it is open. */
+  readonly mounts: Mount[];
+  readonly routes: GuardedRoute[];
+  /** The admin port as this machine reaches it, after its start. */
+  readonly adminUrl: () => string;
 }
 
 export interface DoorPlan {
   readonly config: DoorConfig;
   readonly caretakers: (common: Common) => Caretakers;
   readonly connect: (config: ReplicaConfig) => JellyfinClient;
+  /** Told of the registry's members whose proof holds, whenever it was read. */
+  readonly onMembers?: (common: Common, members: readonly Member[]) => void;
+  /** Where that replica's gate is reached; left out where nobody can lead. */
+  readonly gateUrlOf?: ((common: Common, replica: string) => string | undefined) | undefined;
   /** Further Redis servers that hold the leader's lock; for who has sidecars. */
   readonly lockUrls?: readonly string[];
   /** Services that start before the door is open, such as sidecars and what must be found first. */
@@ -94,7 +105,32 @@ export async function runDoor(plan: DoorPlan, io: Io): Promise<number> {
       process.exit(code);
     },
   });
-  const common: Common = { opened, store, seal, memory, metrics, version, life };
+  const proofs = seal.createProofVerifier({
+    windowMs: proofWindowMs,
+    noncesKept: proofNoncesKept,
+    now: systemClock.wallMs,
+  });
+  const mounts: Mount[] = [];
+  const routes: GuardedRoute[] = [];
+  const adminUrl = (): string => {
+    const { host, port } = admin.boundAddress();
+    const isAny = host === "" || host === "0.0.0.0" || host === "::";
+    return `http://${addressText({ host: isAny ? "127.0.0.1" : host, port })}`;
+  };
+  const common: Common = {
+    opened,
+    store,
+    seal,
+    memory,
+    metrics,
+    version,
+    life,
+    proofs,
+    mounts,
+    routes,
+    adminUrl,
+  };
+  const { gateUrlOf, onMembers } = plan;
   const proxy = createProxy({
     config: {
       ...config,
@@ -110,12 +146,10 @@ export async function runDoor(plan: DoorPlan, io: Io): Promise<number> {
     clock: systemClock,
     caretakers: plan.caretakers(common),
     connect: plan.connect,
+    ...(onMembers !== undefined && { onMembers: (members) => onMembers(common, members) }),
+    ...(gateUrlOf !== undefined && { gateUrlOf: (replica) => gateUrlOf(common, replica) }),
   });
-  const proofs = seal.createProofVerifier({
-    windowMs: proofWindowMs,
-    noncesKept: proofNoncesKept,
-    now: systemClock.wallMs,
-  });
+  routes.push(...proxy.guardedRoutes);
   const admin = createAdminServer({
     address: config.admin,
     readiness() {
@@ -125,7 +159,8 @@ export async function runDoor(plan: DoorPlan, io: Io): Promise<number> {
       return { reason: now, ...(notes !== undefined && { notes }) };
     },
     metricsText: metrics.text,
-    guardedRoutes: proxy.guardedRoutes,
+    guardedRoutes: routes,
+    mounts,
     verifyProof: (header, call) => proofs.verify(header, call),
     log,
   });

@@ -3,26 +3,39 @@
 // those that were copied from that one.
 
 import type { ReplicaConfig } from "../core/cluster/replica.ts";
+import { SidecarCalls } from "../core/cluster/sidecar-client.ts";
 import { createJellyfinClient } from "../core/jellyfin/client.ts";
 import { systemClock } from "../core/service/clock.ts";
-import type { Caretakers } from "../proxy/server.ts";
-import { runDoor } from "./door.ts";
+import { type Common, runDoor } from "./door.ts";
 import type { Io } from "./io.ts";
 import type { ProxyConfig } from "./options.ts";
 
-/** The sidecars are other processes: they see what is needed in the store, and cannot be called. */
-const elsewhere: Caretakers = {
-  urgent: () => undefined,
-  suspect: () => undefined,
-  isBarred: () => false,
-  apiKeyOf: () => undefined,
-};
+/** How long a sidecar may take to take a hint, in ms. */
+const hintLimitMs = 2000;
 
 export function runProxy(config: ProxyConfig, io: Io): Promise<number> {
+  /** The sidecars are other processes, which are called at the addresses that they announced. */
+  let sidecars: SidecarCalls | undefined;
+  const sidecarsOf = ({ seal, opened }: Common): SidecarCalls => {
+    sidecars ??= new SidecarCalls({
+      seal,
+      log: opened.log,
+      now: systemClock.monotonicMs,
+      callLimitMs: hintLimitMs,
+    });
+    return sidecars;
+  };
+  const isCluster = config.redis !== undefined;
   return runDoor(
     {
       config,
-      caretakers: () => elsewhere,
+      caretakers: (common) => ({
+        urgent: (replica, key) => sidecarsOf(common).urgent(replica, key),
+        suspect: (replica, key) => sidecarsOf(common).suspect(replica, key),
+        // What keeps a sidecar from minting is known only there; a token that does not come is waited for.
+        isBarred: () => false,
+        apiKeyOf: () => undefined,
+      }),
       connect: ({ origin, basePath }: ReplicaConfig) =>
         createJellyfinClient({
           origin,
@@ -32,6 +45,8 @@ export function runProxy(config: ProxyConfig, io: Io): Promise<number> {
           connectLimitMs: config.connectLimitMs,
           now: systemClock.monotonicMs,
         }),
+      onMembers: (common, members) => sidecarsOf(common).setMembers(members),
+      gateUrlOf: isCluster ? (common, replica) => sidecarsOf(common).urlOf(replica) : undefined,
       helpers: () => [],
     },
     io,

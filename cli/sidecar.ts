@@ -2,9 +2,11 @@
 // other sidecars in Redis. Its port serves /jellybloom/live, /ready and /metrics.
 
 import { Memory } from "../core/cluster/memory.ts";
+import { restartPath, SidecarCalls } from "../core/cluster/sidecar-client.ts";
 import { createJellyfinClient } from "../core/jellyfin/client.ts";
+import { localZone } from "../core/jellyfin/triggers.ts";
 import { systemClock } from "../core/service/clock.ts";
-import { createAdminServer, type Readiness } from "../core/service/health.ts";
+import { createAdminServer, type GuardedRoute, type Readiness } from "../core/service/health.ts";
 import { CannotStart, Life, type Service } from "../core/service/lifecycle.ts";
 import { openLog } from "../core/service/log.ts";
 import { repeat } from "../core/service/loop.ts";
@@ -13,6 +15,7 @@ import { addressText, urlText } from "../core/service/options.ts";
 import { createSeal } from "../core/service/seal.ts";
 import { openRedisStore } from "../core/store/redis.ts";
 import { StoreNotOpened, StoreUnavailable } from "../core/store/store.ts";
+import { createOffice, readRestartState } from "../sidecar/api.ts";
 import { gatherFacts } from "../sidecar/facts.ts";
 import { findings } from "../sidecar/findings.ts";
 import { Peers } from "../sidecar/peers.ts";
@@ -22,6 +25,8 @@ import {
   mintResultOf,
   sidecarOptionsFor,
 } from "../sidecar/sidecar.ts";
+import { remoteHands, taskRoutes } from "../sidecar/tasks/routes.ts";
+import { Tasks } from "../sidecar/tasks/tasks.ts";
 import type { Io } from "./io.ts";
 import type { SidecarConfig } from "./options.ts";
 import { packageVersion } from "./version.ts";
@@ -35,6 +40,8 @@ const peersIntervalMs = 2000;
 /** How long the start looks at its server before it goes on without having seen it, in ms. */
 const factsLimitMs = 3000;
 const rivalGraceMs = 3000;
+const proofWindowMs = 30_000;
+const proofNoncesKept = 10_000;
 
 export async function runSidecar(config: SidecarConfig, io: Io): Promise<number> {
   const version = packageVersion();
@@ -68,6 +75,7 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
   const memory = new Memory({ store, seal, log, tokensRemembered, storeRetryMs });
   const peers = new Peers({ replica: config.name, seal, connect, log, peersLimit });
   const client = connect(config.jellyfin.origin, config.jellyfin.basePath, config.apiKey);
+  const calls = new SidecarCalls({ seal, log, now: monotonicMs, callLimitMs });
   const sidecar = createSidecar({
     name: config.name,
     client,
@@ -80,19 +88,58 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
     options: sidecarOptionsFor({
       version,
       url: urlText(config.advertise ?? config.jellyfin),
-      sidecarUrl: config.listen.host === "" ? "" : `http://${addressText(config.listen)}`,
+      sidecarUrl: sidecarUrlOf(config),
       healthIntervalMs: config.probeIntervalMs,
       mintLimitMs: config.mintLimitMs,
       callLimitMs,
       storeCallLimitMs: config.storeCallLimitMs,
       leaseLimitMs: config.leaseLimitMs,
+      encoderProbe: config.encoderProbe,
     }),
     ...(config.podUid !== undefined && { podUid: config.podUid }),
+    collectEpoch: () => calls.highestEpochSeen(),
     onMintEnd(end, durationMs) {
       metrics.mints[mintResultOf(end)].add(1);
       metrics.mintDuration.observe(durationMs);
     },
+    onHealth: (state) => tasks.noteHealth(state),
   });
+  const tasks = new Tasks({
+    ...{ replica: config.name, client, store, memory, log, clock: systemClock },
+    lease: sidecar.lease,
+    sight: () => sidecar.sight(),
+    directory: config.taskData,
+    replicasCount: () => peers.clients.size + 1,
+    others: () => new Map(calls.names.map((name) => [name, remoteHands(calls, name)])),
+    zone: config.timeZone ?? localZone(),
+    mediaFolders: config.media,
+    lossLimit: config.scanLossLimitPercent / 100,
+    onStart: (outcome) => metrics.taskStarts[outcome].add(),
+    onHeld: (count) => metrics.tasksHeld.set(count),
+  });
+
+  const proofs = seal.createProofVerifier({
+    windowMs: proofWindowMs,
+    noncesKept: proofNoncesKept,
+    now: systemClock.wallMs,
+  });
+  const office = createOffice({
+    replica: config.name,
+    client,
+    store,
+    memory,
+    sidecar,
+    clock: systemClock,
+    log,
+    verifier: proofs,
+    desk: () => tasks.deskNow(),
+    replicas: () => [config.name, ...peers.clients.keys()],
+    async restartElsewhere(other, order) {
+      const answer = await calls.call(other, restartPath, { order });
+      return answer.outcome === "ok" ? readRestartState(answer.body) : undefined;
+    },
+  });
+  const guardedRoutes: GuardedRoute[] = [...office.routes, ...taskRoutes(() => tasks.hands)];
 
   sidecar.lease.onChange((epoch) => metrics.leader.set(epoch === undefined ? 0 : 1));
 
@@ -124,8 +171,9 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
       address: config.listen,
       readiness,
       metricsText: metrics.text,
-      guardedRoutes: [],
-      verifyProof: undefined,
+      guardedRoutes,
+      mounts: [office.gate],
+      verifyProof: (header, call) => proofs.verify(header, call),
       log,
     }),
     {
@@ -139,7 +187,12 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
       run: (signal) =>
         repeat(peersIntervalMs, signal, async () => {
           try {
-            if (await peers.update(await store.members())) sidecar.peersChanged();
+            const members = await store.members();
+            calls.setMembers(members.filter(({ replica }) => replica !== config.name));
+            if (await peers.update(members)) {
+              sidecar.peersChanged();
+              tasks.peersChanged();
+            }
           } catch (error) {
             // The memory tells that the store is away; the peers known until now are asked meanwhile.
             if (!(error instanceof StoreUnavailable)) throw error;
@@ -147,6 +200,8 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
         }),
     },
     { name: "sidecar", run: (signal) => sidecar.run(signal) },
+    { name: "tasks", run: (signal) => tasks.run(signal) },
+    { name: "office", run: (signal) => office.run(signal) },
   ];
 
   async function refuseWhatCannotWork(): Promise<void> {
@@ -178,4 +233,14 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
   await Promise.all([client.close(), peers.close(), store.close()]);
   await opened.close();
   return exitCode;
+}
+
+/**
+ * Where doors reach this sidecar. One that listens on every address of its machine is reached by the name of
+ * the server beside it, since the two stand side by side.
+ */
+function sidecarUrlOf({ listen, advertise, jellyfin }: SidecarConfig): string {
+  const isAny = listen.host === "" || listen.host === "0.0.0.0" || listen.host === "::";
+  const host = isAny ? new URL((advertise ?? jellyfin).origin).hostname : listen.host;
+  return `http://${addressText({ host: host.replace(/^\[|\]$/g, ""), port: listen.port })}`;
 }

@@ -8,6 +8,7 @@ import { systemClock } from "../core/service/clock.ts";
 import { CannotStart, type Service } from "../core/service/lifecycle.ts";
 import { isLoopback, urlText } from "../core/service/options.ts";
 import type { AssembledProxy } from "../proxy/proxy.ts";
+import { createOffice, type Office } from "../sidecar/api.ts";
 import { gatherFacts } from "../sidecar/facts.ts";
 import { findings, isUndecided, type ReplicaFacts } from "../sidecar/findings.ts";
 import {
@@ -42,6 +43,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
     });
   const sidecars = new Map<string, Sidecar>();
   const tasks = new Map<string, Tasks>();
+  const offices = new Map<string, Office>();
   return runDoor(
     {
       config,
@@ -53,6 +55,8 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
         isBarred: (replica, key) => sidecars.get(replica)?.problems().has(key) ?? false,
         apiKeyOf: (replica) => apiKeyOf(config.apiKey, replica),
       }),
+      // The gates are on the admin port of this very process.
+      gateUrlOf: ({ adminUrl }, replica) => (offices.has(replica) ? adminUrl() : undefined),
       helpers(common, proxy) {
         const clients = new Map(config.replica.map((replica) => [replica.name, connect(replica)]));
         const services = config.replica.length > 1 ? sidecarServices(common, proxy, clients) : [];
@@ -90,6 +94,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
           callLimitMs,
           storeCallLimitMs: config.storeCallLimitMs,
           leaseLimitMs: config.leaseLimitMs,
+          encoderProbe: config.encoderProbe,
         }),
         onMintEnd(end, durationMs) {
           metrics.mints[mintResultOf(end)].add();
@@ -99,12 +104,16 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
       });
       sidecars.set(replica.name, sidecar);
       tasks.set(replica.name, tasksOf(common, replica.name, client, sidecar));
+      offices.set(replica.name, officeOf(common, replica.name, client, sidecar));
       sidecar.lease.onChange(() => {
         const leads = [...sidecars.values()].some(({ lease }) => lease.mayAct() !== undefined);
         metrics.leader.set(leads ? 1 : 0);
       });
       return { name: `sidecar of ${replica.name}`, run: (signal) => sidecar.run(signal) };
     });
+    for (const office of offices.values()) {
+      services.push({ name: "office", run: (signal) => office.run(signal) });
+    }
     for (const [name, own] of tasks) {
       services.push({ name: `tasks of ${name}`, run: (signal) => own.run(signal) });
     }
@@ -114,6 +123,24 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
       }
     });
     return services;
+  }
+
+  /** What is asked of this replica's sidecar: its gate, and its part in a restart of all. */
+  function officeOf(
+    { opened, store, memory, proofs, mounts }: Common,
+    name: string,
+    client: JellyfinClient,
+    sidecar: Sidecar,
+  ): Office {
+    const office = createOffice({
+      ...{ replica: name, client, store, memory, sidecar, clock: systemClock, log: opened.log },
+      verifier: proofs,
+      desk: () => tasks.get(name)?.deskNow(),
+      replicas: () => config.replica.map((replica) => replica.name),
+      restartElsewhere: async (other, order) => offices.get(other)?.restart(order),
+    });
+    mounts.push(office.gate);
+    return office;
   }
 
   /** The cluster's scheduled tasks as far as they are this replica's, and its desk while it leads. */
@@ -127,7 +154,9 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
       replicasCount: () => config.replica.length,
       others: () =>
         new Map(
-          [...tasks].filter(([other]) => other !== name).map(([other, { hands }]) => [other, hands]),
+          [...tasks]
+            .filter(([other]) => other !== name)
+            .map(([other, { hands }]) => [other, hands]),
         ),
       zone: config.timeZone ?? localZone(),
       mediaFolders: config.media,

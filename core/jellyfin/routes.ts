@@ -786,7 +786,7 @@ const catalog: readonly Route[] = [
   post("/Audio/{itemId}/RemoteSearch/Lyrics/{lyricId}", "metadata", ordered),
   post("/Videos/MergeVersions", "metadata", orderedAgain),
   remove("/Videos/{itemId}/AlternateSources", "metadata", orderedAgain),
-  post("/Library/Refresh", "task", orderedAgain),
+  post("/Library/Refresh", "task", { ...orderedAgain, guard: "adminOnly" }),
   // Sonarr and Radarr tell of new files; each replica scans for itself.
   post("/Library/Series/Added", "library", again),
   post("/Library/Series/Updated", "library", again),
@@ -832,6 +832,18 @@ const television: readonly Route[] = [
 /** The server as an installation: configuration, plugins, tasks, its life. */
 const administration: readonly Route[] = [
   read("/System/Info", "systemInfo", { gives: "systemInfo" }),
+  // What an administrator changes at the leader's server is read there, too (core/jellyfin/gated.ts).
+  read("/System/Configuration", "configuration"),
+  read("/System/Configuration/{key}", "configuration"),
+  read("/Repositories", "configuration"),
+  read("/Library/VirtualFolders", "library"),
+  read("/Packages", "plugin"),
+  read("/Plugins", "plugin"),
+  read("/Plugins/{pluginId}/Configuration", "plugin"),
+  read("/ScheduledTasks", "task"),
+  read("/ScheduledTasks/{taskId}", "task"),
+  read("/Backup", "backup"),
+  read("/Backup/Manifest", "backup"),
   post("/System/Configuration", "configuration", orderedAgain),
   post("/System/Configuration/{key}", "configuration", orderedAgain),
   post("/System/Configuration/Branding", "configuration", orderedAgain),
@@ -846,17 +858,17 @@ const administration: readonly Route[] = [
   remove("/Plugins/{pluginId}", "plugin", ordered),
   post("/Plugins/{pluginId}/Configuration", "plugin", orderedAgain),
   post("/Plugins/{pluginId}/Manifest", "plugin", { repeatable: "yes", changes: false }),
-  post("/ScheduledTasks/Running/{taskId}", "task", ordered),
+  post("/ScheduledTasks/Running/{taskId}", "task", { ...ordered, guard: "adminOnly" }),
   // Stopping a task that does not run is 500.
-  remove("/ScheduledTasks/Running/{taskId}", "task", ordered),
-  post("/ScheduledTasks/{taskId}/Triggers", "task", orderedAgain),
+  remove("/ScheduledTasks/Running/{taskId}", "task", { ...ordered, guard: "adminOnly" }),
+  post("/ScheduledTasks/{taskId}/Triggers", "task", { ...orderedAgain, guard: "adminOnly" }),
   post("/Backup/Create", "backup", { ...ordered, repeatable: "no" }),
   post("/Backup/Restore", "backup", { ...ordered, repeatable: "no" }),
   post("/ClientLog/Document", "write"),
   post("/Environment/ValidatePath", "write", again),
   // Jellyfin lets any caller from its own network restart it (LocalAccessOrRequiresElevation).
-  post("/System/Restart", "restart", { repeatable: "no", guard: "adminOnly" }),
-  post("/System/Shutdown", "shutdown", { repeatable: "no", guard: "adminOnly" }),
+  post("/System/Restart", "restart", { ...ordered, repeatable: "no", guard: "adminOnly" }),
+  post("/System/Shutdown", "shutdown", { ...ordered, repeatable: "no", guard: "adminOnly" }),
   read("/Startup/Configuration", "startup", wizard),
   // Reading the first user makes it.
   read("/Startup/User", "startup", { ...wizard, changes: true }),

@@ -3,8 +3,8 @@
 // here is only the small server around them. It promises limits on everything a caller can do to it, and
 // that a guarded route does nothing and tells nothing without a proof made with the cluster key.
 
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo, Server as NetServer } from "node:net";
 import { CannotStart, type Service } from "./lifecycle.ts";
 import type { Log } from "./log.ts";
 import { type Address, addressText } from "./options.ts";
@@ -31,6 +31,14 @@ export interface GuardedRoute {
   readonly answer: (body: string) => AdminAnswer | Promise<AdminAnswer>;
 }
 
+/** Everything below a path. */
+export interface Mount {
+  /** Such as `/jellybloom/gate/a`; what follows begins with a slash. */
+  readonly prefix: string;
+  /** Answers the request whatever happens, and never throws. `path` is what follows the prefix, with query. */
+  readonly handle: (request: IncomingMessage, response: ServerResponse, path: string) => void;
+}
+
 /** What a caller sent, for the verifier of proofs. */
 export interface ProvenCall {
   readonly method: string;
@@ -43,6 +51,8 @@ export interface AdminServerOptions {
   readonly readiness: () => Readiness;
   readonly metricsText: () => Promise<{ readonly contentType: string; readonly body: string }>;
   readonly guardedRoutes: readonly GuardedRoute[];
+  /** Whole trees of paths that somebody else answers, proofs included: the gates. */
+  readonly mounts?: readonly Mount[];
   /**
    * Null when the proof holds, else why not. `header` is the request's `x-jellybloom-proof`. Undefined
    * when there is no cluster key: then guarded routes are not there.
@@ -96,7 +106,7 @@ export function createAdminServer(options: AdminServerOptions): AdminServer {
 }
 
 /** Listens, or rejects with CannotStart and a sentence that names the option. */
-export function listen(server: Server, address: Address, option: string): Promise<void> {
+export function listen(server: NetServer, address: Address, option: string): Promise<void> {
   return new Promise((resolve, reject) => {
     const fail = (error: NodeJS.ErrnoException) => {
       const place = addressText(address);
@@ -133,7 +143,13 @@ async function handle(
   request: IncomingMessage,
   response: ServerResponse,
 ): Promise<void> {
-  const [path = ""] = (request.url ?? "").split("?");
+  const url = request.url ?? "";
+  const mount = options.mounts?.find(({ prefix }) => url.startsWith(`${prefix}/`));
+  if (mount !== undefined) {
+    mount.handle(request, response, url.slice(mount.prefix.length));
+    return;
+  }
+  const [path = ""] = url.split("?");
   const isRead = request.method === "GET" || request.method === "HEAD";
   // The names with and without prefix are the same: monitors often have /metrics and /ready built in.
   switch (path.replace(/^\/jellybloom(?=\/)/, "")) {
