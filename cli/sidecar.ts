@@ -9,7 +9,6 @@ import { systemClock } from "../core/service/clock.ts";
 import { createAdminServer, type GuardedRoute, type Readiness } from "../core/service/health.ts";
 import { CannotStart, Life, type Service } from "../core/service/lifecycle.ts";
 import { openLog } from "../core/service/log.ts";
-import { repeat } from "../core/service/loop.ts";
 import { createMetrics } from "../core/service/metrics.ts";
 import { addressText, urlText } from "../core/service/options.ts";
 import { createSeal } from "../core/service/seal.ts";
@@ -36,7 +35,6 @@ const storeRetryMs = 500;
 const changesKept = 10_000;
 const revokedKeepMs = 30 * 24 * 3_600_000;
 const peersLimit = 32;
-const peersIntervalMs = 2000;
 /** How long the start looks at its server before it goes on without having seen it, in ms. */
 const factsLimitMs = 3000;
 const rivalGraceMs = 3000;
@@ -97,6 +95,13 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
       encoderProbe: config.encoderProbe,
     }),
     ...(config.podUid !== undefined && { podUid: config.podUid }),
+    async onMembers(members) {
+      calls.setMembers(members.filter(({ replica }) => replica !== config.name));
+      if (await peers.update(members)) {
+        sidecar.peersChanged();
+        tasks.peersChanged();
+      }
+    },
     collectEpoch: () => calls.highestEpochSeen(),
     onMintEnd(end, durationMs) {
       metrics.mints[mintResultOf(end)].add(1);
@@ -182,23 +187,6 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
       start: async () => await refuseWhatCannotWork(),
     },
     { name: "memory", run: (signal) => memory.run(signal) },
-    {
-      name: "peers",
-      run: (signal) =>
-        repeat(peersIntervalMs, signal, async () => {
-          try {
-            const members = await store.members();
-            calls.setMembers(members.filter(({ replica }) => replica !== config.name));
-            if (await peers.update(members)) {
-              sidecar.peersChanged();
-              tasks.peersChanged();
-            }
-          } catch (error) {
-            // The memory tells that the store is away; the peers known until now are asked meanwhile.
-            if (!(error instanceof StoreUnavailable)) throw error;
-          }
-        }),
-    },
     { name: "sidecar", run: (signal) => sidecar.run(signal) },
     { name: "tasks", run: (signal) => tasks.run(signal) },
     { name: "office", run: (signal) => office.run(signal) },

@@ -2,6 +2,7 @@
 // runs as `jellybloom proxy`, and inside `jellybloom up` beside the sidecars; it never imports those, it
 // only calls what it is handed (Caretakers).
 
+import { Resolver } from "node:dns/promises";
 import {
   createServer,
   type IncomingMessage,
@@ -9,9 +10,14 @@ import {
   type ServerResponse,
   STATUS_CODES,
 } from "node:http";
+import { createServer as createNetServer, type Server as NetServer } from "node:net";
 import type { Duplex } from "node:stream";
+import { type Condition, conditionOf } from "../core/cluster/condition.ts";
+import { drainingRoutes } from "../core/cluster/draining.ts";
+import { type Encoders, failingEncoders } from "../core/cluster/encoder.ts";
 import { verifyMember } from "../core/cluster/member.ts";
 import type { Memory } from "../core/cluster/memory.ts";
+import { readPlay } from "../core/cluster/plays.ts";
 import type { ReplicaConfig } from "../core/cluster/replica.ts";
 import { readyNames, stateOf } from "../core/cluster/view.ts";
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
@@ -24,9 +30,15 @@ import { repeat, sleep } from "../core/service/loop.ts";
 import { type Metrics, statusClass } from "../core/service/metrics.ts";
 import type { Address } from "../core/service/options.ts";
 import type { Seal } from "../core/service/seal.ts";
-import { type Store, StoreUnavailable } from "../core/store/store.ts";
+import { type Member, type Store, StoreUnavailable } from "../core/store/store.ts";
+import type { Attendant } from "./attendant.ts";
+import { createGateAttendant } from "./attendants/gate.ts";
+import { Plays, playsLimits } from "./attendants/plays.ts";
 import { createQuickConnect } from "./attendants/quick-connect.ts";
+import { SyncPlay } from "./attendants/sync-play.ts";
+import { Balancer } from "./balancer.ts";
 import { createDiscovery } from "./discovery.ts";
+import { type DnsName, dnsIntervalMs, findByDns } from "./dns.ts";
 import { headProblem } from "./facts.ts";
 import { clientOrigin, plainAddress, trustedProxies } from "./headers.ts";
 import { Health } from "./health.ts";
@@ -34,9 +46,12 @@ import { Homes } from "./homes.ts";
 import { createSocketLane, type SocketLane } from "./lanes/socket.ts";
 import { Links } from "./links.ts";
 import { Logins } from "./logins.ts";
+import { PlainConnections } from "./plain.ts";
+import { Roster, sameReplicas } from "./roster.ts";
 import { SegmentMemory } from "./segments.ts";
 import { type Caretakers, Door, type DoorLimits, type DoorParts } from "./server.ts";
 import { createSocketHost } from "./sockets.ts";
+import { statusOf } from "./status.ts";
 
 export interface ProxyConfig extends DoorLimits {
   readonly listen: Address;
@@ -46,6 +61,11 @@ export interface ProxyConfig extends DoorLimits {
   readonly trustedProxies: readonly string[];
   readonly replica: readonly ReplicaConfig[];
   readonly prefer: string | undefined;
+  readonly preferAfterMs: number;
+  readonly returnAfterMs: number;
+  readonly homeStayMs: number;
+  readonly discover?: readonly DnsName[];
+  readonly forgetAfterMs?: number;
   readonly quickConnect: boolean;
   readonly explainHeader: boolean;
   readonly legacyTokens: "translate" | "pass";
@@ -76,6 +96,10 @@ export interface ProxyParts {
   readonly caretakers: Caretakers;
   /** A client for our own calls to a replica, probes included. Closed by the proxy when it goes. */
   readonly connect: (config: ReplicaConfig) => JellyfinClient;
+  /** Told of the registry's members whose proof holds, whenever it was read. */
+  readonly onMembers?: (members: readonly Member[]) => void;
+  /** Where that replica's gate is reached, as far as that is proven; left out where nobody can lead. */
+  readonly gateUrlOf?: ((replica: string) => string | undefined) | undefined;
 }
 
 export interface AssembledProxy {
@@ -92,13 +116,20 @@ export interface AssembledProxy {
 
 const sweepIntervalMs = 100;
 const memorySweepIntervalMs = 1000;
-const meetIntervalMs = 1000;
+/** What changes is told at once; this is for what others tell, and for a store that went away silently. */
+const meetIntervalMs = 2000;
 const sightTtlMs = 5000;
 const loadLimitMs = 1000;
+/** How long what people do is left to end by itself when a replica drains and nothing else was said. */
+const replicaDrainLimitMs = 10_000;
+const forgetAfterMs = 10 * 60_000;
+/** A backup of a large library takes minutes. */
+const gateAnswerLimitMs = 10 * 60_000;
 /** An init segment is asked for once and needed as long as the film is played. */
 const keepInitMs = 6 * 3_600_000;
 const silentProbes = 2;
 const upstreamKeepAliveMs = 30_000;
+const plainSweepIntervalMs = 250;
 const mebibyte = 1024 * 1024;
 
 export function createProxy(parts: ProxyParts): AssembledProxy {
@@ -139,7 +170,69 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     recognitionsLimit: 256,
   });
   const basePath = config.replica[0]?.basePath ?? "";
+  const roster = new Roster(config.replica, config.forgetAfterMs ?? forgetAfterMs);
+  const resolver = new Resolver({ timeout: dnsIntervalMs, tries: 1 });
+  const balancer = new Balancer({
+    store,
+    memory,
+    health,
+    homes,
+    links,
+    caretakers,
+    clock,
+    log: log.log,
+    seats: () => sockets.seats(),
+    leave: (replica, all) => sockets.leave(replica, all),
+    prefer: config.prefer,
+    preferAfterMs: config.preferAfterMs,
+    returnAfterMs: config.returnAfterMs,
+    homeStayMs: config.homeStayMs,
+  });
+  const plays = new Plays({
+    store,
+    memory,
+    homes,
+    log: log.log,
+    clock,
+    metrics: { takeovers: metrics.playTakeovers, encoderFailures: metrics.encoderFailures },
+    clientOf: (replica) => clients.get(replica),
+    isReady: (replica) => stateOf(health.view, replica) === "ready",
+    isDraining: (replica) => health.view.replicas.get(replica)?.isDraining === true,
+    encoders: () => encodersNow(),
+    limits: playsLimits,
+  });
+
+  /** Which encoders there are now, for plays that begin or go on elsewhere. */
+  function encodersNow(): Encoders {
+    const conditions = new Map<string, Condition>();
+    const notes = memory.notes("replica");
+    for (const name of health.view.replicas.keys()) conditions.set(name, conditionOf(notes, name));
+    const known = [...memory.notes("play").values()].map(readPlay);
+    const failing = failingEncoders(
+      conditions,
+      known.filter((play) => play !== undefined),
+    );
+    return { names: readyNames(health.view), conditions, failing };
+  }
   const { publicUrl } = config;
+  const gates =
+    parts.gateUrlOf === undefined ? [] : [gateAttendant(parts, parts.gateUrlOf, health)];
+  const syncPlay = new SyncPlay({
+    store,
+    memory,
+    homes,
+    log: log.log,
+    clock,
+    view: () => health.view,
+    clientOf: (replica) => clients.get(replica),
+    seatsOf(identityKey) {
+      const replicas: string[] = [];
+      for (const seat of sockets.seats()) {
+        if (seat.identityKey === identityKey) replicas.push(seat.replica);
+      }
+      return replicas;
+    },
+  });
   const doorParts: DoorParts = {
     limits: config,
     store,
@@ -167,6 +260,10 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
         urgent: caretakers.urgent,
         apiKeyOf: caretakers.apiKeyOf,
       }),
+      syncPlay,
+      plays,
+      balancer.attendant,
+      ...gates,
     ],
     trusted: trustedProxies(config.trustedProxies),
     baseSegments: baseSegmentsOf(basePath),
@@ -195,7 +292,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
   links.follow(health.view);
 
   const sockets = createSocketLane({
-    host: createSocketHost(door, doorParts),
+    host: createSocketHost(door, doorParts, syncPlay),
     limits: {
       connectLimitMs: config.connectLimitMs,
       upstreamMessageLimitBytes: 64 * mebibyte,
@@ -216,6 +313,28 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     clock,
   });
   const server = createDoorServer(parts, door, sockets, doorParts);
+  const { entrance, plain } = createEntrance(parts, door, server);
+
+  function callTheRoll(): void {
+    const configs = roster.configs(health.view, clock.monotonicMs());
+    const known = [...health.view.replicas.values()].map((replica) => replica.config);
+    if (sameReplicas(known, configs)) return;
+    health.setReplicas(configs);
+    balancer.readConditions();
+  }
+
+  async function askDns(): Promise<void> {
+    for (const place of config.discover ?? []) {
+      try {
+        roster.found(await findByDns(place, basePath, resolver), clock.monotonicMs());
+      } catch (error) {
+        // What was found before stays: a resolver that stumbles is no reason to drop anybody.
+        const cause = error instanceof Error && "code" in error ? String(error.code) : "unknown";
+        log.log.debug(`DNS does not tell the replicas behind ${place.name}: ${cause}`);
+      }
+    }
+    callTheRoll();
+  }
 
   /** Tells the others what this proxy sees, and hears what they see and which replicas there are. */
   async function meet(): Promise<void> {
@@ -233,9 +352,9 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       memory.noteStoreSuccess();
       homes.setSights(answer.sights);
       const announced = answer.members.filter((member) => verifyMember(seal, member));
-      const configs = mergedReplicas(config.replica, announced);
-      const known = [...health.view.replicas.values()].map((replica) => replica.config);
-      if (!sameReplicas(known, configs)) health.setReplicas(configs);
+      parts.onMembers?.(announced);
+      roster.announced(announced, clock.monotonicMs());
+      callTheRoll();
     } catch (error) {
       if (!(error instanceof StoreUnavailable)) throw error;
       memory.noteStoreFailure(error);
@@ -245,10 +364,12 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
   const services: Service[] = [
     { name: "memory", run: (signal) => memory.run(signal) },
     { name: "health", run: (signal) => health.run(signal) },
+    { name: "SyncPlay", run: (signal) => syncPlay.run(signal) },
     {
       name: "sweeps",
       async run(signal) {
         const linkSweep = setInterval(() => links.sweep(), sweepIntervalMs);
+        const plainSweep = setInterval(() => plain.sweep(), plainSweepIntervalMs);
         const memorySweep = setInterval(() => {
           segments.sweep();
           memory.forgetExpiredPins(clock.wallMs());
@@ -258,31 +379,41 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
           if (signal.aborted) resolve();
         });
         clearInterval(linkSweep);
+        clearInterval(plainSweep);
         clearInterval(memorySweep);
         links.close();
       },
     },
     { name: "meeting", run: (signal) => repeat(meetIntervalMs, signal, meet) },
+    { name: "balance", run: (signal) => balancer.run(signal) },
     {
       name: "door",
       async start(signal) {
         // Who was logged in before a restart is to be known before the first request is; a store that
         // cannot be reached is not waited for longer than this.
         await Promise.race([memory.loaded, sleep(loadLimitMs, signal)]);
-        await listen(server, config.listen, "--listen");
+        await listen(entrance, config.listen, "--listen");
       },
       async stop(cut) {
         door.isEnding = true;
-        server.close();
+        entrance.close();
         await sockets.closeAll(1001);
-        server.closeIdleConnections();
-        const stopIdle = setInterval(() => server.closeIdleConnections(), 50);
+        const closeIdle = (): void => {
+          server.closeIdleConnections();
+          plain.closeIdle();
+        };
+        closeIdle();
+        const stopIdle = setInterval(closeIdle, 50);
         await Promise.race([door.idle(), aborted(cut)]);
         clearInterval(stopIdle);
         server.closeAllConnections();
+        plain.closeAll();
       },
     },
   ];
+  if ((config.discover ?? []).length > 0) {
+    services.push({ name: "dns", run: (signal) => repeat(dnsIntervalMs, signal, askDns) });
+  }
   if (config.discovery && publicUrl !== undefined) {
     services.push(
       createDiscovery({
@@ -309,6 +440,33 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     guardedRoutes: [
       {
         method: "POST",
+        path: "/jellybloom/status",
+        answer: () => ({
+          status: 200,
+          body: statusOf({
+            view: health.view,
+            storeAvailable: memory.storeAvailable,
+            lease: memory.lease,
+            homes: memory.homes.values(),
+            plays: memory.notes("play").values(),
+            notes: memory.notes("replica"),
+            seats: sockets.seats(),
+            doors: 1 + homes.otherDoors,
+            nowMs: clock.monotonicMs(),
+            wallMs: clock.wallMs(),
+          }),
+        }),
+      },
+      ...drainingRoutes({
+        store,
+        memory,
+        clock,
+        replicas: () => [...health.view.replicas.keys()],
+        own: undefined,
+        drainLimitMs: replicaDrainLimitMs,
+      }),
+      {
+        method: "POST",
         path: "/jellybloom/explain",
         answer(body) {
           const asked = parsedQuestion(body);
@@ -320,10 +478,31 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       },
     ],
     boundPort() {
-      const address = server.address();
+      const address = entrance.address();
       return typeof address === "object" && address !== null ? address.port : config.listen.port;
     },
   };
+}
+
+function gateAttendant(
+  { config, memory, seal, clock, log, caretakers }: ProxyParts,
+  sidecarUrl: (replica: string) => string | undefined,
+  health: Health,
+): Attendant {
+  return createGateAttendant({
+    memory,
+    seal,
+    clock,
+    log: log.log,
+    sidecarUrl,
+    urgent: (replica, key) => caretakers.urgent(replica, key),
+    apiKeyOf: (replica) => caretakers.apiKeyOf(replica),
+    isCluster: () => health.view.replicas.size > 1,
+    translateLegacy: config.legacyTokens === "translate",
+    bodyLimitBytes: config.bodyBufferLimitBytes,
+    connectLimitMs: config.connectLimitMs,
+    answerLimitMs: gateAnswerLimitMs,
+  });
 }
 
 function readinessOf(health: Health, memory: Memory): Readiness {
@@ -338,7 +517,46 @@ function readinessOf(health: Health, memory: Memory): Readiness {
   return { reason: ready.length > 0 ? null : "no replica is ready", notes };
 }
 
-// ---- The HTTP server --------------------------------------------------------------------------------
+// ---- The entrance and the HTTP server ---------------------------------------------------------------
+
+/**
+ * Where clients connect. What they ask plainly is answered at once; every other connection goes on to
+ * Node's server, which never listens itself.
+ */
+function createEntrance(
+  parts: ProxyParts,
+  door: Door,
+  server: Server,
+): { readonly entrance: NetServer; readonly plain: PlainConnections } {
+  const { config, metrics, clock } = parts;
+  const plain = new PlainConnections({
+    limits: {
+      headLimitBytes: config.headerLimitBytes,
+      firstByteLimitMs: config.headersTimeLimitMs,
+      keepAliveLimitMs: config.keepAliveLimitMs,
+      stallLimitMs: config.clientStallLimitMs,
+    },
+    monotonicMs: clock.monotonicMs,
+    answer(connection, request) {
+      const peer = connection.socket.remoteAddress ?? "";
+      door.handlePlain(request, connection.begin(request), peer);
+    },
+    handOver(socket, bytes) {
+      server.emit("connection", socket);
+      socket.unshift(bytes);
+    },
+    onSilent: () => metrics.refusals.tooSlow.add(),
+  });
+  // A client that ends its side has its answer all the same, as with Node's own server.
+  const entrance = createNetServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
+    metrics.connections.add();
+    socket.once("close", () => metrics.connections.subtract());
+    plain.open(socket);
+  });
+  entrance.maxConnections = config.connectionsLimit;
+  entrance.on("drop", () => metrics.refusals.tooManyConnections.add());
+  return { entrance, plain };
+}
 
 function createDoorServer(
   parts: ProxyParts,
@@ -380,12 +598,6 @@ function createDoorServer(
   // Node would leave out what comes after some number of headers without a word; the door counts itself.
   server.maxHeadersCount = 0;
   server.timeout = config.clientStallLimitMs;
-  server.maxConnections = config.connectionsLimit;
-  server.on("connection", (socket) => {
-    metrics.connections.add();
-    socket.once("close", () => metrics.connections.subtract());
-  });
-  server.on("drop", () => metrics.refusals.tooManyConnections.add());
   // The door says when the client is to go on: once it has seen nothing to refuse.
   server.on("checkContinue", serve);
   server.on("checkExpectation", (_request, response) => {
@@ -557,31 +769,6 @@ async function upgrade(
 // ---- Small things -----------------------------------------------------------------------------------
 
 /** Those a person configured, then those that sidecars announce under other names. */
-function mergedReplicas(
-  configured: readonly ReplicaConfig[],
-  members: readonly { readonly replica: string; readonly url: string }[],
-): readonly ReplicaConfig[] {
-  const merged = [...configured];
-  const names = new Set(configured.map(({ name }) => name));
-  for (const { replica, url } of [...members].sort((a, b) => (a.replica < b.replica ? -1 : 1))) {
-    if (names.has(replica) || !URL.canParse(url)) continue;
-    names.add(replica);
-    const { origin, pathname } = new URL(url);
-    merged.push({ name: replica, origin, basePath: pathname.replace(/\/+$/, "") });
-  }
-  return merged;
-}
-
-function sameReplicas(known: readonly ReplicaConfig[], now: readonly ReplicaConfig[]): boolean {
-  // A replica whose sidecar stopped announcing it is kept: its server may well be alive, and probes tell.
-  return now.every((config) =>
-    known.some(
-      ({ name, origin, basePath }) =>
-        name === config.name && origin === config.origin && basePath === config.basePath,
-    ),
-  );
-}
-
 function parsedQuestion(
   body: string,
 ):

@@ -5,25 +5,29 @@
 //   registry   a heartbeat with the replica's address, so that proxies find it
 //   presence   one socket that shows other Jellyblooms that this server is kept
 //   lease      one of the sidecars leads: which one, under which epoch, until when
+//   plays      encodes and sessions of plays that the server no longer owns are ended
+//   encoder    whether the server encodes, and how: told to the cluster
 //   cycle      observe, decide, act: tokens minted, logouts made, leftovers cleared away
 //
 // It promises that nothing here waits for a request and that no request waits for anything here but a token
 // that is not minted yet. Whatever part cannot reach server or store goes on trying at its own pace.
 
 import { randomBytes } from "node:crypto";
-import { drainOrderOf } from "../core/cluster/condition.ts";
+import { drainOrderOf, unknownCondition } from "../core/cluster/condition.ts";
 import { proveMember } from "../core/cluster/member.ts";
 import type { Memory } from "../core/cluster/memory.ts";
 import type { HealthAnswer, JellyfinClient } from "../core/jellyfin/client.ts";
 import type { Clock } from "../core/service/clock.ts";
 import { repeat, sleep } from "../core/service/loop.ts";
 import type { Seal } from "../core/service/seal.ts";
-import { type Epoch, type Store, StoreUnavailable } from "../core/store/store.ts";
+import { type Epoch, type Member, type Store, StoreUnavailable } from "../core/store/store.ts";
 import type { Tools } from "./act.ts";
 import { Cycle } from "./cycle.ts";
 import type { DecideLimits, MintEnd } from "./decide.ts";
+import { type EncoderSight, EncoderWatch } from "./encoder.ts";
 import { LeaseKeeper } from "./lease.ts";
 import { Observer, type ServerSight } from "./observe.ts";
+import { PlayKeeper } from "./play-keeper.ts";
 import { runPresence } from "./presence.ts";
 
 export interface SidecarLog {
@@ -56,6 +60,8 @@ export interface SidecarOptions extends DecideLimits {
   readonly rivalIntervalMs: number;
   /** How long actions that run may go on after the end was asked for, in ms. */
   readonly stopLimitMs: number;
+  /** Whether the server's encoder is tried with a short encode. */
+  readonly encoderProbe: boolean;
   /** How long the leader's lease holds, in ms. */
   readonly leaseLimitMs: number;
 }
@@ -74,6 +80,8 @@ export interface SidecarPlan {
   readonly storeCallLimitMs: number;
   /** How long the leader's lease holds, in ms. */
   readonly leaseLimitMs: number;
+  /** Default: it is not tried. */
+  readonly encoderProbe?: boolean;
 }
 
 /** How long one of the several calls of a mint may take, in ms. */
@@ -97,7 +105,9 @@ export function sidecarOptionsFor(plan: SidecarPlan): SidecarOptions {
     problemRetryMs: 60_000,
     ghostTries: 5,
     factsIntervalMs: 15_000,
-    heartbeatIntervalMs: 2000,
+    // Three sidecars and two doors that have nothing to do send the store 5 commands a second at most, all
+    // together (test/cluster/idle-store.test.ts).
+    heartbeatIntervalMs: 2500,
     memberTtlMs: 10_000,
     cycleIntervalMs: 10_000,
     claimTtlMs: mintLimitMs + claimMarginMs,
@@ -108,6 +118,7 @@ export function sidecarOptionsFor(plan: SidecarPlan): SidecarOptions {
     hintsLimit: 10_000,
     rivalIntervalMs: 30_000,
     stopLimitMs: 1000,
+    encoderProbe: plan.encoderProbe ?? false,
   };
 }
 
@@ -144,6 +155,8 @@ export interface SidecarParts {
   readonly log: SidecarLog;
   readonly clock: Clock;
   readonly options: SidecarOptions;
+  /** Told at each heartbeat who is announced in the registry; whether their proofs hold is theirs to look at. */
+  readonly onMembers?: (members: readonly Member[]) => Promise<void>;
   /** The uid of this process's pod, where there is one: it is part of who holds the lease. */
   readonly podUid?: string;
   /** The highest epoch that other sidecars have seen, as far as they can be reached. Never rejects. */
@@ -229,6 +242,43 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     return isDraining ? `replica ${name} drains` : undefined;
   }
 
+  const plays = new PlayKeeper({
+    tools,
+    isHealthy: () => observer.sight.health === "healthy",
+    wallMs: clock.wallMs,
+    log: {
+      debug: (message) => log.debug(message),
+      info: (message) => log.info(`sidecar of ${name}: ${message}`),
+    },
+    retryMs: options.retryMinMs,
+    looksLimit: 10_000,
+  });
+  let encoderTold: EncoderSight | undefined;
+  const encoder = new EncoderWatch({
+    replica: name,
+    client,
+    nonce: bootNonce,
+    probes: options.encoderProbe,
+    segmentLimitMs: 15_000,
+    retryMs: 5 * 60_000,
+    monotonicMs,
+    log,
+    onChange: () => void tellEncoder(),
+  });
+
+  /** What the cluster places plays by. It is told again when the store could not take it. */
+  async function tellEncoder(): Promise<void> {
+    const { sight } = encoder;
+    if (sight === encoderTold || sight.encoder === "") return;
+    const value = JSON.stringify({ ...unknownCondition, ...sight });
+    const note = { kind: "replica", id: name, replica: name, value } as const;
+    await withStore(async () => {
+      await store.putNote(note, 0);
+      memory.apply({ type: "note", note: { ...note, expiresAtMs: 0 } });
+      encoderTold = sight;
+    });
+  }
+
   async function watch(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       nextLook = new AbortController();
@@ -248,7 +298,10 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     if (isDue || isBack) await readFacts();
     if (!isBack) return;
     // Health goes on being watched while the store cannot be read.
-    void memory.loaded.then(() => cycle.noteReturn());
+    void memory.loaded.then(() => {
+      cycle.noteReturn();
+      plays.noteReturn();
+    });
   }
 
   function noteHealth({ state, reason }: HealthAnswer): void {
@@ -275,6 +328,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     }
     if (quickConnect.outcome === "ok") observer.noteQuickConnect(quickConnect.enabled);
     if (info.outcome === "ok" && quickConnect.outcome === "ok") factsReadAtMs = monotonicMs();
+    void encoder.look(observer.sight.serverVersion).then(tellEncoder);
     cycle.wake();
     lease.look();
   }
@@ -285,13 +339,14 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     await withStore(async () => {
       const isFirst = observer.observation().storeNowMs === undefined;
       const facts = { replica: name, url, sidecarUrl, serverId, serverVersion, bootNonce };
-      const storeMs =
+      const { nowMs, members } =
         url === ""
-          ? await store.time()
+          ? { nowMs: await store.time(), members: await store.members() }
           : await store.touchMember(proveMember(seal, facts), memberTtlMs);
-      observer.noteStoreTime(storeMs);
-      memory.noteStoreTime(storeMs);
+      observer.noteStoreTime(nowMs);
+      memory.noteStoreTime(nowMs);
       if (isFirst) cycle.wake();
+      await parts.onMembers?.(members);
     });
   }
 
@@ -350,6 +405,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
       repeat(options.heartbeatIntervalMs, signal, beat),
       keepPresence(signal),
       lease.run(signal),
+      plays.run(signal),
       cycle.run(signal),
     ]);
     // An end that was asked for does not wait for a server that does not answer.

@@ -754,7 +754,7 @@ function embeddedStore(
           JSON.stringify(announced),
           nowMs + ttlMs,
         );
-        return nowMs;
+        return { nowMs, members: liveMembers(nowMs) };
       });
     },
 

@@ -130,7 +130,7 @@ type StreamEntry = readonly [id: string, fields: readonly string[]];
  * address cannot be read, or Redis refuses the password.
  */
 export async function openRedisStore(options: RedisStoreOptions): Promise<RedisStore> {
-  const { limits, prefix = "jellybloom", followIdleMs = 10_000, reconnectLimitMs = 1000 } = options;
+  const { limits, prefix = "jellybloom", followIdleMs = 15_000, reconnectLimitMs = 1000 } = options;
   if (!/^[A-Za-z0-9._-]+$/.test(prefix)) {
     throw new StoreNotOpened(
       `The prefix of the keys in Redis may have letters, digits, "-", "_" and "." only; it is "${prefix}".`,
@@ -569,7 +569,8 @@ function redisStore(
 
     async touchMember(member, ttlMs) {
       const values = [member.replica, jsonOf(member), ttlMs];
-      return Number(asText(await link.run("touchMember", [keys.members], values)));
+      const [nowMs, members] = asList(await link.run("touchMember", [keys.members], values));
+      return { nowMs: Number(asText(nowMs)), members: membersFrom(members) };
     },
 
     async members() {

@@ -417,10 +417,13 @@ export interface Store {
   ): Promise<{ readonly sights: readonly ProxySight[]; readonly members: readonly Member[] }>;
 
   /**
-   * Announces a replica for `ttlMs`. `atMs` is the store's clock, set by the store, not part of the proof; it
-   * is answered, too, as `time` would.
+   * Announces a replica for `ttlMs`. `atMs` is the store's clock, set by the store, not part of the proof.
+   * Answers what the announcer wants to know each time anyway, in one round trip: `time` and `members`.
    */
-  touchMember(member: Omit<Member, "atMs">, ttlMs: number): Promise<number>;
+  touchMember(
+    member: Omit<Member, "atMs">,
+    ttlMs: number,
+  ): Promise<{ readonly nowMs: number; readonly members: readonly Member[] }>;
 
   /** Members not yet expired, in alphabetical order of their replicas. */
   members(): Promise<readonly Member[]>;

@@ -673,8 +673,11 @@ describe.each(backends())("a store $name", (backend) => {
 
     test("tells every proxy what all of them see, and which members there are", async () => {
       const { store, other } = await open();
-      await store.touchMember(member, 60_000);
-      await store.touchMember({ ...member, replica: "b" }, 60_000);
+      const alone = await store.touchMember(member, 60_000);
+      expect(alone.members).toEqual([{ ...member, atMs: alone.nowMs }]);
+      expect(Math.abs(alone.nowMs - (await store.time()))).toBeLessThan(1000);
+      const both = await store.touchMember({ ...member, replica: "b" }, 60_000);
+      expect(both.members.map(({ replica }) => replica)).toEqual(["a", "b"]);
       const first = await store.touchProxy({ proxy: "p", reachable: { a: true } }, 60_000);
       expect(first.sights).toEqual([
         { proxy: "p", reachable: { a: true }, atMs: expect.any(Number) },

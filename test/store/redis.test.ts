@@ -480,7 +480,7 @@ describe("an idle follower", () => {
     const following = follower(store, (await store.load()).position);
     await sleep(100);
     const before = await commandsOf(admin);
-    await sleep(11_000);
+    await sleep(16_000);
     const sent = (await commandsOf(admin)) - before - 1;
     await following.stop();
     expect(sent).toBeLessThanOrEqual(3);
