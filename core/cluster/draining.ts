@@ -118,7 +118,8 @@ async function withReplica(
   } catch {
     return badRequest("the body is not JSON");
   }
-  if (typeof fields !== "object" || fields === null) return badRequest("the body is no object");
+  if (typeof fields !== "object" || fields === null || Array.isArray(fields))
+    return badRequest("the body is no object");
   const { replica = parts.own, ...rest } = fields as Record<string, unknown>;
   if (typeof replica !== "string" || replica === "") {
     return badRequest("which replica is meant must be said");
