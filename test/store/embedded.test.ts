@@ -200,6 +200,39 @@ describe("a file", () => {
     expect(openHere).toThrow(/newer Jellybloom \(its version is 99/);
   });
 
+  test("that an older program wrote is opened, with all that is in it, and is complete then", async () => {
+    const older = openHere();
+    await older.recordLogin(login("k", "h1", 1));
+    const { position } = await older.load();
+    await older.close();
+    const database = new DatabaseSync(join(directory, embeddedFileName));
+    // As it was before there were notes and a leader.
+    database.exec("DROP TABLE notes; DROP TABLE lease;");
+    database.close();
+    const store = openHere();
+    expect((await store.load()).identities).toHaveLength(1);
+    await store.putNote({ kind: "play", id: "p", replica: "a", value: "{}" }, 0);
+    const claim = { replica: "a", gateUrl: "", owner: "o", ttlMs: 60_000, above: 0 };
+    expect((await store.holdLease(claim)).held).toBe(true);
+    const following = follower(store, position);
+    await following.until(2);
+    await following.stop();
+    await store.close();
+  });
+
+  test("that is opened again has no leader, and its next one has the next number", async () => {
+    const first = openHere();
+    const claim = { replica: "a", gateUrl: "", owner: "o", ttlMs: 60_000, above: 0 };
+    await first.holdLease(claim);
+    await first.close();
+    const store = openHere();
+    expect(await store.holdLease({ ...claim, owner: "p" })).toMatchObject({
+      held: true,
+      lease: { epoch: { number: 2, owner: "p" } },
+    });
+    await store.close();
+  });
+
   test("that can no longer grow makes the store unavailable, loses nothing, and can be read", async () => {
     // The system refuses to let any file of the process grow beyond this, as a full disk does.
     const { ended } = otherProcess(300);
@@ -233,6 +266,24 @@ describe("a verb that fails in the middle", () => {
 });
 
 describe("the store's clock", () => {
+  test("that is set forward gives nobody's lease to another", async () => {
+    let nowMs = 1_000_000;
+    let monotonicMs = 0;
+    const store = openEmbeddedStore({
+      limits: defaultLimits,
+      now: () => nowMs,
+      monotonicMs: () => monotonicMs,
+    });
+    const claim = { replica: "a", gateUrl: "", owner: "o", ttlMs: 10_000, above: 0 };
+    await store.holdLease(claim);
+    nowMs += 3_600_000;
+    monotonicMs = 9999;
+    expect((await store.holdLease({ ...claim, owner: "p" })).held).toBe(false);
+    monotonicMs = 10_000;
+    expect((await store.holdLease({ ...claim, owner: "p" })).held).toBe(true);
+    await store.close();
+  });
+
   test("that is set back keeps no home in its place", async () => {
     let nowMs = 1_000_000;
     const store = openEmbeddedStore({ limits: defaultLimits, now: () => nowMs });

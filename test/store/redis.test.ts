@@ -1,19 +1,21 @@
 // What only a store in Redis must promise: it is emptied, killed, frozen, replaced and badly set up, and
 // whoever uses it is told within the limit, without a secret, and goes on when it is back.
 
-import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer, connect as dial, type Socket } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { Redis } from "ioredis";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { keyNameOf, keyTable, storeKeys } from "../../core/store/keys.ts";
 import { openRedisStore, type RedisStore, redisAddress } from "../../core/store/redis.ts";
 import { loadScripts, scriptsFolder } from "../../core/store/scripts.ts";
-import { noteKinds, StoreNotOpened, StoreUnavailable } from "../../core/store/store.ts";
+import {
+  type LeaseAnswer,
+  noteKinds,
+  StoreNotOpened,
+  StoreUnavailable,
+} from "../../core/store/store.ts";
 import { freePort, type RedisServer, startRedis } from "../support/redis.ts";
+import { startSentinels } from "../support/sentinel.ts";
 import { defaultLimits, follower, login, sleep, token } from "./worlds.ts";
 
 const callLimitMs = 400;
@@ -38,7 +40,9 @@ afterEach(async () => {
   for (const store of opened.splice(0)) await store.close();
 });
 
-async function open(options: { url?: string; followIdleMs?: number } = {}): Promise<RedisStore> {
+async function open(
+  options: { url?: string; followIdleMs?: number; lockUrls?: readonly string[] } = {},
+): Promise<RedisStore> {
   const limits = { ...defaultLimits, callLimitMs };
   const store = await openRedisStore({ url: server.url, limits, ...options });
   opened.push(store);
@@ -234,42 +238,13 @@ describe("when Redis is gone", () => {
 
 describe("behind Sentinel", () => {
   test("a store goes on with the new master when the master dies", async () => {
-    const sentinelPort = await freePort();
-    const master = await startRedis();
-    const replica = await startRedis({ args: ["--replicaof", "127.0.0.1", String(master.port)] });
-    const folder = await mkdtemp(join(tmpdir(), "jellybloom-sentinel-"));
-    const settings = join(folder, "sentinel.conf");
-    await writeFile(
-      settings,
-      [
-        `port ${sentinelPort}`,
-        "bind 127.0.0.1",
-        `dir ${folder}`,
-        `sentinel monitor main 127.0.0.1 ${master.port} 1`,
-        "sentinel down-after-milliseconds main 500",
-        "sentinel failover-timeout main 3000",
-      ].join("\n"),
-    );
-    const sentinel = spawn("redis-server", [settings, "--sentinel"], { stdio: "ignore" });
-    const watcher = new Redis(sentinelPort, "127.0.0.1", { protocol: 2 });
-    watcher.on("error", () => undefined);
+    const sentinels = await startSentinels();
     try {
-      // Sentinel must have met the replica before it can promote it.
-      const untilMs = Date.now() + 20_000;
-      for (;;) {
-        const replicas = await watcher.call("SENTINEL", "replicas", "main").catch(() => []);
-        if (
-          Array.isArray(replicas) &&
-          JSON.stringify(replicas).includes('"master-link-status","ok"')
-        )
-          break;
-        if (Date.now() > untilMs) throw new Error("Sentinel did not find the replica");
-        await sleep(100);
-      }
-      const store = await open({ url: `redis+sentinel://127.0.0.1:${sentinelPort}/main` });
+      const [master, copy] = sentinels.servers;
+      const store = await open({ url: sentinels.url });
       await store.recordLogin(login("k", "h1", 1));
       const { position } = await store.load();
-      const link = new Redis(replica.url, { protocol: 2 });
+      const link = new Redis(copy.url, { protocol: 2 });
       while ((await link.hlen(storeKeys("jellybloom").identities)) === 0) await sleep(10);
       link.disconnect();
       await master.kill9();
@@ -279,13 +254,113 @@ describe("behind Sentinel", () => {
       await following.until(2);
       await following.stop();
     } finally {
-      watcher.disconnect();
-      sentinel.kill("SIGKILL");
-      await replica.stop();
-      await master.stop();
-      await rm(folder, { recursive: true, force: true });
+      await sentinels.stop();
     }
   }, 60_000);
+});
+
+describe("the leader's lease", () => {
+  const claim = { replica: "a", gateUrl: "", owner: "o", ttlMs: 60_000, above: 0 };
+  const numberOf = (answer: LeaseAnswer) => (answer.held ? answer.lease.epoch.number : undefined);
+
+  test("is not given to who no longer has the lock, whatever the lease says", async () => {
+    await admin.flushall();
+    const store = await open();
+    const other = await open();
+    expect(numberOf(await store.holdLease(claim))).toBe(1);
+    // Another process was granted the lock, as after a pause that outlived it.
+    await admin.set(storeKeys("jellybloom").lock, "another's value", "PX", 60_000);
+    expect(await store.holdLease(claim)).toMatchObject({ held: false, lease: { replica: "a" } });
+    await admin.del(storeKeys("jellybloom").lock);
+    expect(numberOf(await other.holdLease({ ...claim, owner: "p" }))).toBe(2);
+    expect((await store.holdLease(claim)).held).toBe(false);
+  });
+
+  test("keeps counting where Redis forgot everything, as far as anybody remembers", async () => {
+    await admin.flushall();
+    const store = await open();
+    const other = await open();
+    for (let times = 1; times <= 3; times += 1) {
+      expect(numberOf(await store.holdLease(claim))).toBe(times);
+      await store.releaseLease("o");
+    }
+    await admin.flushall();
+    // The owner remembers its own, and another is told by those it asks.
+    expect(numberOf(await store.holdLease(claim))).toBe(4);
+    await store.releaseLease("o");
+    await admin.flushall();
+    expect(numberOf(await other.holdLease({ ...claim, owner: "p", above: 4 }))).toBe(5);
+  });
+
+  test("whose number was lost with the last writes is granted above it to the lock's holder", async () => {
+    await admin.flushall();
+    const store = await open();
+    expect(numberOf(await store.holdLease({ ...claim, above: 6 }))).toBe(7);
+    // The lock came over to the new master, what was written after it did not.
+    await admin.del(storeKeys("jellybloom").lease, storeKeys("jellybloom").leaseEpoch);
+    expect(numberOf(await store.holdLease(claim))).toBe(8);
+  });
+
+  test("lies in the database that the address names, also beyond the first sixteen", async () => {
+    const own = await startRedis({ args: ["--databases", "20"] });
+    const look = new Redis(own.url, { protocol: 2 });
+    try {
+      for (const db of [0, 3, 18]) {
+        const store = await open({ url: `${own.url}/${db}` });
+        expect(numberOf(await store.holdLease({ ...claim, owner: `o${db}` }))).toBe(1);
+        await look.select(db);
+        expect(await look.exists(storeKeys("jellybloom").lock)).toBe(1);
+      }
+    } finally {
+      look.disconnect();
+      await own.stop();
+    }
+  });
+
+  test("needs more than half of the servers that hold its lock, and forgives the silence of the others", async () => {
+    const [second, third] = await Promise.all([startRedis(), startRedis()]);
+    const own = await startRedis();
+    try {
+      const lockUrls = [second.url, third.url];
+      const store = await open({ url: own.url, lockUrls });
+      const other = await open({ url: own.url, lockUrls });
+      expect(numberOf(await store.holdLease(claim))).toBe(1);
+      second.freeze();
+      expect(numberOf(await store.holdLease(claim))).toBe(1);
+      expect((await other.holdLease({ ...claim, owner: "p" })).held).toBe(false);
+      await third.kill9();
+      await expect(store.holdLease(claim)).rejects.toBeInstanceOf(StoreUnavailable);
+      second.thaw();
+      // The lock is the same one still, so the epoch is, too.
+      expect(await untilAvailable(async () => numberOf(await store.holdLease(claim)))).toBe(1);
+      await store.releaseLease("o");
+      expect(
+        await untilAvailable(async () => numberOf(await other.holdLease({ ...claim, owner: "p" }))),
+      ).toBe(2);
+    } finally {
+      second.thaw();
+      await Promise.all([own.stop(), second.stop(), third.stop()]);
+    }
+  }, 30_000);
+
+  test("is not spread over an even number of servers", async () => {
+    const limits = { ...defaultLimits, callLimitMs };
+    await expect(
+      openRedisStore({ url: server.url, limits, lockUrls: [server.url] }),
+    ).rejects.toThrow(/even number of further ones/);
+  });
+
+  test("keeps its lock's value from everybody else", async () => {
+    await admin.flushall();
+    const store = await open();
+    await store.holdLease(claim);
+    const value = await admin.get(storeKeys("jellybloom").lock);
+    expect(value).toMatch(/^[0-9a-f]{32}$/);
+    const feed = JSON.stringify(await admin.xrange(storeKeys("jellybloom").changes, "-", "+"));
+    expect(feed).toContain("lease");
+    expect(feed).not.toContain(value);
+    expect(JSON.stringify(await store.load())).not.toContain(value);
+  });
 });
 
 describe("when Redis is frozen", () => {
