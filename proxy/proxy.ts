@@ -36,6 +36,7 @@ import { createGateAttendant } from "./attendants/gate.ts";
 import { Plays, playsLimits } from "./attendants/plays.ts";
 import { createQuickConnect } from "./attendants/quick-connect.ts";
 import { SyncPlay } from "./attendants/sync-play.ts";
+import { createTaskAttendant } from "./attendants/tasks.ts";
 import { Balancer } from "./balancer.ts";
 import { createDiscovery } from "./discovery.ts";
 import { type DnsName, dnsIntervalMs, findByDns } from "./dns.ts";
@@ -263,6 +264,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       syncPlay,
       plays,
       balancer.attendant,
+      createTaskAttendant(),
       ...gates,
     ],
     trusted: trustedProxies(config.trustedProxies),
