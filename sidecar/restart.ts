@@ -100,7 +100,10 @@ export interface RestartSight {
 
 export type RestartStep =
   | { readonly step: "wait" }
-  /** Write `next` down, then do the deed. */
+  /**
+   * Write `next` down, then drain; or undrain, then write `next` down. So whoever goes on after a death finds
+   * either the deed undone, and does it, or the note as it was, and does the deed again, which changes nothing.
+   */
   | {
       readonly step: "go";
       readonly next: RestartAll | undefined;
@@ -115,7 +118,7 @@ const restartGiveUpMs = 6 * 60_000;
 /** Doors see within this time that a replica is there again. */
 const settleMs = 3000;
 
-/** What follows. Dying between two steps is safe: what is written down comes before what is done. */
+/** What follows. */
 export function nextRestartStep(all: RestartAll, sight: RestartSight): RestartStep {
   const { current, pending, phase, sinceMs } = all;
   const { nowMs, drain, server } = sight;
@@ -248,13 +251,13 @@ export class Restarter {
       step.deed === "drain" && wasDraining && step.next !== undefined
         ? { ...step.next, staysDrained: true }
         : step.next;
+    if (step.deed === "undrain") await endDrain(this.#plan, target);
     await this.#write(next);
     log.info(`restart: ${step.sentence}`);
     if (step.deed === "drain" && !wasDraining) {
       const order = { sinceMs: Math.round(nowMs), limitMs: drainLimitMs, untilRestart: false };
       await orderDrain(this.#plan, target, order);
     }
-    if (step.deed === "undrain") await endDrain(this.#plan, target);
   }
 
   #known(): RestartAll | undefined {
