@@ -28,7 +28,7 @@ until [ -e "$snapshot/data/device.txt" ] && [ ! -e "$snapshot/$marker" ]; do
   if [ $((waited % 60)) = 0 ]; then
     echo "$POD_NAME waits for a snapshot in $snapshot. k8s/README.md says how one is made."
   fi
-  sleep 5 &
+  sleep 5 >/dev/null 2>&1 &
   wait $!
   waited=$((waited + 5))
 done
