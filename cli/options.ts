@@ -133,6 +133,19 @@ const probes = {
   }),
 } satisfies OptionTable;
 
+const encoder = {
+  encoderProbe: option({
+    name: "encoder-probe",
+    section: "Replicas",
+    type: onOff("on|off"),
+    default: "on",
+    description:
+      "Whether each server's encoder is tried with two segments of its shortest film when it is there" +
+      " for the first time, and when its encoding options have changed. Where that fails, plays go" +
+      " elsewhere from the first segment on.",
+  }),
+} satisfies OptionTable;
+
 const life = {
   drainLimitMs: option({
     name: "drain-limit",
@@ -519,6 +532,7 @@ export const upOptions = {
       " NAME=KEY for one. Needed with more than one replica.",
   }),
   ...leadership,
+  ...encoder,
   ...tasks,
   ...doorLimits,
   ...life,
@@ -606,6 +620,7 @@ export const sidecarOptions = {
       " `openssl rand -hex 32`.",
   }),
   ...leadership,
+  ...encoder,
   ...tasks,
   ...probes,
   ...storeCall,

@@ -212,6 +212,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     const failing = failingEncoders(
       conditions,
       known.filter((play) => play !== undefined),
+      clock.wallMs(),
     );
     return { names: readyNames(health.view), conditions, failing };
   }
@@ -226,6 +227,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     clock,
     view: () => health.view,
     clientOf: (replica) => clients.get(replica),
+    urgent: caretakers.urgent,
     seatsOf(identityKey) {
       const replicas: string[] = [];
       for (const seat of sockets.seats()) {
@@ -279,6 +281,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
   const door = new Door(doorParts);
   health.onChange((view, before) => {
     links.follow(view);
+    syncPlay.viewChanged();
     // The others decide by what this proxy sees: they hear of a change at once.
     const isNews = [...view.replicas].some(
       ([name, { state }]) => before.replicas.get(name)?.state !== state,

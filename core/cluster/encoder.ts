@@ -40,26 +40,39 @@ export function encodesOf(trial: Trial | undefined): Encodes {
 
 /** So many films must fail at a replica, with none that works there, before its encoder counts as failing. */
 const filmsFailed = 2;
+/** After this it is given another chance, in ms. */
+const failureCountsMs = 5 * 60_000;
 
-/** Replicas where encodes are known to fail: their own trial says so, or several films failed lately. */
+/**
+ * Replicas where encodes are known to fail: their own trial says so, or several films failed lately. `nowMs` is
+ * since the epoch.
+ */
 export function failingEncoders(
   conditions: ReadonlyMap<string, Condition>,
   plays: Iterable<Play>,
+  nowMs: number,
 ): ReadonlySet<string> {
   const failing = new Set<string>();
   for (const [replica, { encodes }] of conditions) if (encodes === "failing") failing.add(replica);
   const failedItems = new Map<string, Set<string>>();
-  const works = new Set<string>();
+  const failedAtMs = new Map<string, number>();
+  const workedAtMs = new Map<string, number>();
+  const later = (times: Map<string, number>, replica: string, atMs: number): void => {
+    times.set(replica, Math.max(times.get(replica) ?? 0, atMs));
+  };
   for (const play of plays) {
-    for (const replica of Object.keys(play.failures)) {
+    const counts = Math.abs(nowMs - play.failedAtMs) <= failureCountsMs;
+    for (const replica of counts ? Object.keys(play.failures) : []) {
       if (play.encodesAt === replica) continue;
       const items = failedItems.get(replica) ?? new Set();
       failedItems.set(replica, items.add(play.itemId));
+      later(failedAtMs, replica, play.failedAtMs);
     }
-    if (play.encodesAt !== "" && !play.hasEnded) works.add(play.encodesAt);
+    if (play.encodesAt !== "") later(workedAtMs, play.encodesAt, play.changedAtMs);
   }
   for (const [replica, items] of failedItems) {
-    if (items.size >= filmsFailed && !works.has(replica)) failing.add(replica);
+    const hasWorkedSince = (workedAtMs.get(replica) ?? 0) > (failedAtMs.get(replica) ?? 0);
+    if (items.size >= filmsFailed && !hasWorkedSince) failing.add(replica);
   }
   return failing;
 }

@@ -34,6 +34,8 @@ export interface Play {
   readonly segment: number;
   /** How often each replica failed to encode it. */
   readonly failures: Readonly<Record<string, number>>;
+  /** When the last of these was, in ms since the epoch on the clock of the door that saw it; 0: never. */
+  readonly failedAtMs: number;
   readonly hasEnded: boolean;
   /** When it last changed, in ms since the epoch on the clock of the door that wrote it. */
   readonly changedAtMs: number;
@@ -60,6 +62,7 @@ export function newPlay(id: string, changedAtMs: number): Play {
     isPaused: false,
     segment: -1,
     failures: {},
+    failedAtMs: 0,
     hasEnded: false,
     changedAtMs,
   };
@@ -99,7 +102,7 @@ export function readPlay(note: Pick<Note, "id" | "value">): Play | undefined {
     "owner",
     "encodesAt",
   ] as const;
-  const numbers = ["epoch", "positionTicks", "segment", "changedAtMs"] as const;
+  const numbers = ["epoch", "positionTicks", "segment", "failedAtMs", "changedAtMs"] as const;
   for (const name of texts) if (!isText(value[name])) return undefined;
   for (const name of numbers) if (!Number.isSafeInteger(value[name])) return undefined;
   const { visited, failures, isPaused, hasEnded } = value;
@@ -175,6 +178,7 @@ export function withNews(play: Play, news: PlayNews, nowMs: number): Play {
     epoch: owner?.epoch ?? play.epoch,
     visited,
     failures,
+    failedAtMs: failedAt === undefined ? play.failedAtMs : nowMs,
     encodesAt: news.isEncoded === true ? (replica ?? play.encodesAt) : play.encodesAt,
     positionTicks: news.positionTicks ?? play.positionTicks,
     isPaused: news.isPaused ?? play.isPaused,
@@ -238,6 +242,7 @@ export function mergedPlay(own: Play, other: Play): Play {
     positionTicks: younger.positionTicks < 0 ? older.positionTicks : younger.positionTicks,
     segment: younger.segment < 0 ? older.segment : younger.segment,
     failures,
+    failedAtMs: Math.max(own.failedAtMs, other.failedAtMs),
     hasEnded: own.hasEnded || other.hasEnded,
   };
 }

@@ -187,10 +187,7 @@ export type AuthenticateAnswer =
   | CallFailure;
 
 export type StopAnswer = { readonly outcome: "done" } | Refusal | CallFailure;
-export type ProbeItemAnswer =
-  | Ok<{ readonly item: ProbeItem | undefined }>
-  | Refusal
-  | CallFailure;
+export type ProbeItemAnswer = Ok<{ readonly item: ProbeItem | undefined }> | Refusal | CallFailure;
 export type SegmentAnswer = Ok<{ readonly segment: EncodedSegment }> | Refusal | CallFailure;
 export type EndSessionAnswer = { readonly outcome: "ended" } | Refusal | CallFailure;
 /** `done` also when the server did not know the token: it is not valid there, which is what was wanted. */
@@ -279,6 +276,18 @@ export interface JellyfinClient {
     segment: { readonly number: number; readonly seconds: number },
     limitMs: number,
   ): Promise<SegmentAnswer>;
+  /**
+   * A call in the name of a user's device, with its own token. `accept` as the client sent it, so that the
+   * answer is spelled as the client's own would be.
+   */
+  callAs(
+    token: string,
+    device: DeviceFields,
+    method: "GET" | "POST",
+    path: string,
+    body?: unknown,
+    accept?: string,
+  ): Promise<PlainAnswer | CallFailure>;
   /** Any other call with the API key. `path` with query, without the base path. */
   callWithKey(
     method: "GET" | "POST" | "DELETE",
@@ -712,6 +721,16 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
       if (answer.status !== 200) return refusalOf(answer) ?? unexpected(answer);
       const bytes = answer.text.length;
       return { outcome: "ok", segment: { bytes, tookMs: now() - startedMs } };
+    },
+
+    async callAs(token, device, method, path, body, accept) {
+      return await call({
+        method,
+        path,
+        authorization: buildAuthorization(device, token),
+        ...(body !== undefined && { body }),
+        ...(accept !== undefined && { headers: { accept } }),
+      });
     },
 
     async callWithKey(method, path, body) {

@@ -441,7 +441,7 @@ function textOf(value: unknown): string | undefined {
   return typeof value === "string" ? value : undefined;
 }
 
-/** The replica that failed to encode, when another one or nobody delivered. */
+/** The replica that failed to encode, when another one or nobody delivered. A 404 is about the film, not the encoder. */
 function failureOf(
   { refusals, refusedBy }: Attended,
   status: number | undefined,
@@ -449,7 +449,7 @@ function failureOf(
 ): string | undefined {
   let isFailure = status !== undefined && status >= 500;
   for (const refusal of refusals.keys()) {
-    if (refusal === 404 || (refusal >= 500 && refusal !== 503)) isFailure = true;
+    if (refusal >= 500 && refusal !== 503) isFailure = true;
   }
   if (!isFailure) return undefined;
   for (const name of refusedBy) if (name !== replica || (status ?? 500) >= 400) return name;

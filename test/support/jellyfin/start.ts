@@ -55,6 +55,7 @@ export type ControlSwitch =
   | "legacy"
   | "subtitles"
   | "task-runs"
+  | "encoder"
   | "emit"
   | "configure"
   | "clear"

@@ -24,6 +24,7 @@ type Job = {
   readonly deviceId: string;
   readonly child: ChildProcess;
   exited: boolean;
+  exitCode: number | null;
   timer: NodeJS.Timeout | undefined;
   active: number;
 };
@@ -38,12 +39,18 @@ export type SegmentRequest = {
   readonly videoBitrate: number | undefined;
 };
 
+export class EncoderFailed extends Error {
+  override readonly name = "EncoderFailed";
+}
+
 export class Transcodes {
   readonly #folder: string;
   readonly #jobs = new Map<string, Job>();
   readonly #locks = new Map<string, Promise<unknown>>();
   /** How often an ffmpeg was started since this process began. */
   started = 0;
+  /** Every ffmpeg ends at once with an error, as one whose encoder is not there. */
+  fails = false;
 
   constructor(folder: string) {
     this.#folder = folder;
@@ -134,11 +141,15 @@ export class Transcodes {
       if (existsSync(path) && existsSync(after)) return path;
       await sleep(POLL_MS);
     }
-    return existsSync(path) ? path : undefined;
+    if (existsSync(path)) return path;
+    // TranscodeManager.StartFfMpeg: an ffmpeg that ends before its first file is an error (500).
+    if (job !== undefined && job.exitCode !== null && job.exitCode !== 0) throw new EncoderFailed();
+    return undefined;
   }
 
   #start(request: SegmentRequest, stem: string, index: number): Job {
     const args = ffmpegArguments(request, this.#folder, stem, index);
+    if (this.fails) args.splice(args.indexOf("libx264"), 1, "h264_missing");
     // In the stand-in's own process group, so that whatever ends the group ends its ffmpegs.
     const child = spawn("ffmpeg", args, { cwd: this.#folder, stdio: "ignore" });
     this.started += 1;
@@ -149,13 +160,15 @@ export class Transcodes {
       deviceId,
       child,
       exited: false,
+      exitCode: null,
       timer: undefined,
       active: 0,
     };
     child.on("error", () => {
       job.exited = true;
     });
-    child.on("exit", () => {
+    child.on("exit", (code) => {
+      job.exitCode = code;
       job.exited = true;
     });
     this.#jobs.set(stem, job);

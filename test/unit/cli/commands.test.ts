@@ -28,7 +28,9 @@ async function mistakes(argv: readonly string[], env: Record<string, string> = {
 const clusterKey = "0123456789abcdef";
 const two = ["--replica", "a=http://10.0.0.5:8096", "--replica", "b=http://10.0.0.6:8096"];
 
-test.each(["up", "proxy", "sidecar", "explain", "seed"])("the help of %s", async (command) => {
+const documented = ["up", "proxy", "sidecar", "explain", "seed", "status", "drain", "undrain"];
+
+test.each(documented)("the help of %s", async (command) => {
   const { code, out } = await run([command, "--help"]);
   expect(code).toBe(0);
   await expect(out).toMatchFileSnapshot(`help/${command}.txt`);
@@ -96,7 +98,7 @@ describe("up", () => {
 describe("proxy and sidecar", () => {
   test("a proxy needs somebody to pass requests to", async () => {
     expect(await mistakes(["proxy"])).toEqual([
-      "--replica or --redis is needed: else there is nobody to pass requests to.",
+      "--replica, --discover or --redis is needed: else there is nobody to pass requests to.",
     ]);
   });
 
@@ -133,6 +135,37 @@ describe("explain", () => {
     expect(code).toBe(1);
     expect(err).toMatch(/^No answer from http:\/\/127\.0\.0\.1:1: /);
     expect(err).not.toContain(clusterKey);
+  });
+});
+
+describe("status, drain and undrain", () => {
+  const nowhere = ["--admin", "http://127.0.0.1:1", "--cluster-key", clusterKey];
+
+  test.each(["status", "drain", "undrain"])(
+    "%s says in a sentence that nobody answers",
+    async (name) => {
+      const { code, out, err } = await run([name, ...nowhere]);
+      expect([code, out]).toEqual([1, ""]);
+      expect(err).toMatch(/^No (?:answer|status) from http:\/\/127\.0\.0\.1:1: /);
+      expect(err).not.toContain(clusterKey);
+    },
+  );
+
+  test("a name may be left out, and is one word", async () => {
+    expect(await mistakes(["drain", ...nowhere, "a", "b"])).toEqual([
+      'Unexpected word "b": options start with --.',
+    ]);
+  });
+
+  test("what DNS is to be asked is said with its port, or as a service", async () => {
+    for (const wrong of [
+      "jellyfin:8096",
+      "dns:jellyfin",
+      "dns:jellyfin:0",
+      "dns:_http._tcp.x:99999",
+    ]) {
+      expect(await mistakes(["proxy", "--discover", wrong])).toHaveLength(1);
+    }
   });
 });
 

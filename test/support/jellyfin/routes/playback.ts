@@ -5,7 +5,7 @@ import { sendFile } from "../files.ts";
 import { type Exchange, Refusal, type Routes } from "../http.ts";
 import { dashed, parseId, randomId } from "../ids.ts";
 import { bitrate, type Item, mediaSource } from "../library.ts";
-import { type Container, variantPlaylist } from "../transcodes.ts";
+import { type Container, EncoderFailed, variantPlaylist } from "../transcodes.ts";
 import { field } from "./accounts.ts";
 import { itemOf } from "./items.ts";
 
@@ -187,7 +187,7 @@ async function sendSegment(ask: Exchange): Promise<void> {
   if (named === null) throw new Refusal(404, "empty");
   if (Number(ask.query("startTimeTicks") ?? 0) > 0) throw new Refusal(400);
   const rate = Number(ask.query("videoBitrate"));
-  const path = await ask.world.transcodes.segment(
+  const encoded = ask.world.transcodes.segment(
     {
       item,
       userAgent: ask.request.headers["user-agent"] ?? "",
@@ -199,6 +199,9 @@ async function sendSegment(ask: Exchange): Promise<void> {
     },
     Number(named[1]),
   );
+  const path = await encoded.catch((error: unknown) => {
+    throw error instanceof EncoderFailed ? new Refusal(500) : error;
+  });
   if (path === undefined) throw new Refusal(404);
   const { request, response, method } = ask;
   if ((await sendFile(request.headers, method, response, path)) === "missing")
