@@ -3,15 +3,22 @@
 
 import { isGone } from "../core/cluster/replica.ts";
 import type { ClusterView } from "../core/cluster/view.ts";
-import type { SocketAsked, SocketHost, SocketStanding, SocketTarget } from "./lanes/socket-host.ts";
+import type {
+  SocketAsked,
+  SocketHost,
+  SocketStanding,
+  SocketTarget,
+  SocketWatch,
+} from "./lanes/socket-host.ts";
 import type { Door, DoorParts } from "./server.ts";
 
 /** How long repeating a device's capabilities may take, in ms. */
 const replayLimitMs = 5000;
 
-export function createSocketHost(door: Door, parts: DoorParts): SocketHost {
+export function createSocketHost(door: Door, parts: DoorParts, watch?: SocketWatch): SocketHost {
   const { memory, health, links } = parts;
   return {
+    ...(watch !== undefined && { watch }),
     standing: (asked) => standingOf(parts, asked),
     async recognise(asked) {
       const facts = door.socketFacts(asked);

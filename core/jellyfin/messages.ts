@@ -22,6 +22,17 @@ export function messageType(text: string): string | undefined {
   return typeAtStart(text) ?? typeAtEnd(text) ?? typeByParsing(text);
 }
 
+/** The type of a message too long to be looked at as a whole, when it stands first or last. */
+export function longMessageType(data: Buffer): string | undefined {
+  const end = data.subarray(-endLength).toString("latin1");
+  return atEnd.exec(end)?.[1] ?? atStart.exec(data.subarray(0, endLength).toString("latin1"))?.[1];
+}
+
+/** True for what a server says to the members of a SyncPlay group. */
+export function isOfGroup(type: string | undefined): boolean {
+  return type === "SyncPlayGroupUpdate" || type === "SyncPlayCommand";
+}
+
 /** What a server sends to a client that must answer with KeepAlive within `seconds` (60 in Jellyfin). */
 export function forceKeepAlive(seconds: number): string {
   return `{"MessageId":"${freshMessageId()}","Data":${seconds},"MessageType":"ForceKeepAlive"}`;

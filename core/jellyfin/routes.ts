@@ -185,7 +185,8 @@ export type Gives =
   | "playbackInfo"
   | "liveStream"
   | "systemInfo"
-  | "sessions";
+  | "sessions"
+  | "groups";
 
 /**
  * - `refuse`         never through this door
@@ -550,10 +551,10 @@ const sessions: readonly Route[] = [
   post("/Sessions/{sessionId}/Message", "sessionCommand", command),
   post("/Sessions/{sessionId}/User/{userId}", "sessionCommand", command),
   remove("/Sessions/{sessionId}/User/{userId}", "sessionCommand", command),
-  read("/SyncPlay/List", "syncPlayList"),
-  read("/SyncPlay/{groupId}", "syncPlayList", { boundTo: "syncPlay" }),
+  read("/SyncPlay/List", "syncPlayList", { gives: "groups" }),
+  read("/SyncPlay/{groupId}", "syncPlayList", { boundTo: "syncPlay", gives: "groups" }),
   // A new group lives where its maker is at home; from then on the group is a pin.
-  post("/SyncPlay/New", "syncPlay", { memoryOnly: true }),
+  post("/SyncPlay/New", "syncPlay", { memoryOnly: true, gives: "groups" }),
   ...[
     "Join",
     "Leave",

@@ -28,7 +28,18 @@ export interface SocketTarget {
 /** `revoked`: the store says that the token never works again. */
 export type SocketStanding = "current" | "revoked" | "unknown" | "none";
 
+/** Somebody who follows whose sockets are where, and what servers say on them about groups. */
+export interface SocketWatch {
+  /** A socket of that identity is at that replica from now on. */
+  seated(identityKey: string, replica: string): void;
+  /** A socket of that identity has ended. */
+  unseated(identityKey: string): void;
+  /** What a server says of a SyncPlay group, as the client is to hear it; undefined: not at all. */
+  heard(identityKey: string, replica: string, text: string): string | undefined;
+}
+
 export interface SocketHost {
+  readonly watch?: SocketWatch;
   /** What is known of the token the socket came with, without waiting. */
   standing(asked: SocketAsked): SocketStanding;
   /**

@@ -12,9 +12,11 @@ import { type RawData, WebSocket } from "ws";
 import {
   forceKeepAlive,
   isClientKeepAlive,
+  isOfGroup,
   isSwallowed,
   keepAliveReply,
   keepAliveRequest,
+  longMessageType,
   messageType,
   noSubscriptions,
   remember,
@@ -44,6 +46,10 @@ export interface PairLimits {
 export interface PairOwner {
   readonly limits: PairLimits;
   readonly nowMs: () => number;
+  /** Messages go to another socket of a replica from now on. */
+  adopted(pair: SocketPair): void;
+  /** What a replica says of a group, as the client is to hear it; undefined: not at all. */
+  hears(pair: SocketPair, text: string): string | undefined;
   /** The replica's socket closed or broke, and the client is still there. */
   upstreamLost(pair: SocketPair, replica: string, why: string): void;
   /** The pair left a replica's socket that it is about to close. */
@@ -169,6 +175,7 @@ export class SocketPair {
     this.#sendQueue();
     if (left !== undefined) this.#retire(left);
     this.#flow();
+    this.#owner.adopted(this);
   }
 
   /** Leaves the replica's socket, at once: it is known to be of no use. */
@@ -306,12 +313,15 @@ export class SocketPair {
   fromUpstream(upstream: UpstreamSocket, data: Buffer, isBinary: boolean): void {
     if (upstream === this.#upstream) this.#upstreamHeardMs = this.#owner.nowMs();
     if (this.isOver) return;
-    if (
-      !isBinary &&
-      data.length <= readLengthMax &&
-      isSwallowed(messageType(data.toString("utf8")))
-    ) {
-      return;
+    if (!isBinary) {
+      const isLong = data.length > readLengthMax;
+      const type = isLong ? longMessageType(data) : messageType(data.toString("utf8"));
+      if (!isLong && isSwallowed(type)) return;
+      if (isOfGroup(type)) {
+        const shown = this.#owner.hears(this, data.toString("utf8"));
+        if (shown !== undefined) this.#toClient(shown, false);
+        return;
+      }
     }
     this.#toClient(data, isBinary);
   }

@@ -67,7 +67,11 @@ export interface SocketLane {
   /** Clients' sockets that are open. */
   readonly open: number;
   /** Who sits where now. */
-  seats(): Iterable<{ readonly userId: string | undefined; readonly replica: string }>;
+  seats(): Iterable<{
+    readonly userId: string | undefined;
+    readonly identityKey: string | undefined;
+    readonly replica: string;
+  }>;
   /**
    * That replica is about to be stopped: sockets there are dialled again where they belong by now. Those of
    * a user follow their home by themselves; `all` means them, too.
@@ -135,10 +139,13 @@ class Lane implements SocketLane, PairOwner {
     return this.#open;
   }
 
-  *seats(): Generator<{ userId: string | undefined; replica: string }> {
-    for (const pair of this.#pairs) {
-      const { upstreamReplica } = pair;
-      if (upstreamReplica !== undefined) yield { userId: pair.userId, replica: upstreamReplica };
+  *seats(): Generator<{
+    userId: string | undefined;
+    identityKey: string | undefined;
+    replica: string;
+  }> {
+    for (const { upstreamReplica: replica, userId, identityKey } of this.#pairs) {
+      if (replica !== undefined) yield { userId, identityKey, replica };
     }
   }
 
@@ -391,6 +398,18 @@ class Lane implements SocketLane, PairOwner {
 
   // ---- What happens ---------------------------------------------------------------------------------
 
+  adopted(pair: SocketPair): void {
+    const { identityKey, replica } = pair;
+    if (identityKey !== undefined) this.#parts.host.watch?.seated(identityKey, replica);
+  }
+
+  hears(pair: SocketPair, text: string): string | undefined {
+    const { watch } = this.#parts.host;
+    const { identityKey, replica } = pair;
+    if (watch === undefined || identityKey === undefined) return text;
+    return watch.heard(identityKey, replica, text);
+  }
+
   upstreamLost(pair: SocketPair, replica: string, why: string): void {
     this.#parts.host.suspect(replica, `socket: ${why}`);
     this.#follow(pair);
@@ -410,6 +429,7 @@ class Lane implements SocketLane, PairOwner {
     if (pair.isAccepted) {
       this.#open--;
       this.#parts.metrics.socketsOpen.subtract();
+      if (pair.identityKey !== undefined) this.#parts.host.watch?.unseated(pair.identityKey);
     }
     if (this.#pairs.size === 0) {
       clearInterval(this.#sweepTimer);
