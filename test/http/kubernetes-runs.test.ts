@@ -109,6 +109,7 @@ function environmentOf({ env = [] }: Container): Record<string, string> {
   const fields: Record<string, string> = {
     "metadata.name": "jellyfin-0",
     "metadata.namespace": "jellybloom",
+    "metadata.uid": "6a2e0c1c-0b1f-4a53-9d7e-2f0f6b1f0c11",
     "status.podIP": "127.0.0.1",
   };
   const path = [join(folder, "bin"), dirname(process.execPath), process.env.PATH].join(delimiter);

@@ -405,6 +405,7 @@ describe("what is started", () => {
     const { args = [], ports } = container("base", "jellyfin", "sidecar");
     expect(configOf("sidecar", args)).toMatchObject({
       name: "jellyfin-1",
+      podUid: "6a2e0c1c-0b1f-4a53-9d7e-2f0f6b1f0c11",
       jellyfin: { origin: "http://127.0.0.1:8096" },
       advertise: { origin: "http://10.1.2.3:8096" },
       listen: { host: "10.1.2.3", port: 8090 },
@@ -692,6 +693,7 @@ function settingsOf(folder: Folder): Labels {
 const fields: Labels = {
   "metadata.name": "jellyfin-1",
   "metadata.namespace": "jellybloom",
+  "metadata.uid": "6a2e0c1c-0b1f-4a53-9d7e-2f0f6b1f0c11",
   "status.podIP": "10.1.2.3",
 };
 
