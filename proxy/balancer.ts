@@ -16,6 +16,7 @@ import {
   drainOrderOf,
 } from "../core/cluster/condition.ts";
 import type { Memory } from "../core/cluster/memory.ts";
+import { readPlay } from "../core/cluster/plays.ts";
 import type { Clock } from "../core/service/clock.ts";
 import type { Log } from "../core/service/log.ts";
 import { repeat } from "../core/service/loop.ts";
@@ -47,6 +48,8 @@ export interface BalancerParts {
   readonly seats: () => Iterable<Seat>;
   /** Sockets at that replica are dialled elsewhere now; `all`: also those whose user's home is there. */
   readonly leave: (replica: string, all: boolean) => void;
+  /** Somebody else is where this user is for a reason that they share (a SyncPlay group): not moved for load. */
+  readonly isBound: (userId: string) => boolean;
   readonly prefer: string | undefined;
   readonly preferAfterMs: number;
   readonly returnAfterMs: number;
@@ -61,6 +64,8 @@ const idleMovesAtOnce = 16;
 const playMovesPerStep = 6;
 /** Somebody whose last media request or report is older than this watches no more: players report each 10 s. */
 const playingKeepMs = 30_000;
+/** A play that another door carries changes its record with its segments and reports. */
+const playChangedKeepMs = 2 * 60_000;
 const watchersLimit = 20_000;
 /** Notes about what is left outlive the drain by so much. */
 const leftKeepMs = 60_000;
@@ -320,14 +325,16 @@ export class Balancer {
     for (const { userId } of this.#parts.seats()) {
       if (userId !== undefined) sockets.set(userId, (sockets.get(userId) ?? 0) + 1);
     }
+    const wallMs = clock.wallMs();
     const playingElsewhere = new Set<string>();
     for (const note of memory.notes("play").values()) {
-      const userId = userIdIn(note.value);
-      if (userId !== undefined) playingElsewhere.add(userId);
+      const play = readPlay(note);
+      if (play === undefined || play.hasEnded) continue;
+      // A player that vanished without a word leaves its play behind for hours.
+      if (wallMs - play.changedAtMs < playChangedKeepMs) playingElsewhere.add(play.userId);
     }
     const names = [...health.view.replicas.keys()];
     const knownAt = this.#tokensByUser(names);
-    const wallMs = clock.wallMs();
     const users: BalanceUser[] = [];
     for (const { userId, replica, movedAtMs } of memory.homes.values()) {
       const watcher = this.#watchers.get(userId);
@@ -339,7 +346,7 @@ export class Balancer {
         transcodes: isPlaying && watcher?.isTranscode === true ? 1 : 0,
         directPlays: isPlaying && watcher?.isTranscode === false ? 1 : 0,
         sockets: sockets.get(userId) ?? 0,
-        isIdle: !isPlaying && !playingElsewhere.has(userId),
+        isIdle: !isPlaying && !playingElsewhere.has(userId) && !this.#parts.isBound(userId),
         // A clock that was set back says nothing: it counts as just moved, and the store judges, too.
         stayedMs: Math.max(0, wallMs - movedAtMs),
         knownAt: knownAt.get(userId) ?? new Set(),
@@ -378,17 +385,5 @@ export class Balancer {
     for (const [userId, { running, lastMs }] of this.#watchers) {
       if (running === 0 && nowMs - lastMs > playingKeepMs) this.#watchers.delete(userId);
     }
-  }
-}
-
-function userIdIn(value: string): string | undefined {
-  try {
-    const parsed: unknown = JSON.parse(value);
-    if (typeof parsed !== "object" || parsed === null) return undefined;
-    const { userId } = parsed as Record<string, unknown>;
-    return typeof userId === "string" ? userId : undefined;
-  } catch {
-    // A note that is no JSON tells of nobody.
-    return undefined;
   }
 }

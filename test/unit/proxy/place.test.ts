@@ -36,6 +36,15 @@ const nobody: Asked = {
   prefer: undefined,
 };
 
+/** Everybody ready, with what else is known of some of them. */
+function viewWith(changes: Readonly<Record<string, Partial<ReplicaObserved>>>): ClusterView {
+  const view = viewOf({ a: "ready", b: "ready", c: "ready" });
+  const replicas = [...view.replicas].map(([name, replica]) => {
+    return [name, { ...replica, ...changes[name] }] as const;
+  });
+  return { ...view, replicas: new Map(replicas) };
+}
+
 const allReady: States = { a: "ready", b: "ready", c: "ready" };
 /** Where the hash sends `key` among the three, and among those left without it. */
 const hashed = rendezvous("key", ["a", "b", "c"]) ?? "";
@@ -417,4 +426,38 @@ test("a home moves only away from a replica that no proxy reaches", () => {
   // A replica that was taken out of the cluster is nobody's home any more.
   expect(mayMoveHome(undefined, true)).toBe("move");
   expect(mayMoveHome(undefined, false)).toBe("move");
+});
+
+describe("a replica that drains, or that cannot encode", () => {
+  test.each([{ isDraining: true }, { refusesPlays: true }])("gets nobody new: %o", (change) => {
+    const view = viewWith({ a: change, b: change });
+    for (let index = 0; index < 20; index += 1) {
+      const hashKey = `user ${index}`;
+      expect(place({ ...nobody, userId: hashKey, hashKey }, view)).toMatchObject({ replica: "c" });
+      expect(place({ ...nobody, cookie: "a", hashKey }, view)).toMatchObject({ replica: "c" });
+      expect(place({ ...nobody, prefer: "a", hashKey }, view)).toMatchObject({ replica: "c" });
+    }
+  });
+
+  test("keeps those whose home it is, and what is pinned to it, until they are moved", () => {
+    const view = viewWith({ a: { isDraining: true } });
+    const home = { ...nobody, userId: "u", home: "a" };
+    expect(place(home, view)).toMatchObject({ replica: "a", claimsHome: false });
+    expect(place({ ...nobody, pin: pinned("a") }, view)).toMatchObject({ replica: "a" });
+  });
+
+  test("is better than none", () => {
+    const view = viewWith({
+      a: { isDraining: true },
+      b: { state: "dead" },
+      c: { state: "frozen" },
+    });
+    expect(place({ ...nobody, userId: "u" }, view)).toMatchObject({ replica: "a" });
+  });
+
+  test("does not take those whose home is gone while another can", () => {
+    const view = viewWith({ a: { state: "dead" }, b: { isDraining: true } });
+    const asked = { ...nobody, userId: "u", home: "a" };
+    expect(place(asked, view)).toMatchObject({ replica: "c", claimsHome: true });
+  });
 });
