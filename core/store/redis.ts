@@ -22,6 +22,18 @@ import type { Identity } from "../cluster/identity.ts";
 import { type StoreKeys, storeKeys } from "./keys.ts";
 import { loadScripts } from "./scripts.ts";
 import {
+  changesFrom,
+  fieldsFrom,
+  soundHome,
+  soundIdentity,
+  soundLease,
+  soundMember,
+  soundNote,
+  soundPin,
+  soundRevocation,
+  soundSight,
+} from "./sound.ts";
+import {
   type Change,
   checkLeaseClaim,
   checkNote,
@@ -37,7 +49,6 @@ import {
   noteKinds,
   notesLimit,
   type Pin,
-  type ProxySight,
   type Revocation,
   type Snapshot,
   type Store,
@@ -111,17 +122,6 @@ interface Position {
   readonly mark: string;
 }
 
-type StoredIdentity = Omit<Identity, "formerHashes"> & { readonly formerHashes: string };
-type StoredRevocation = Omit<Revocation, "pending"> & {
-  readonly pending: Readonly<Record<string, true>>;
-  readonly expiresAtMs: number;
-};
-type StoredChange =
-  | Exclude<Change, { type: "identity" | "revocation" }>
-  | { readonly type: "identity"; readonly identity: StoredIdentity }
-  | { readonly type: "revocation"; readonly revocation: StoredRevocation };
-type StoredLease = Lease & { readonly lock?: string };
-type Expiring<Kind> = Kind & { readonly expiresAtMs: number };
 type StreamEntry = readonly [id: string, fields: readonly string[]];
 
 /**
@@ -277,7 +277,7 @@ function redisStore(
         ],
       ),
     );
-    const lease = asText(text) === "" ? undefined : leaseFrom(asText(text));
+    const lease = soundLease(fieldsFrom(asText(text)));
     if (code === scriptCodes.GRANTED && lease !== undefined) {
       leaseLock.noteGranted(lease);
       return { held: true, lease };
@@ -289,23 +289,23 @@ function redisStore(
   async function readAll(): Promise<KnownState> {
     const state = emptyState();
     await scan("hscan", keys.identities, (key, text) => {
-      state.identities.set(key, identityFrom(JSON.parse(text) as StoredIdentity));
+      keep(state.identities, key, soundIdentity(fieldsFrom(text)));
     });
     await scan("hscan", keys.homes, (userId, text) => {
-      state.homes.set(userId, JSON.parse(text) as Home);
+      keep(state.homes, userId, soundHome(fieldsFrom(text)));
     });
     await scan("hscan", keys.pins, (field, text) => {
-      state.pins.set(field, JSON.parse(text) as Pin);
+      keep(state.pins, field, soundPin(fieldsFrom(text)));
     });
     for (const kind of noteKinds) {
       await scan("hscan", keys.notes(kind), (id, text) => {
-        state.notes.set(`${kind}:${id}`, JSON.parse(text) as Note);
+        keep(state.notes, `${kind}:${id}`, soundNote(fieldsFrom(text)));
       });
     }
     const lease = await link.ask((client) => client.get(keys.lease));
-    if (lease !== null) state.lease = leaseFrom(lease);
+    state.lease = lease === null ? undefined : soundLease(fieldsFrom(lease));
     await scan("hscan", keys.revocations, (id, text) => {
-      state.revocations.set(id, JSON.parse(text) as StoredRevocation);
+      keep(state.revocations, id, soundRevocation(fieldsFrom(text)));
     });
     await scan("zscan", keys.revokedHashes, (hash, expiresAtMs) => {
       state.revokedHashes.set(hash, Number(expiresAtMs));
@@ -436,7 +436,7 @@ function redisStore(
         ),
       );
       if (code !== scriptCodes.DONE) return undefined;
-      return identityFrom(JSON.parse(text) as StoredIdentity);
+      return identityFrom(text);
     },
 
     async settleRevocation(id, replica) {
@@ -560,9 +560,7 @@ function redisStore(
       );
       const [sights, members] = asList(answer);
       return {
-        sights: asTexts(sights).map((text) =>
-          withoutExpiry(JSON.parse(text) as Expiring<ProxySight>),
-        ),
+        sights: asTexts(sights).flatMap((text) => soundSight(fieldsFrom(text)) ?? []),
         members: membersFrom(members),
       };
     },
@@ -945,7 +943,10 @@ function after(
     // Other data begin with another birth time, and trimmed entries leave a gap in the numbers.
     if (id !== `${position.bornAtMs}-${number}`) return undefined;
     if (markName !== "mark" || changesName !== "changes") return undefined;
-    for (const stored of JSON.parse(text) as StoredChange[]) changes.push(changeFrom(stored));
+    const brought = changesFrom(text);
+    // Nothing of ours: who reads everything again begins after it.
+    if (brought === undefined) return undefined;
+    changes.push(...brought);
     reached = { ...reached, number, mark };
   }
   return { changes, position: reached };
@@ -970,7 +971,10 @@ interface KnownState {
   readonly pins: Map<string, Pin>;
   readonly notes: Map<string, Note>;
   lease: Lease | undefined;
-  readonly revocations: Map<string, StoredRevocation>;
+  readonly revocations: Map<
+    string,
+    { readonly revocation: Revocation; readonly expiresAtMs: number }
+  >;
   /** Hash to when it is forgotten. */
   readonly revokedHashes: Map<string, number>;
 }
@@ -987,6 +991,11 @@ function emptyState(): KnownState {
   };
 }
 
+/** Takes in what is sound; what is not is as if it were not there. */
+function keep<Value>(values: Map<string, Value>, key: string, value: Value | undefined): void {
+  if (value !== undefined) values.set(key, value);
+}
+
 function applyChange(state: KnownState, change: Change, expiresAtMs: number): void {
   switch (change.type) {
     case "identity":
@@ -996,12 +1005,9 @@ function applyChange(state: KnownState, change: Change, expiresAtMs: number): vo
       for (const hash of change.hashes) state.revokedHashes.set(hash, expiresAtMs);
       return;
     case "revocation": {
-      const { id, pending } = change.revocation;
-      if (pending.length === 0) state.revocations.delete(id);
-      else {
-        const stored = Object.fromEntries(pending.map((name) => [name, true as const]));
-        state.revocations.set(id, { ...change.revocation, pending: stored, expiresAtMs });
-      }
+      const { revocation } = change;
+      if (revocation.pending.length === 0) state.revocations.delete(revocation.id);
+      else state.revocations.set(revocation.id, { revocation, expiresAtMs });
       return;
     }
     case "home":
@@ -1028,8 +1034,8 @@ function snapshotOf(state: KnownState, nowMs: number, position: string): Snapsho
     identities: [...state.identities.values()],
     revokedHashes: live.map(([hash]) => hash),
     revocations: [...state.revocations.values()]
-      .filter((revocation) => revocation.expiresAtMs > nowMs)
-      .map(revocationFrom),
+      .filter(({ expiresAtMs }) => expiresAtMs > nowMs)
+      .map(({ revocation }) => revocation),
     homes: [...state.homes.values()],
     pins: [...state.pins.values()].filter((pin) => pin.expiresAtMs > nowMs),
     notes: [...state.notes.values()].filter(
@@ -1040,45 +1046,20 @@ function snapshotOf(state: KnownState, nowMs: number, position: string): Snapsho
   };
 }
 
-function identityFrom(stored: StoredIdentity): Identity {
-  const formerHashes = stored.formerHashes.split(" ").filter((hash) => hash !== "");
-  return { ...stored, formerHashes };
-}
-
-function revocationFrom(stored: StoredRevocation): Revocation {
-  const { pending, expiresAtMs: _expiresAtMs, ...rest } = stored;
-  return { ...rest, pending: Object.keys(pending).sort() };
-}
-
-function changeFrom(stored: StoredChange): Change {
-  switch (stored.type) {
-    case "identity":
-      return { type: "identity", identity: identityFrom(stored.identity) };
-    case "revocation":
-      return { type: "revocation", revocation: revocationFrom(stored.revocation) };
-    default:
-      return stored;
-  }
-}
-
-/** The lock's value stays in Redis: whoever knew it could release another's lock. */
-function leaseFrom(text: string): Lease {
-  const { epoch, replica, gateUrl } = JSON.parse(text) as StoredLease;
-  return { epoch, replica, gateUrl };
-}
-
-function withoutExpiry<Kind>(stored: Expiring<Kind>): Kind {
-  const { expiresAtMs: _expiresAtMs, ...rest } = stored;
-  return rest as Kind;
-}
-
 function membersFrom(answer: unknown): Member[] {
-  return asTexts(answer).map((text) => withoutExpiry(JSON.parse(text) as Expiring<Member>));
+  return asTexts(answer).flatMap((text) => soundMember(fieldsFrom(text)) ?? []);
+}
+
+/** An identity as a script that just wrote it answers it. */
+function identityFrom(text: string): Identity {
+  const identity = soundIdentity(fieldsFrom(text));
+  if (identity === undefined) throw new Error("Redis answered something that is not an identity");
+  return identity;
 }
 
 function loginOutcome(code: number, text: string): LoginOutcome {
   if (code === scriptCodes.STALE) return { outcome: "stale", generation: Number(text) };
-  return { outcome: "recorded", identity: identityFrom(JSON.parse(text) as StoredIdentity) };
+  return { outcome: "recorded", identity: identityFrom(text) };
 }
 
 /** JSON that cjson reads: half of a surrogate pair, which is no character, would make it fail. */

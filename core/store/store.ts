@@ -40,14 +40,16 @@ export interface Home {
  * `syncPlay` (a group's id as clients know it), `channel` (a television channel's item id), `recorder`
  * (its id is always `recorder`), `play` (a PlaySessionId whose owner is not its user's home).
  */
-export type PinKind =
-  | "quickConnectSecret"
-  | "quickConnectCode"
-  | "passwordReset"
-  | "syncPlay"
-  | "channel"
-  | "recorder"
-  | "play";
+export const pinKinds = [
+  "quickConnectSecret",
+  "quickConnectCode",
+  "passwordReset",
+  "syncPlay",
+  "channel",
+  "recorder",
+  "play",
+] as const;
+export type PinKind = (typeof pinKinds)[number];
 
 export interface Pin {
   readonly kind: PinKind;

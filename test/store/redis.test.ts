@@ -550,7 +550,7 @@ describe("a full Redis", () => {
 });
 
 describe("an idle follower", () => {
-  test("asks Redis for no more than one command in five seconds", async () => {
+  test("sends Redis two commands in fifteen seconds", async () => {
     const store = await open();
     const following = follower(store, (await store.load()).position);
     await sleep(100);
@@ -558,7 +558,8 @@ describe("an idle follower", () => {
     await sleep(16_000);
     const sent = (await commandsOf(admin)) - before - 1;
     await following.stop();
-    expect(sent).toBeLessThanOrEqual(3);
+    // A read, and a script that looks at the position, whose own two reads Redis counts as well.
+    expect(sent).toBeLessThanOrEqual(4);
   }, 20_000);
 });
 
@@ -669,6 +670,88 @@ async function useEverything(store: RedisStore): Promise<void> {
   await stop.until(9);
   await stop.stop();
 }
+
+describe("values that somebody else wrote", () => {
+  const garbage = [
+    "",
+    "no JSON {",
+    "null",
+    "7",
+    "[]",
+    "[1]",
+    '"text"',
+    "{}",
+    '{"expiresAtMs":"soon"}',
+    '{"kind":"session","id":"x","replica":"a","value":7,"expiresAtMs":9e15}',
+    '{"kind":"session","id":"x","replica":"a","value":"{}","expiresAtMs":"never"}',
+    '{"epoch":{"number":"9","owner":"x"},"replica":"a","gateUrl":"http://evil","kind":"syncPlay","id":"g"}',
+    '{"epoch":null,"replica":"a","userId":"u","movedAtMs":0}',
+    '{"__proto__":{"value":"x"},"kind":"__proto__","id":"x","replica":"a","value":"x","expiresAtMs":0}',
+  ];
+
+  test("are as if they were not there: nothing fails, and what is sound is read", async () => {
+    await admin.flushall();
+    const store = await open();
+    const keys = storeKeys("jellybloom");
+    await store.recordLogin(login("k", "h1", 1));
+    await store.putNote({ kind: "session", id: "sound", replica: "a", value: "{}" }, 0);
+    for (const [index, text] of garbage.entries()) {
+      const field = `garbage-${index}`;
+      for (const key of [keys.identities, keys.homes, keys.pins, keys.revocations, keys.members]) {
+        await admin.hset(key, field, text);
+      }
+      await admin.hset(keys.sights, field, text);
+      await admin.hset(keys.notes("session"), field, text);
+    }
+    for (const text of garbage) {
+      await admin.set(keys.lease, text);
+      const snapshot = await store.load();
+      expect(snapshot.identities.map(({ key }) => key)).toEqual(["k"]);
+      expect(snapshot.notes.map(({ id }) => id)).toEqual(["sound"]);
+      expect([snapshot.homes, snapshot.pins, snapshot.revocations, snapshot.lease]).toEqual([
+        [],
+        [],
+        [],
+        undefined,
+      ]);
+    }
+    expect(await store.touchProxy({ proxy: "p", reachable: { a: true } }, 60_000)).toMatchObject({
+      sights: [{ proxy: "p" }],
+      members: [],
+    });
+    expect(await store.members()).toEqual([]);
+    await admin.flushall();
+  });
+
+  test("in the feed are passed over; an entry that is none at all makes followers read everything again", async () => {
+    await admin.flushall();
+    const store = await open();
+    const keys = storeKeys("jellybloom");
+    const start = await store.load();
+    const [, from = ""] = start.position.split("/");
+    const [bornAtMs = ""] = from.split("-");
+    const entry = (number: number, text: string) =>
+      admin.xadd(keys.changes, `${bornAtMs}-${number}`, "mark", String(number), "changes", text);
+    const changes = garbage.flatMap((text) => [
+      `{"type":"note","note":${text.startsWith("{") ? text : "7"}}`,
+      `{"type":"lease","lease":${text.startsWith("{") ? text : "7"}}`,
+      '{"type":"anything"}',
+    ]);
+    const sound = { kind: "play", id: "p", replica: "a", value: "{}", expiresAtMs: 0 };
+    const good = JSON.stringify({ type: "note", note: sound });
+    await entry(1, `[${[...changes, good].join(",")}]`);
+    await admin.hset(keys.meta, "lastNumber", 1, "lastMark", 1);
+    const following = follower(store, start.position);
+    await following.until(1);
+    expect(following.changes).toEqual([{ type: "note", note: sound }]);
+    await entry(2, "no JSON [");
+    expect(await following.result).toBe("lost");
+    await admin.hset(keys.meta, "lastNumber", 2, "lastMark", 2);
+    await store.recordLogin(login("k", "h1", 1));
+    expect((await store.load()).identities).toHaveLength(1);
+    await admin.flushall();
+  });
+});
 
 describe("an address", () => {
   test.each([
