@@ -184,6 +184,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     log: log.log,
     seats: () => sockets.seats(),
     leave: (replica, all) => sockets.leave(replica, all),
+    isBound: (userId) => syncPlay.isMember(userId),
     prefer: config.prefer,
     preferAfterMs: config.preferAfterMs,
     returnAfterMs: config.returnAfterMs,
@@ -512,7 +513,8 @@ function gateAttendant(
 
 function readinessOf(health: Health, memory: Memory): Readiness {
   const notes: string[] = [];
-  for (const [name, { state, reason }] of health.view.replicas) {
+  for (const [name, { state, reason, isDraining }] of health.view.replicas) {
+    if (isDraining === true) notes.push(`replica ${name} drains: nobody new is placed there`);
     if (state !== "ready") notes.push(`replica ${name} is ${state}: ${reason}`);
   }
   if (!memory.storeAvailable) {

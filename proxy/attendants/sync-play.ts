@@ -331,14 +331,17 @@ export class SyncPlay implements Attendant, SocketWatch {
     for (const known of this.#groups.values()) {
       if (known.replica !== replica && this.#isReady(known.replica)) elsewhere.add(known.replica);
     }
-    const own = listIn(reply.body.toString("utf8"));
-    if (own === undefined) return reply;
+    const here = listIn(reply.body.toString("utf8"));
+    if (here === undefined) return reply;
     const { accept } = lowerHeaders(asked.rawHeaders);
     const lists = await Promise.all(
       [...elsewhere].map((name) => this.#groupsAt(identity, name, accept, asked.deadlineMs)),
     );
-    const shown = JSON.stringify([...own, ...lists.flat()]);
-    return withBody(reply, this.#withClientIds(shown));
+    const names = [replica, ...elsewhere];
+    const current = [here, ...lists].flatMap((list, index) =>
+      list.filter((group) => this.#isCurrent(group, names[index] ?? "")),
+    );
+    return withBody(reply, this.#withClientIds(JSON.stringify(current)));
   }
 
   async #groupsAt(
@@ -370,6 +373,15 @@ export class SyncPlay implements Attendant, SocketWatch {
     return answer.outcome === "answered" && answer.status === 200
       ? (listIn(answer.text) ?? [])
       : [];
+  }
+
+  /** False for what a left replica still has of a group that is elsewhere by now. */
+  #isCurrent(group: unknown, replica: string): boolean {
+    if (typeof group !== "object" || group === null) return true;
+    const { GroupId, groupId } = group as { GroupId?: unknown; groupId?: unknown };
+    const own = normalId(String(GroupId ?? groupId ?? ""));
+    const known = this.#groups.get(this.#idByOwn.get(own) ?? own);
+    return known === undefined || (known.replica === replica && known.group.own === own);
   }
 
   #shown(reply: HeldReply): HeldReply {

@@ -1,8 +1,16 @@
 // Watching together over a cluster: a group lives on one server, whoever joins it is moved there, and when
 // that server dies they go on watching together on another, in the group whose id they know.
 
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { type DoorProcess, type Part, startDoor, startSidecar } from "../support/door.ts";
+import { runCli } from "../support/cli.ts";
+import {
+  CLUSTER_KEY,
+  type DoorProcess,
+  type Part,
+  startDoor,
+  startSidecar,
+} from "../support/door.ts";
 import { doorSees, type Household, startHousehold } from "../support/household.ts";
 import type { StandIn } from "../support/jellyfin/start.ts";
 import { makeMedia } from "../support/media.ts";
@@ -110,7 +118,8 @@ describe("all in one", () => {
   let door: DoorProcess;
 
   beforeAll(async () => {
-    door = await startDoor({ replicas: [home.a, home.b], apiKey: home.a.apiKey });
+    const args = ["--cluster-key", CLUSTER_KEY, "--home-stay", "1s", "--return-after", "1s"];
+    door = await startDoor({ replicas: [home.a, home.b], apiKey: home.a.apiKey, args });
   });
 
   beforeEach(() => whole([door]));
@@ -209,6 +218,54 @@ describe("all in one", () => {
     expect(party.map((guest) => guest.group)).toEqual([group, group]);
   });
 
+  test("a drain moves them all, and they go on watching together; when it is over nobody is torn away", async () => {
+    const party = await arrive([door.url], ["ann", "ben"]);
+    const group = await begin(party, 10 * second);
+    const server = await serverOf(party[0] as Guest);
+    const from = party.map(({ heard }) => heard.length);
+    const cli = (word: string) =>
+      runCli([word, server.name, "--admin", door.admin, "--cluster-key", CLUSTER_KEY]);
+    expect(await cli("drain")).toMatchObject({ code: 0 });
+    await until(goOnLimitMs, "all play again", async () => {
+      const servers = await Promise.all(party.map(serverOf));
+      const moved = servers.every((now) => now !== server);
+      return moved && party.every(({ isPlaying }) => isPlaying);
+    });
+    expect(party.map((guest) => guest.group)).toEqual([group, group]);
+    expect(toldSince(party, from)).not.toContain("GroupLeft");
+    const list = (await party[1]?.viewer.call("GET", "/SyncPlay/List"))?.json();
+    expect(list).toMatchObject([{ GroupId: group }]);
+    expect(list[0].Participants.sort()).toEqual(["ann", "ben"]);
+    expect(await cli("undrain")).toMatchObject({ code: 0 });
+    // People who do nothing are moved back within these seconds; they do something together.
+    const after = party.map(({ heard }) => heard.length);
+    await sleep(4000);
+    expect(toldSince(party, after)).toEqual([]);
+    expect(await Promise.all(party.map(serverOf))).not.toContain(server);
+  });
+
+  test("a frozen server holds up nobody for longer, and what it still has of the group when it thaws is not shown", async () => {
+    const party = await arrive([door.url], ["ann", "ben"]);
+    const group = await begin(party);
+    const server = await serverOf(party[0] as Guest);
+    const from = party.map(({ heard }) => heard.length);
+    server.freeze();
+    try {
+      await until(goOnLimitMs + 4000, "all play again", () =>
+        party.every(({ isPlaying, heard }, index) => {
+          const since = heard.slice(from[index]);
+          return isPlaying && since.includes("PlayQueue") && since.includes("Unpause");
+        }),
+      );
+    } finally {
+      server.thaw();
+    }
+    await doorSees(door, 2);
+    const list = (await party[1]?.viewer.call("GET", "/SyncPlay/List"))?.json();
+    expect(list).toMatchObject([{ GroupId: group }]);
+    expect(party.map((guest) => guest.group)).toEqual([group, group]);
+  });
+
   test("rights are the server's: who may not see the film is not let in, sees no such group, and stays out of it", async () => {
     const party = await arrive([door.url], ["ann"]);
     const group = await begin(party);
@@ -258,6 +315,21 @@ describe("with doors and sidecars that meet in Redis", () => {
     const list = (await party[1]?.viewer.call("GET", "/SyncPlay/List"))?.json();
     expect(list).toMatchObject([{ GroupId: group }]);
     expect(list[0].Participants.sort()).toEqual(["ann", "ben", "cleo"]);
+  });
+
+  test("their door is killed: they come back at the other one and are in their group again", async () => {
+    const [ann, ben] = await arrive(
+      doors.map(({ url }) => url),
+      ["ann", "ben"],
+    );
+    if (ann === undefined || ben === undefined) throw new Error("two guests are needed");
+    const group = await begin([ann, ben]);
+    await doors[0]?.kill9();
+    const back = await Guest.arrive(ann.viewer.at(doors[1]?.url ?? ""));
+    guests.push(back);
+    await until(goOnLimitMs, "all play", () => back.group === group && back.isPlaying);
+    await until(goOnLimitMs, "all play", () => ben.isPlaying);
+    await doors[0]?.launch();
   });
 
   test("Redis is gone: who watches together goes on, also through a kill", async () => {
