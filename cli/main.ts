@@ -15,6 +15,8 @@ import {
   drainRules,
   explainOptions,
   explainRules,
+  leaveOptions,
+  leaveRules,
   proxyOptions,
   proxyRules,
   sidecarOptions,
@@ -131,7 +133,27 @@ const undrain = tableCommand({
     (await import("./drain.ts")).runUndrain(config, replica, io),
 });
 
-const commands: readonly Command[] = [up, proxy, sidecar, seed, status, explain, drain, undrain];
+const leave = tableCommand({
+  name: "leave",
+  summary: "take Jellybloom away again and leave every server as it was found",
+  usage: "--replica NAME=URL [--replica NAME=URL …] --api-key KEY [--data DIR] [options]",
+  options: leaveOptions,
+  rules: leaveRules,
+  words: [],
+  run: async (config, _words, io) => (await import("./leave.ts")).runLeave(config, io),
+});
+
+const commands: readonly Command[] = [
+  up,
+  proxy,
+  sidecar,
+  seed,
+  status,
+  explain,
+  drain,
+  undrain,
+  leave,
+];
 
 /** Every command's help, for docs/options.md. */
 export function documentedCommands(): Promise<CommandHelp[]> {

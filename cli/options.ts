@@ -706,10 +706,92 @@ export const explainOptions = {
   }),
 } satisfies OptionTable;
 
+const namedFolder: OptionType<{ readonly name: string; readonly path: string }> = {
+  placeholder: "NAME=DIR",
+  parse(text) {
+    const [name = "", ...rest] = text.split("=");
+    const folder = rest.join("=").trim();
+    return folder === "" || "mistake" in replicaName.parse(name)
+      ? { mistake: "must be NAME=DIR, such as a=/srv/jellyfin-a" }
+      : { value: { name, path: folder } };
+  },
+};
+
+export const leaveOptions = {
+  replica: list({
+    name: "replica",
+    section: "Replicas",
+    type: namedUrl,
+    min: 1,
+    max: 16,
+    description: "A server as Jellybloom was given it: a=http://10.0.0.5:8096.",
+  }),
+  apiKey: list({
+    name: "api-key",
+    section: "Replicas",
+    type: namedSecret,
+    secret: true,
+    max: 17,
+    description: "A Jellyfin API key: KEY for all replicas or NAME=KEY for one.",
+  }),
+  keep: optional({
+    name: "keep",
+    section: "Replicas",
+    type: replicaName,
+    description:
+      "The server that everybody uses from now on: the devices that must log in again are told for it" +
+      " alone.",
+  }),
+  server: list({
+    name: "server",
+    section: "Replicas",
+    type: namedFolder,
+    max: 16,
+    description:
+      "The folder of a server that is stopped, its config folder or the one above it: its triggers are" +
+      " put back in its files. A server that runs is never written to but through its API.",
+  }),
+  data: optional({
+    name: "data",
+    section: "Store",
+    type: path,
+    description: "The folder that `up` had as --data.",
+  }),
+  taskData: list({
+    name: "task-data",
+    section: "Store",
+    type: path,
+    max: 16,
+    description: "A folder that a sidecar or `up` had as --task-data. All of them are looked into.",
+  }),
+  redis: optional({
+    name: "redis",
+    section: "Store",
+    type: redisUrl,
+    secret: true,
+    description: doorPlaces.redis.description,
+  }),
+  clusterKey: optional({
+    name: "cluster-key",
+    section: "Store",
+    type: secretText(16),
+    secret: true,
+    description:
+      "The cluster's secret, by which the logins that Jellybloom made are found. Left out, the one" +
+      " under --data.",
+  }),
+  json: flag({
+    name: "json",
+    section: "Options",
+    description: "Tells what was done, and what is left, as one JSON object.",
+  }),
+} satisfies OptionTable;
+
 export type UpConfig = ConfigOf<typeof upOptions>;
 export type ProxyConfig = ConfigOf<typeof proxyOptions>;
 export type SidecarConfig = ConfigOf<typeof sidecarOptions>;
 export type ExplainConfig = ConfigOf<typeof explainOptions>;
+export type LeaveConfig = ConfigOf<typeof leaveOptions>;
 export type StatusConfig = ConfigOf<typeof statusOptions>;
 export type DrainConfig = ConfigOf<typeof drainOptions>;
 export type UndrainConfig = ConfigOf<typeof undrainOptions>;
@@ -846,6 +928,30 @@ export const proxyRules: readonly OptionRule<typeof proxyOptions>[] = [
     // With Redis the sidecars announce replicas, so a name may be known only later; DNS is asked later, too.
     check: (config) =>
       config.redis === undefined && config.discover.length === 0 ? unknownPreference(config) : [],
+  },
+];
+
+export const leaveRules: readonly OptionRule<typeof leaveOptions>[] = [
+  {
+    about: ["data", "redis"],
+    check: ({ data, redis }) =>
+      data !== undefined && redis !== undefined
+        ? ["--data and --redis exclude each other: the store lies in one place."]
+        : [],
+  },
+  { about: ["replica"], check: ({ replica }) => repeatedReplicas(replica) },
+  {
+    about: ["keep", "server", "replica"],
+    check({ keep, server, replica }) {
+      const names = new Set(replica.map(({ name }) => name));
+      const said = [
+        ...(keep === undefined ? [] : [`--keep ${keep}`]),
+        ...server.map(({ name }) => `--server ${name}`),
+      ];
+      return said
+        .filter((text) => !names.has(text.split(" ")[1] ?? ""))
+        .map((text) => `${text} is not the name of a --replica.`);
+    },
   },
 ];
 

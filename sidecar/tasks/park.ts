@@ -42,16 +42,22 @@ export function planParking(world: ParkWorld): ParkPlan {
   const differing: string[] = [];
   const unreadable: { key: string; problem: string }[] = [];
   const { schedules, restored } = lostSchedules(world);
+  // A server that has no triggers at all was copied from a parked one: its own are not to be seen here.
+  const isKnown = Object.keys(saved.originals).length > 0;
+  const hasOwn = isKnown || seen.some(({ triggers }) => triggers.length > 0);
   for (const task of seen) {
-    if (task.triggers.length === 0) continue;
     const { key, id } = task;
+    const isNew = hasOwn && !Object.hasOwn(saved.originals, key);
+    if (task.triggers.length === 0) {
+      if (isNew) originals[key] = { id, triggers: [] };
+      continue;
+    }
     const read = readTriggers(task.triggers);
     if ("problem" in read) {
       unreadable.push({ key, problem: read.problem });
       continue;
     }
     park.push(task);
-    const isNew = !Object.hasOwn(saved.originals, key);
     if (isNew) originals[key] = { id, triggers: task.triggers };
     const cluster = schedules[key] ?? world.schedules.get(key);
     if (cluster === undefined) schedules[key] = scheduleOf(task, read.triggers, nowMs);

@@ -28,7 +28,10 @@ async function mistakes(argv: readonly string[], env: Record<string, string> = {
 const clusterKey = "0123456789abcdef";
 const two = ["--replica", "a=http://10.0.0.5:8096", "--replica", "b=http://10.0.0.6:8096"];
 
-const documented = ["up", "proxy", "sidecar", "explain", "seed", "status", "drain", "undrain"];
+const documented = [
+  ...["up", "proxy", "sidecar", "explain", "seed"],
+  ...["status", "drain", "undrain", "leave"],
+];
 
 test.each(documented)("the help of %s", async (command) => {
   const { code, out } = await run([command, "--help"]);
@@ -136,6 +139,20 @@ describe("explain", () => {
     expect(err).toMatch(/^No answer from http:\/\/127\.0\.0\.1:1: /);
     expect(err).not.toContain(clusterKey);
   });
+});
+
+test("leave tells its mistakes all at once, before anything is done", async () => {
+  expect(await mistakes(["leave"])).toEqual(["--replica must be given at least 1 time."]);
+  const wrong = ["--keep", "c", "--server", "d=/srv", "--data", "x", "--redis", "redis://r"];
+  expect(await mistakes(["leave", ...two, ...wrong])).toEqual([
+    "--data and --redis exclude each other: the store lies in one place.",
+    "--keep c is not the name of a --replica.",
+    "--server d is not the name of a --replica.",
+  ]);
+  expect(await mistakes(["leave", ...two, "--server", "nonsense"])).toHaveLength(1);
+  expect(await mistakes(["up", ...two, "--api-key", "k", "--time-zone", "Mars/Olympus"])).toEqual([
+    "--time-zone must be a time zone, such as Europe/Berlin.",
+  ]);
 });
 
 describe("status, drain and undrain", () => {
