@@ -7,6 +7,7 @@
 import "../cli/main.ts";
 import "../cli/drain.ts";
 import "../cli/explain.ts";
+import "../cli/leave.ts";
 import "../cli/proxy.ts";
 import "../cli/seed.ts";
 import "../cli/sidecar.ts";

@@ -52,7 +52,7 @@ beforeAll(async () => {
     8081: await freePort(),
     6379: await freePort(),
   };
-  for (const name of ["secrets", "settings", "stop", "tmp", "data", "bin"])
+  for (const name of ["secrets", "settings", "stop", "tmp", "data", "tasks", "bin"])
     mkdirSync(join(folder, name));
   writeFileSync(
     join(folder, "secrets/redis-url"),
@@ -82,6 +82,7 @@ const places: Readonly<Record<string, string>> = {
   "/run/secrets/jellybloom": join(folder, "secrets"),
   "/etc/jellybloom": join(folder, "settings"),
   "/run/stop": join(folder, "stop"),
+  "/data": join(folder, "tasks"),
   "/tmp": join(folder, "tmp"),
   "/scripts": scripts,
 };
@@ -89,7 +90,7 @@ const places: Readonly<Record<string, string>> = {
 /** Paths and ports of a pod become those of this machine, in one pass: the new ones look like the old. */
 function here(text: string): string {
   return text.replaceAll(
-    /(\/run\/secrets\/jellybloom|\/etc\/jellybloom|\/run\/stop|\/tmp|\/scripts)(?=[/ ]|$)|:(8096|8090|8081|8080)\b/g,
+    /(\/run\/secrets\/jellybloom|\/etc\/jellybloom|\/run\/stop|\/data|\/tmp|\/scripts)(?=[/ ]|$)|:(8096|8090|8081|8080)\b/g,
     (_, path, port) => (path === undefined ? `:${ports[port]}` : (places[path] ?? path)),
   );
 }

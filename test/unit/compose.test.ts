@@ -154,9 +154,11 @@ describe("compose.yaml", () => {
         name,
         jellyfin: { origin: `http://jellyfin-${name}:8096` },
         listen: { host: `sidecar-${name}`, port: 8090 },
+        taskData: "/data",
       },
     });
     expect(hostname).toBe(`sidecar-${name}`);
+    expect(volumesOf(`sidecar-${name}`)).toEqual([`tasks-${name}:/data`]);
     expect(environment).toMatchObject({ JELLYBLOOM_ADMIN: `http://sidecar-${name}:8090` });
   });
 

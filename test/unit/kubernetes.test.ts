@@ -10,6 +10,8 @@ import {
   type DrainConfig,
   drainOptions,
   drainRules,
+  leaveOptions,
+  leaveRules,
   proxyOptions,
   proxyRules,
   sidecarOptions,
@@ -183,6 +185,7 @@ describe.each(folders)("%s", (folder) => {
       proxy: ["redis-url", "cluster-key"],
       redis: ["redis-url"],
       snapshot: [],
+      leave: made,
     });
     for (const { pod: template } of pods(folder)) {
       for (const { env = [] } of containersOf(template.spec)) {
@@ -459,6 +462,36 @@ describe("what is started", () => {
     );
   });
 
+  test("Jellybloom can be taken away again: by hand, from every server", () => {
+    expect(named(of("base"), "CronJob", "leave").spec.suspend).toBe(true);
+    const { args = [], env = [] } = container("base", "leave", "leave");
+    const environment = Object.fromEntries(env.map(({ name, value = "" }) => [name, value]));
+    const [command, ...argv] = args;
+    const sources = { argv, env: environment, readFile: secretOf };
+    const left = readOptions(leaveOptions, leaveRules, sources);
+    expect([command, left.kind === "mistakes" ? left.mistakes : []]).toEqual(["leave", []]);
+    const { replicas = 0 } = named(of("base"), "StatefulSet", "jellyfin").spec;
+    expect(left).toMatchObject({
+      config: {
+        replica: Array.from({ length: replicas }, (_, index) => ({
+          name: `jellyfin-${index}`,
+          origin: `http://jellyfin-${index}.jellyfin:8096`,
+        })),
+      },
+    });
+  });
+
+  test("what must outlive the store lies on the server's own volume", () => {
+    const { taskData } = configOf(
+      "sidecar",
+      container("base", "jellyfin", "sidecar").args ?? [],
+    ) as {
+      taskData: string;
+    };
+    const mounts = container("base", "jellyfin", "sidecar").volumeMounts ?? [];
+    expect(mounts.find(({ mountPath }) => mountPath === taskData)?.name).toBe("config");
+  });
+
   test("a proxy that stops is noticed by the ingress controller and ends what runs", () => {
     const config = configOf("proxy", container("base", "proxy", "proxy").args ?? []) as {
       unreadyWaitMs: number;
@@ -526,6 +559,7 @@ describe("who reaches whom", () => {
     jellyfin: ours("jellyfin"),
     redis: ours("redis"),
     snapshot: ours("snapshot"),
+    leave: ours("leave"),
     neighbour: { namespace: "jellybloom", labels: { app: "something" } },
     traefik: { namespace: "traefik", labels: { "app.kubernetes.io/name": "traefik" } },
     k3s: { namespace: "kube-system", labels: { "app.kubernetes.io/name": "traefik" } },
@@ -540,6 +574,8 @@ describe("who reaches whom", () => {
     "jellyfin > jellyfin:8090",
     "jellyfin > jellyfin:8096",
     "jellyfin > redis:6379",
+    "leave > jellyfin:8096",
+    "leave > redis:6379",
     "proxy > jellyfin:8090",
     "proxy > jellyfin:8096",
     "proxy > redis:6379",
