@@ -11,7 +11,7 @@ import type { NoteKind } from "./store.ts";
 export interface KeyDescription {
   readonly type: "hash" | "stream" | "string" | "zset";
   readonly holds: string;
-  /** The verbs (scripts) that write it. */
+  /** The verbs (scripts) that write it, or the library that does. */
   readonly writers: readonly string[];
   /** When it, or one value in it, ends. */
   readonly expiry: string;
@@ -110,8 +110,8 @@ export const keyTable = {
   lock: {
     type: "string",
     holds:
-      "the leader's lock: a random value that its holder knows; written by redlock, compared by grantLease",
-    writers: [],
+      "the leader's lock: a random value that its holder knows, compared by grantLease",
+    writers: ["redlock"],
     expiry: "by Redis, after the lease's `ttlMs`",
   },
   lease: {

@@ -630,7 +630,8 @@ describe("keys", () => {
       }
     }
     for (const [name, { writers }] of Object.entries(keyTable)) {
-      for (const writer of writers) expect([...(verbsOf.get(name) ?? [])]).toContain(writer);
+      const ours = writers.filter((writer) => writer !== "redlock");
+      for (const writer of ours) expect([...(verbsOf.get(name) ?? [])]).toContain(writer);
     }
   });
 });
