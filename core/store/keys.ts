@@ -109,8 +109,7 @@ export const keyTable = {
   },
   lock: {
     type: "string",
-    holds:
-      "the leader's lock: a random value that its holder knows, compared by grantLease",
+    holds: "the leader's lock: a random value that its holder knows, compared by grantLease",
     writers: ["redlock"],
     expiry: "by Redis, after the lease's `ttlMs`",
   },
