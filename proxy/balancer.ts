@@ -15,6 +15,7 @@ import {
   drainLeftNoteId,
   drainOrderOf,
 } from "../core/cluster/condition.ts";
+import type { Identity } from "../core/cluster/identity.ts";
 import type { Memory } from "../core/cluster/memory.ts";
 import { readPlay } from "../core/cluster/plays.ts";
 import type { Clock } from "../core/service/clock.ts";
@@ -216,11 +217,13 @@ export class Balancer {
     isLate: boolean,
   ): Promise<void> {
     const { homes, prefer } = this.#parts;
+    if (userIds.length === 0) return;
+    const identities = this.#identitiesOf(new Set(userIds));
     for (let start = 0; start < userIds.length; start += idleMovesAtOnce) {
       const some = userIds.slice(start, start + idleMovesAtOnce);
       await Promise.all(
         some.map(async (userId) => {
-          const known = this.#knownAt(userId, others);
+          const known = this.#knownAt(identities.get(userId) ?? [], others);
           const choices = known.length > 0 || !isLate ? known : others;
           const to =
             prefer !== undefined && choices.includes(prefer) ? prefer : rendezvous(userId, choices);
@@ -230,12 +233,23 @@ export class Balancer {
     }
   }
 
-  /** Replicas that have a token for every login of the user; the others are asked for what they lack. */
-  #knownAt(userId: string, replicas: readonly string[]): string[] {
-    const { memory, caretakers } = this.#parts;
+  /** The logins of these users, by one walk over all of them. */
+  #identitiesOf(userIds: ReadonlySet<string>): ReadonlyMap<string, readonly Identity[]> {
+    const found = new Map<string, Identity[]>();
+    for (const identity of this.#parts.memory.identities.values()) {
+      if (!userIds.has(identity.userId) || Object.keys(identity.tokens).length === 0) continue;
+      const before = found.get(identity.userId);
+      if (before === undefined) found.set(identity.userId, [identity]);
+      else before.push(identity);
+    }
+    return found;
+  }
+
+  /** Replicas that have a token for every login of a user; the others are asked for what they lack. */
+  #knownAt(identities: readonly Identity[], replicas: readonly string[]): string[] {
+    const { caretakers } = this.#parts;
     const known = new Set(replicas);
-    for (const identity of memory.identities.values()) {
-      if (identity.userId !== userId || Object.keys(identity.tokens).length === 0) continue;
+    for (const identity of identities) {
       for (const name of replicas) {
         if (identity.tokens[name] !== undefined) continue;
         known.delete(name);

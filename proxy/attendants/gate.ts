@@ -156,6 +156,8 @@ async function callGate(
       method: facts.method as "GET",
       headers,
       body: body.length === 0 ? null : body,
+      // A connection of its own: one that the other side is just closing could not be told from a death.
+      reset: true,
       headersTimeout: answerLimitMs,
       bodyTimeout: answerLimitMs,
       signal: leaving,

@@ -270,6 +270,25 @@ describe("when the leader is gone", () => {
     await sidecarOf(leads).ready();
   });
 
+  test("a drain until the restart of a sidecar is over when that starts again, and no sooner", async () => {
+    const at = ["--cluster-key", CLUSTER_KEY, "--json"];
+    const drain = ["drain", "b", "--until-restart", "--admin", door.admin];
+    const drained = await runCli([...drain, ...at]);
+    expect(drained, drained.err).toMatchObject({ code: 0 });
+    expect(JSON.parse(drained.out)).toMatchObject({ replica: "b", done: true });
+    const drains = async () => (await status()).replicas.map((one) => one.drain !== null);
+    expect(await drains()).toEqual([false, true]);
+    await sidecarOf("b").kill9();
+    expect(await drains()).toEqual([false, true]);
+    sidecarOf("b").begin();
+    await until(
+      10_000,
+      "the end of the drain",
+      async () => (await drains()).join() === "false,false",
+    );
+    await sidecarOf("b").ready();
+  });
+
   test("a restart of all goes on under the next one, and each server is restarted once", async () => {
     await leader();
     const admin = await Viewer.enter(door.url);
