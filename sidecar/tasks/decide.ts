@@ -188,7 +188,11 @@ function nextStarts(key: string, run: TaskRun, world: TaskWorld): readonly TaskA
   const isBusy = world.replicas.some(
     ({ name }) => (seenTask(key, name, world)?.state ?? "Idle") !== "Idle",
   );
-  const chosen = policyOf(key) === "every" ? startable : isBusy ? [] : startable.slice(0, 1);
+  // Who was held before comes after who was not: one whose disk is gone must not keep the others waiting.
+  const first = startable.find(({ replica }) => !world.heldUntilMs.has(heldName(key, replica)));
+  const turn = first ?? startable[0];
+  const inTurn = isBusy || turn === undefined ? [] : [turn];
+  const chosen = policyOf(key) === "every" ? startable : inTurn;
   return chosen.map(({ replica }) => ({
     type: "start",
     key,

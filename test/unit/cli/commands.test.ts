@@ -142,7 +142,9 @@ describe("explain", () => {
 });
 
 test("leave tells its mistakes all at once, before anything is done", async () => {
-  expect(await mistakes(["leave"])).toEqual(["--replica must be given at least 1 time."]);
+  expect(await mistakes(["leave"])).toEqual([
+    "--replica NAME=URL is needed (or JELLYBLOOM_REPLICA).",
+  ]);
   const wrong = ["--keep", "c", "--server", "d=/srv", "--data", "x", "--redis", "redis://r"];
   expect(await mistakes(["leave", ...two, ...wrong])).toEqual([
     "--data and --redis exclude each other: the store lies in one place.",
@@ -151,7 +153,7 @@ test("leave tells its mistakes all at once, before anything is done", async () =
   ]);
   expect(await mistakes(["leave", ...two, "--server", "nonsense"])).toHaveLength(1);
   expect(await mistakes(["up", ...two, "--api-key", "k", "--time-zone", "Mars/Olympus"])).toEqual([
-    "--time-zone must be a time zone, such as Europe/Berlin.",
+    '--time-zone must be a time zone, such as Europe/Berlin, not "Mars/Olympus".',
   ]);
 });
 
