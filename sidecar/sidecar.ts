@@ -84,6 +84,9 @@ export interface SidecarPlan {
   readonly encoderProbe?: boolean;
 }
 
+/** How long a leader's server may be silent before another should lead, in ms: two probes and a bit. */
+const silencePatienceMs = 2500;
+
 /** How long one of the several calls of a mint may take, in ms. */
 export function callLimitFor(mintLimitMs: number): number {
   return Math.min(5000, Math.max(250, Math.round(mintLimitMs / 2)));
@@ -226,6 +229,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     collectEpoch: parts.collectEpoch ?? (async () => undefined),
     log,
   });
+  let silentSinceMs = 0;
   let factsReadAtMs = Number.NEGATIVE_INFINITY;
   let nextLook = new AbortController();
   /** The presence has ended since the last look: the server may be another than it was, however short. */
@@ -234,7 +238,10 @@ export function createSidecar(parts: SidecarParts): Sidecar {
   /** Why another sidecar should lead, or undefined when this one may. */
   function unfitToLead(): string | undefined {
     const { health, rival, startupWizardCompleted } = observer.sight;
-    if (health !== "healthy") return `server ${name} is not healthy`;
+    // One silent probe is a busy server, and the leader does not change for it (decision 011).
+    const isPatient = health === "silent" && monotonicMs() - silentSinceMs < silencePatienceMs;
+    const mayStay = isPatient && lease.mayAct() !== undefined;
+    if (health !== "healthy" && !mayStay) return `server ${name} is not healthy`;
     if (startupWizardCompleted === undefined) return `server ${name} was not seen yet`;
     if (!startupWizardCompleted) return `server ${name} is not set up yet`;
     if (rival !== undefined) return rival;
@@ -305,6 +312,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
   }
 
   function noteHealth({ state, reason }: HealthAnswer): void {
+    if (state === "silent" && observer.sight.health !== "silent") silentSinceMs = monotonicMs();
     if (observer.sight.health === state && observer.sight.reason === reason) return;
     observer.sight = { ...observer.sight, health: state, reason };
     parts.onHealth?.(state);
