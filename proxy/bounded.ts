@@ -13,6 +13,11 @@ export class Bounded<Key, Value> {
     return this.#map.size;
   }
 
+  /** As they are now, the oldest first. */
+  keys(): readonly Key[] {
+    return [...this.#map.keys()];
+  }
+
   get(key: Key): Value | undefined {
     return this.#map.get(key);
   }

@@ -47,6 +47,8 @@ export interface GroupMember {
   readonly door: string;
   /** The group does not wait for this member (SetIgnoreWait). */
   readonly ignoresWait: boolean;
+  /** False while he is only about to join: his place is already by the group. */
+  readonly isIn: boolean;
 }
 
 /** More items than these are not remembered: a note has an end, and nobody watches as many together. */
@@ -146,11 +148,11 @@ export function readGroup(value: string): Group | undefined {
 export function readMember(value: string): GroupMember | undefined {
   const fields = parsedObject(value);
   if (fields === undefined) return undefined;
-  const { userId, joined, door, ignoresWait } = fields;
+  const { userId, joined, door, ignoresWait, isIn } = fields;
   if (typeof userId !== "string" || !isId(userId)) return undefined;
   if (typeof joined !== "string" || typeof door !== "string") return undefined;
-  if (typeof ignoresWait !== "boolean") return undefined;
-  return { userId, joined, door, ignoresWait };
+  if (typeof ignoresWait !== "boolean" || typeof isIn !== "boolean") return undefined;
+  return { userId, joined, door, ignoresWait, isIn };
 }
 
 // ---- What a server says -----------------------------------------------------------------------------
@@ -251,6 +253,26 @@ function afterQueue(group: Group, queue: Record<string, unknown>, nowMs: number)
     wantsPlay: begins || group.wantsPlay,
     isIdle: index < 0 || (group.isIdle && !begins),
   };
+}
+
+/**
+ * The groups that have to be at one replica with this one, in alphabetical order, itself included: those that
+ * share a user with it, and with those again, since all devices of a user are in one place.
+ */
+export function groupsTogether(
+  groupId: string,
+  memberships: readonly { readonly groupId: string; readonly userId: string }[],
+): string[] {
+  const groups = new Set([groupId]);
+  const users = new Set<string>();
+  for (let before = -1; before !== groups.size + users.size; ) {
+    before = groups.size + users.size;
+    for (const one of memberships) {
+      if (groups.has(one.groupId)) users.add(one.userId);
+      else if (users.has(one.userId)) groups.add(one.groupId);
+    }
+  }
+  return [...groups].sort();
 }
 
 /** The text with one group's id in the place of another's, in both of Jellyfin's spellings. */

@@ -31,6 +31,7 @@ import type { Log } from "../../core/service/log.ts";
 import type { Seal } from "../../core/service/seal.ts";
 import type { Note, Store } from "../../core/store/store.ts";
 import type { Attendant, Attended } from "../attendant.ts";
+import { Bounded } from "../bounded.ts";
 import { withBody } from "../reply.ts";
 
 export interface QuickConnectParts {
@@ -62,12 +63,18 @@ const othersLimitMs = 1500;
 const tokenLimitMs = 1500;
 /** One client's request is not sent again more often than this because of what a replica had forgotten. */
 const againLimit = 4;
+const untoldLimit = 1000;
 
 export function createQuickConnect(parts: QuickConnectParts): Attendant {
   const { store, memory, seal, log, clock, owner } = parts;
   const read = new WeakMap<Note, QuickConnectRequest | "nothing">();
   const remakings = new Map<string, Promise<boolean>>();
   const agains = new WeakMap<Attended, number>();
+  /** Ids of requests that the store could not be told of. */
+  const untold = new Bounded<string, true>(untoldLimit);
+  memory.onStoreAvailable((available) => {
+    if (available) void tellStore();
+  });
 
   return {
     name: "QuickConnect",
@@ -233,14 +240,28 @@ export function createQuickConnect(parts: QuickConnectParts): Attendant {
     if (ttlMs <= 0) return;
     const note = { kind: "quickConnect", id, replica, value } as const;
     const expiresAtMs = memory.storeNowMs() + ttlMs;
+    untold.set(id, true);
     try {
-      await store.putNote(note, ttlMs);
+      if (memory.storeAvailable) {
+        await store.putNote(note, ttlMs);
+        untold.delete(id);
+      }
     } catch (error) {
       if (error instanceof RangeError) {
         log.warn("too many QuickConnect requests are open: this one lives only where it was made");
+        untold.delete(id);
       } else memory.noteStoreFailure(error);
     }
     memory.apply({ type: "note", note: { ...note, expiresAtMs } });
+  }
+
+  /** The store is back: it hears what this door did without it. */
+  async function tellStore(): Promise<void> {
+    for (const id of untold.keys()) {
+      const known = knownById(id);
+      if (known === undefined) untold.delete(id);
+      else await write(id, known.note.replica, known.request);
+    }
   }
 
   // ---- What is made again -------------------------------------------------------------------------

@@ -12,6 +12,7 @@
 import {
   type Group,
   type GroupMember,
+  groupsTogether,
   itemsLimit,
   learnt,
   memberNoteId,
@@ -95,6 +96,8 @@ export class SyncPlay implements Attendant, SocketWatch {
   /** Groups that a server speaks of before anybody wrote them down: one is being made. */
   readonly #unwritten = new Bounded<string, Group>(groupsRemembered);
   readonly #members = new Map<string, { readonly id: string; readonly member: GroupMember }>();
+  /** Who is about to join which group, while he has another device in another one. */
+  readonly #joining = new Map<string, { readonly id: string; readonly member: GroupMember }>();
   /** What each member with a socket here is known to have joined with that socket; `no`: not yet. */
   readonly #joined = new Bounded<string, string>(membersLimit);
   /** Members who are making a group anew right now, and which. */
@@ -220,6 +223,14 @@ export class SyncPlay implements Attendant, SocketWatch {
     }
   };
 
+  readonly ended: NonNullable<Attendant["ended"]> = (asked) => {
+    const key = asked.identity?.key;
+    if (key === undefined || verbOf(asked) !== "Join") return;
+    const joining = this.#joining.get(key);
+    // He was not let in, or nobody knows.
+    if (joining !== undefined) void this.#drop(memberNoteId(joining.id, key));
+  };
+
   /** A server that does not know a member as one: he is let in again and the request repeated, once. */
   readonly refused: NonNullable<Attendant["refused"]> = async (asked, reply, replica) => {
     const { status } = reply.head;
@@ -256,6 +267,20 @@ export class SyncPlay implements Attendant, SocketWatch {
       const known = this.#groups.get(id);
       return known === undefined || this.#isGood(known.replica);
     });
+    if (this.#hasOtherGroup(identity.userId, id)) {
+      // His other device's group and this one have to be in one place first; every door is told.
+      await this.#putMember(id, identity.key, {
+        userId: identity.userId,
+        joined: "",
+        door: homes.owner,
+        ignoresWait: false,
+        isIn: false,
+      });
+      await this.#until(deadlineMs, () => {
+        const known = this.#groups.get(id);
+        return known === undefined || this.#placeOf(known) === known.replica;
+      });
+    }
     const known = this.#groups.get(id);
     if (known === undefined || !this.#isGood(known.replica)) return;
     const { replica } = known;
@@ -266,6 +291,13 @@ export class SyncPlay implements Attendant, SocketWatch {
       const seats = seatsOf(identity.key);
       return seats.length === 0 || seats.includes(replica);
     });
+  }
+
+  #hasOtherGroup(userId: string, id: string): boolean {
+    for (const mine of this.#members.values()) {
+      if (mine.member.userId === userId && mine.id !== id) return true;
+    }
+    return false;
   }
 
   async #noteNew(identity: Identity, reply: HeldReply, replica: string): Promise<void> {
@@ -307,6 +339,7 @@ export class SyncPlay implements Attendant, SocketWatch {
       joined: own,
       door: homes.owner,
       ignoresWait: false,
+      isIn: true,
     });
   }
 
@@ -533,15 +566,31 @@ export class SyncPlay implements Attendant, SocketWatch {
       }
       return await this.#make(known, identity, seat);
     }
-    if (!seats.includes(replica)) {
+    const place = this.#placeOf(known);
+    if (!seats.includes(place)) {
       // The socket follows the home; then this is asked again.
-      if (homes.homeOf(identity.userId) !== replica) {
-        await homes.claim(identity.userId, replica, "their SyncPlay group is there");
+      if (homes.homeOf(identity.userId) !== place) {
+        await homes.claim(identity.userId, place, "their SyncPlay group is there");
       }
       return true;
     }
+    if (place !== replica) return await this.#make(known, identity, place);
     if ((this.#joined.get(key) ?? mine.member.joined) === known.group.own) return true;
     return await this.#join(known, identity, mine.member);
+  }
+
+  /** Where a group belongs: somebody with two devices in two groups has only one home, so they meet there. */
+  #placeOf({ id, replica }: KnownGroup): string {
+    const all = [...this.#members.values(), ...this.#joining.values()];
+    const memberships = all.map((mine) => ({
+      groupId: mine.id,
+      userId: mine.member.userId,
+    }));
+    for (const other of groupsTogether(id, memberships)) {
+      const known = this.#groups.get(other);
+      if (known !== undefined && this.#isGood(known.replica)) return known.replica;
+    }
+    return replica;
   }
 
   async #join(known: KnownGroup, identity: Identity, member: GroupMember): Promise<boolean> {
@@ -704,7 +753,7 @@ export class SyncPlay implements Attendant, SocketWatch {
   }
 
   async #putMember(id: string, key: string, member: GroupMember): Promise<void> {
-    this.#members.set(key, { id, member });
+    this.#heldMember(id, key, member);
     await this.#put(memberNoteId(id, key), "", JSON.stringify(member));
   }
 
@@ -756,8 +805,26 @@ export class SyncPlay implements Attendant, SocketWatch {
 
   #heardMember(id: string, key: string, value: string): void {
     const member = value === "" ? undefined : readMember(value);
-    if (member !== undefined) this.#members.set(key, { id, member });
-    else if (this.#members.get(key)?.id === id) this.#members.delete(key);
+    if (member !== undefined) {
+      this.#heldMember(id, key, member);
+      return;
+    }
+    if (this.#members.get(key)?.id === id) this.#members.delete(key);
+    if (this.#joining.get(key)?.id === id) this.#joining.delete(key);
+  }
+
+  #heldMember(id: string, key: string, member: GroupMember): void {
+    if (member.isIn) {
+      this.#members.set(key, { id, member });
+      this.#joining.delete(key);
+      return;
+    }
+    this.#joining.set(key, { id, member });
+    // Groups may have to come together for him.
+    for (const [other, mine] of this.#members) {
+      const known = this.#groups.get(mine.id);
+      if (known !== undefined && this.#placeOf(known) !== known.replica) this.#settle(other);
+    }
   }
 
   #heardGroup(id: string, note: Note): void {

@@ -9,7 +9,7 @@ import { doorSees, type Household, startHousehold, statusOfToken } from "../supp
 import type { StandIn } from "../support/jellyfin/start.ts";
 import { makeMedia } from "../support/media.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
-import { Viewer } from "../support/viewer.ts";
+import { until, Viewer } from "../support/viewer.ts";
 
 let home: Household;
 const doors: DoorProcess[] = [];
@@ -265,6 +265,20 @@ describe("with doors and sidecars that meet in Redis", () => {
     const alone = { ...world, urls: [two[0].url], whole: () => doorSees(two[0], 2) };
     await throughAKill(alone, person, "before anybody agrees");
     await throughAKill(alone, person, "after somebody agreed");
+    // What this door did meanwhile the other one hears when Redis is back.
+    const asked2 = (await (await initiate(two[0].url, "tv-untold")).json()) as Asked;
+    await redis.restart();
+    await until(10_000, "the other door knows", () =>
+      isAgreed(two[1].url, asked2).then(
+        (isAgreedAlready) => !isAgreedAlready,
+        () => false,
+      ),
+    );
+    const agreed = await person
+      .at(two[1].url)
+      .call("POST", `/QuickConnect/Authorize?code=${asked2.Code}`);
+    expect(agreed.status).toBe(200);
+    expect((await finish(two[0].url, asked2)).userId).toBe(person.userId);
   });
 });
 

@@ -244,6 +244,39 @@ describe("all in one", () => {
     expect(await Promise.all(party.map(serverOf))).not.toContain(server);
   });
 
+  test("somebody whose two devices are in two groups brings the groups together, and neither is lost", async () => {
+    const one = await Viewer.enter(door.url, { name: "ann" });
+    await one.knownAt([home.a, home.b]);
+    const [server] = await one.homeAmong(home);
+    // He comes while her server is down, and so lives at the other.
+    await server.kill9();
+    await doorSees(door, 1);
+    const other = await Viewer.enter(door.url, { name: "ben" });
+    await other.home();
+    await whole([door]);
+    await other.knownAt([home.a, home.b]);
+    const [ann, ben] = [await Guest.arrive(one), await Guest.arrive(other)];
+    guests.push(ann, ben);
+    const [tablet] = await arrive([door.url], ["ann"]);
+    if (tablet === undefined) throw new Error("a tablet is needed");
+    const first = await begin([ann]);
+    const second = await begin([ben]);
+    await tablet.join(second);
+    const all = [ann, ben, tablet];
+    await until(goOnLimitMs, "all play", () => all.every(({ isPlaying }) => isPlaying));
+    await sleep(500);
+    expect(all.map(({ group }) => group)).toEqual([first, second, second]);
+    expect(new Set(await Promise.all(all.map(serverOf))).size).toBe(1);
+    await (await serverOf(ann)).kill9();
+    const from = all.map(({ heard }) => heard.length);
+    await until(goOnLimitMs, "all play again", () =>
+      all.every(({ heard, isPlaying }, index) => {
+        return isPlaying && heard.slice(from[index]).includes("Unpause");
+      }),
+    );
+    expect(all.map(({ group }) => group)).toEqual([first, second, second]);
+  });
+
   test("a frozen server holds up nobody for longer, and what it still has of the group when it thaws is not shown", async () => {
     const party = await arrive([door.url], ["ann", "ben"]);
     const group = await begin(party);
