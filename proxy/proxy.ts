@@ -35,6 +35,7 @@ import type { Attendant } from "./attendant.ts";
 import { createGateAttendant } from "./attendants/gate.ts";
 import { Plays, playsLimits } from "./attendants/plays.ts";
 import { createQuickConnect } from "./attendants/quick-connect.ts";
+import { Television } from "./attendants/television.ts";
 import { SyncPlay } from "./attendants/sync-play.ts";
 import { createTaskAttendant } from "./attendants/tasks.ts";
 import { Balancer } from "./balancer.ts";
@@ -47,6 +48,7 @@ import { Homes } from "./homes.ts";
 import { createSocketLane, type SocketLane } from "./lanes/socket.ts";
 import { Links } from "./links.ts";
 import { Logins } from "./logins.ts";
+import { newPlaces } from "./place.ts";
 import { PlainConnections } from "./plain.ts";
 import { Roster, sameReplicas } from "./roster.ts";
 import { SegmentMemory } from "./segments.ts";
@@ -204,6 +206,30 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     limits: playsLimits,
   });
 
+  const television = new Television({
+    store,
+    memory,
+    log: log.log,
+    clock,
+    owner: homes.owner,
+    plays,
+    clientOf: (replica) => clients.get(replica),
+    isReady: (replica) => stateOf(health.view, replica) === "ready",
+    openNames: () => newPlaces(readyNames(health.view), health.view),
+    isReachedByOthers: (replica) => homes.isReachedByOthers(replica),
+    goneForMs(replica) {
+      const seen = health.view.replicas.get(replica);
+      if (seen === undefined) return Number.POSITIVE_INFINITY;
+      return seen.state === "ready" ? 0 : clock.monotonicMs() - seen.sinceMs;
+    },
+  });
+  health.onChange((view, before) => {
+    for (const [name, { state }] of view.replicas) {
+      const wasReady = before.replicas.get(name)?.state === "ready";
+      if (wasReady && state !== "ready") television.noteGone(name);
+    }
+  });
+
   /** Which encoders there are now, for plays that begin or go on elsewhere. */
   function encodersNow(): Encoders {
     const conditions = new Map<string, Condition>();
@@ -265,6 +291,8 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
         apiKeyOf: caretakers.apiKeyOf,
       }),
       syncPlay,
+      // Before the plays: it must still know a play that this very request ends.
+      television,
       plays,
       balancer.attendant,
       createTaskAttendant(),
@@ -346,7 +374,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
   async function meet(): Promise<void> {
     try {
       if (store.kind === "embedded") {
-        await store.time();
+        memory.noteStoreTime(await store.time());
         memory.noteStoreSuccess();
         return;
       }
@@ -356,6 +384,9 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       }
       const answer = await store.touchProxy({ proxy: homes.owner, reachable }, sightTtlMs);
       memory.noteStoreSuccess();
+      // When this door's own sight was left is what the store's clock says now.
+      const own = answer.sights.find((sight) => sight.proxy === homes.owner);
+      if (own !== undefined) memory.noteStoreTime(own.atMs);
       homes.setSights(answer.sights);
       const announced = answer.members.filter((member) => verifyMember(seal, member));
       parts.onMembers?.(announced);
