@@ -29,6 +29,7 @@ import {
   epochLimit,
   type Lease,
   type LeaseAnswer,
+  LeaseUnavailable,
   type Store,
   StoreUnavailable,
 } from "../core/store/store.ts";
@@ -241,7 +242,8 @@ export class LeaseKeeper {
       return answer;
     } catch (error) {
       if (!(error instanceof StoreUnavailable)) throw error;
-      memory.noteStoreFailure(error);
+      // A lock that spans several servers may be out of reach while the store is there.
+      if (!(error instanceof LeaseUnavailable)) memory.noteStoreFailure(error);
       return undefined;
     }
   }
@@ -301,7 +303,7 @@ export class LeaseKeeper {
     } catch (error) {
       if (!(error instanceof StoreUnavailable)) throw error;
       // It ends by itself.
-      memory.noteStoreFailure(error);
+      if (!(error instanceof LeaseUnavailable)) memory.noteStoreFailure(error);
     }
   }
 

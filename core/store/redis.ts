@@ -42,6 +42,7 @@ import {
   type Lease,
   type LeaseAnswer,
   type LeaseClaim,
+  LeaseUnavailable,
   type LoginOutcome,
   type Member,
   type Note,
@@ -720,8 +721,10 @@ class LeaseLock {
     try {
       return await withinLimit(turn, this.#callLimitMs);
     } catch (error) {
-      if (error instanceof RangeError) throw error;
-      throw unavailable(error);
+      if (error instanceof RangeError || error instanceof StoreUnavailable) throw error;
+      throw new LeaseUnavailable(`the leader's lock was not answered for: ${safeReason(error)}`, {
+        cause: safeCause(error),
+      });
     }
   }
 
@@ -757,7 +760,7 @@ class LeaseLock {
       this.#redialSilent(last);
       // The lock may still be ours where nobody answered, so that the next try prolongs it.
       if (last !== undefined && !(await isRefused(last))) {
-        throw new StoreUnavailable("too few Redis servers answer to hold the leader's lock");
+        throw new LeaseUnavailable("too few Redis servers answer to hold the leader's lock");
       }
       await this.release(owner);
       return undefined;

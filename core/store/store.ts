@@ -10,7 +10,12 @@ import type { Identity, IdentityFacts, IdentityToken } from "../cluster/identity
 
 /** The store cannot be reached now. Whoever meets it goes on from memory (design: failsafe). */
 export class StoreUnavailable extends Error {
-  override readonly name = "StoreUnavailable";
+  override readonly name: string = "StoreUnavailable";
+}
+
+/** The leader's lock could not be asked about; the store itself may well be there. */
+export class LeaseUnavailable extends StoreUnavailable {
+  override readonly name: string = "LeaseUnavailable";
 }
 
 /** The store cannot be opened as it was asked for, and repeating will not help. The message says what to do. */
@@ -400,9 +405,9 @@ export interface Store {
   /**
    * Takes the lease, or goes on holding it. In Redis a lock of redlock's algorithm stands behind it, and one
    * script that compares the lock's value grants the epoch. An owner that goes on keeps its epoch, unless
-   * `above` has reached it: then it is granted a higher one. Rejects with StoreUnavailable when nobody could be
-   * asked for certain (it may have been granted all the same), with a RangeError when `above` is no number
-   * that an epoch can have.
+   * `above` has reached it: then it is granted a higher one. Rejects with StoreUnavailable, or with its
+   * LeaseUnavailable, when nobody could be asked for certain (it may have been granted all the same), with a
+   * RangeError when `above` is no number that an epoch can have.
    */
   holdLease(claim: LeaseClaim): Promise<LeaseAnswer>;
 
