@@ -2,11 +2,12 @@
 // Redis. With one replica nothing is minted and everything passes through.
 
 import type { ReplicaConfig } from "../core/cluster/replica.ts";
+import { SidecarCalls } from "../core/cluster/sidecar-client.ts";
 import { createJellyfinClient, type JellyfinClient } from "../core/jellyfin/client.ts";
 import { localZone } from "../core/jellyfin/triggers.ts";
 import { systemClock } from "../core/service/clock.ts";
 import { CannotStart, type Service } from "../core/service/lifecycle.ts";
-import { isLoopback, urlText } from "../core/service/options.ts";
+import { addressText, isLoopback, urlText } from "../core/service/options.ts";
 import type { AssembledProxy } from "../proxy/proxy.ts";
 import { createOffice, type Office } from "../sidecar/api.ts";
 import { gatherFacts } from "../sidecar/facts.ts";
@@ -18,6 +19,7 @@ import {
   type Sidecar,
   sidecarOptionsFor,
 } from "../sidecar/sidecar.ts";
+import { taskRoutes } from "../sidecar/tasks/routes.ts";
 import { Tasks } from "../sidecar/tasks/tasks.ts";
 import { type Common, runDoor } from "./door.ts";
 import type { Io } from "./io.ts";
@@ -44,6 +46,17 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
   const sidecars = new Map<string, Sidecar>();
   const tasks = new Map<string, Tasks>();
   const offices = new Map<string, Office>();
+  /** Sidecars of other processes, when there is a Redis in which they can be met. */
+  let calls: SidecarCalls | undefined;
+  const callsOf = ({ seal, opened }: Common): SidecarCalls => {
+    calls ??= new SidecarCalls({
+      seal,
+      log: opened.log,
+      now: systemClock.monotonicMs,
+      callLimitMs,
+    });
+    return calls;
+  };
   return runDoor(
     {
       config,
@@ -55,8 +68,12 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
         isBarred: (replica, key) => sidecars.get(replica)?.problems().has(key) ?? false,
         apiKeyOf: (replica) => apiKeyOf(config.apiKey, replica),
       }),
-      // The gates are on the admin port of this very process.
-      gateUrlOf: ({ adminUrl }, replica) => (offices.has(replica) ? adminUrl() : undefined),
+      // The gates are on the admin port of this very process, unless a sidecar elsewhere leads.
+      gateUrlOf: (common, replica) =>
+        sidecars.get(replica)?.lease.mayAct() !== undefined
+          ? common.adminUrl() + sidecarBase(replica)
+          : callsOf(common).urlOf(replica),
+      onMembers: (common, members) => callsOf(common).setMembers(members),
       helpers(common, proxy) {
         const clients = new Map(config.replica.map((replica) => [replica.name, connect(replica)]));
         const services = config.replica.length > 1 ? sidecarServices(common, proxy, clients) : [];
@@ -88,7 +105,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
         options: sidecarOptionsFor({
           version,
           url: urlText(replica),
-          sidecarUrl: "",
+          sidecarUrl: announcedUrl(config, replica.name),
           healthIntervalMs: sidecarHealthIntervalMs,
           mintLimitMs: config.mintLimitMs,
           callLimitMs,
@@ -127,7 +144,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
 
   /** What is asked of this replica's sidecar: its gate, and its part in a restart of all. */
   function officeOf(
-    { opened, store, memory, proofs, mounts }: Common,
+    { opened, store, memory, proofs, mounts, routes }: Common,
     name: string,
     client: JellyfinClient,
     sidecar: Sidecar,
@@ -139,7 +156,10 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
       replicas: () => config.replica.map((replica) => replica.name),
       restartElsewhere: async (other, order) => offices.get(other)?.restart(order),
     });
-    mounts.push(office.gate);
+    const base = sidecarBase(name);
+    mounts.push({ ...office.gate, prefix: base + office.gate.prefix });
+    const asked = [...office.routes, ...taskRoutes(() => tasks.get(name)?.hands)];
+    routes.push(...asked.map((route) => ({ ...route, path: base + route.path })));
     return office;
   }
 
@@ -167,6 +187,17 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
       },
     });
   }
+}
+
+/** Where the sidecar of one replica is on the admin port, which several share. */
+function sidecarBase(replica: string): string {
+  return `/jellybloom/of/${replica}`;
+}
+
+/** Where other processes find that sidecar; without Redis there are none. */
+function announcedUrl({ redis, admin }: UpConfig, replica: string): string {
+  if (redis === undefined || admin.host === "" || admin.port === 0) return "";
+  return `http://${addressText(admin)}${sidecarBase(replica)}`;
 }
 
 /**

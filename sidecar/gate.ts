@@ -197,6 +197,7 @@ function forward(
     buffer: Readable.from(body.length === 0 ? [] : [body]),
     selfHandleResponse: desk !== undefined,
   };
+  response.setHeader(gateHeaderName, "passed" satisfies GateVerdict);
   if (desk !== undefined) completeSchedule(proxy, desk, request, response);
   proxy.web(request, response, options, (error) => {
     if (response.headersSent) return void response.destroy();

@@ -12,7 +12,7 @@ export function gatePrefix(replica: string): string {
 /** Carries the epoch of the lease as the door knows it: `12 owner`. */
 export const epochHeaderName = "x-jellybloom-epoch";
 
-/** On every answer of the gate's own; an answer of its server has no such header. */
+/** On every answer that came by a gate: what the gate made of the call. Without it no gate was there. */
 export const gateHeaderName = "x-jellybloom-gate";
 
 /**
@@ -24,6 +24,7 @@ export const gateHeaderName = "x-jellybloom-gate";
  * - `unsent`    502: the server could not be connected to: nothing was done
  * - `broke`     502: the server did not answer: it may have been done
  * - `answer`    the gate's own answer to the caller, from the cluster's tasks or life
+ * - `passed`    the answer of the leader's server
  */
 export type GateVerdict =
   | "proof"
@@ -33,7 +34,8 @@ export type GateVerdict =
   | "notGated"
   | "unsent"
   | "broke"
-  | "answer";
+  | "answer"
+  | "passed";
 
 /** What the proof is made over: the request line's path and the epoch, so that neither can be changed. */
 export function provenPath(path: string, epochHeader: string): string {

@@ -164,7 +164,7 @@ async function callGate(
     });
     const bytes = Buffer.from(await answer.body.arrayBuffer());
     const verdict = answer.headers[gateHeaderName] as GateVerdict | undefined;
-    const own = verdict === undefined ? undefined : judged(verdict, bytes);
+    const own = judged(verdict, bytes);
     if (own !== undefined) return own;
     if (bytes.length > bodyLimitBytes) {
       return { kind: "mayBeDone", why: "The answer is too large." };
@@ -180,8 +180,11 @@ async function callGate(
 }
 
 /** What the gate itself said; undefined when it is an answer for the client. */
-function judged(verdict: GateVerdict, bytes: Buffer): GateAnswer | undefined {
+function judged(verdict: GateVerdict | undefined, bytes: Buffer): GateAnswer | undefined {
   switch (verdict) {
+    case undefined:
+      // Whoever listens there is no gate, such as a loopback address of another machine.
+      return { kind: "notDone", why: "The leader's gate cannot be reached." };
     case "epoch":
       return { kind: "notDone", why: "Another leader is about to take over." };
     case "unsent":
@@ -197,6 +200,7 @@ function judged(verdict: GateVerdict, bytes: Buffer): GateAnswer | undefined {
     case "tooLarge":
       return { kind: "mayBeDone", why: `The leader's gate refused: ${errorIn(bytes)}.` };
     case "answer":
+    case "passed":
       return undefined;
     default:
       return { kind: "mayBeDone", why: "The leader's gate is of another version." };
