@@ -47,7 +47,7 @@ export function statusText(status: ClusterStatus): string {
       .slice(0, widthCharacters),
   );
   const { leader, doors, failsafe } = status;
-  const who = leader === null ? "nobody" : `${leader.replica} (epoch ${leader.epoch})`;
+  const who = leader === null ? "nobody" : `${shortened(leader.replica)} (epoch ${leader.epoch})`;
   const lines = [
     ...table,
     "",
@@ -68,9 +68,13 @@ const lastNumber = 6;
 /** Names may have 63 characters; a table of 80 columns has not so much room. */
 const nameCharacters = 20;
 
+function shortened(name: string): string {
+  return name.length > nameCharacters ? `${name.slice(0, nameCharacters - 1)}…` : name;
+}
+
 function cells(replica: ReplicaStatus): string[] {
   const { name, state, drain, forMs, homes, plays, transcodes, sockets, encodes } = replica;
-  const shown = name.length > nameCharacters ? `${name.slice(0, nameCharacters - 1)}…` : name;
+  const shown = shortened(name);
   const said = drain === null ? state : drain.done ? "drained" : "draining";
   return [
     replica.isLeader ? `${shown} *` : shown,

@@ -312,3 +312,27 @@ describe("when the leader is gone", () => {
     expect((await admin.call("GET", "/Users/Me")).status).toBe(200);
   });
 });
+
+describe("a door beside everything in one process", () => {
+  test("reaches the leader's gate at that process's admin port", async () => {
+    const store = await startRedis();
+    const replicas = [pair.a, pair.b];
+    const shared = { replicas, redis: store.url } as const;
+    const up = await startDoor({ ...shared, apiKey: pair.a.apiKey, args: ["--lease-limit", "2s"] });
+    const beside = await startDoor({ ...shared, command: "proxy" });
+    try {
+      const admin = await Viewer.enter(beside.url);
+      await admin.knownAt(replicas);
+      const before = await changes();
+      for (const url of [beside.url, up.url]) {
+        const answer = await admin.at(url).call("POST", CONFIGURATION, { body: {} });
+        expect([url, answer.status, answer.text]).toEqual([url, 204, ""]);
+      }
+      const sum = (counts: readonly number[]) => counts.reduce((all, one) => all + one, 0);
+      expect(sum(await changes())).toBe(sum(before) + 2);
+    } finally {
+      await Promise.all([up.stop(), beside.stop()]);
+      await store.stop();
+    }
+  });
+});
