@@ -4,7 +4,8 @@
 // secret and code which the television and the person hold mean that new one. Pure: values in, values out.
 //
 // Secret and code lie in the store only sealed; the note is found by the secret's SHA-256, and by a MAC of
-// the code, because six digits have no hash that hides them.
+// the code, because six digits have no hash that hides them. Who agreed is sealed, too: whoever can write the
+// store must not let a device in as somebody who never agreed to it.
 
 import type { Seal } from "../service/seal.ts";
 
@@ -40,7 +41,14 @@ export interface QuickConnectRequest {
   readonly own: string | undefined;
   /** When it was asked for, in ms since the epoch. */
   readonly addedAtMs: number;
-  readonly consent: QuickConnectConsent | undefined;
+  /** Undefined while nobody has agreed. */
+  readonly consent: SealedConsent | undefined;
+}
+
+/** A consent as it lies in the store. */
+export interface SealedConsent {
+  readonly atMs: number;
+  readonly sealed: string;
 }
 
 /** A request lives so long until somebody agrees (QuickConnectManager.Timeout). */
@@ -66,6 +74,27 @@ export function isAgreed({ consent }: QuickConnectRequest, nowMs: number): boole
 
 export function codeMacOf(seal: Seal, code: string): string {
   return seal.mac("quickConnect code", code);
+}
+
+export function sealConsent(seal: Seal, id: string, consent: QuickConnectConsent): SealedConsent {
+  const sealed = seal.seal(JSON.stringify(consent), sealContextOf(id, "consent"));
+  return { atMs: consent.atMs, sealed };
+}
+
+/** Who agreed; undefined when nobody did, or this cluster did not write it down for this request. */
+export function openConsent(
+  seal: Seal,
+  id: string,
+  { consent }: QuickConnectRequest,
+): QuickConnectConsent | undefined {
+  if (consent === undefined) return undefined;
+  const fields = parsedObject(seal.open(consent.sealed, sealContextOf(id, "consent")) ?? "");
+  const userId = textIn(fields, "userId");
+  const identityKey = textIn(fields, "identityKey");
+  if (userId === undefined || identityKey === undefined || fields?.atMs !== consent.atMs) {
+    return undefined;
+  }
+  return { atMs: consent.atMs, userId, identityKey };
 }
 
 /** `id` is the SHA-256 of the secret the client has; what is sealed for one request opens for no other. */
@@ -126,16 +155,13 @@ function deviceIn(value: unknown): QuickConnectDevice | undefined {
   return { client, device, deviceId, version };
 }
 
-function consentIn(value: unknown): QuickConnectConsent | undefined | "wrong" {
+function consentIn(value: unknown): SealedConsent | undefined | "wrong" {
   if (value === undefined) return undefined;
   const fields = objectOf(value);
-  const userId = textIn(fields, "userId");
-  const identityKey = textIn(fields, "identityKey");
+  const sealed = textIn(fields, "sealed", sealedLengthMax);
   const atMs = fields?.atMs;
-  if (userId === undefined || identityKey === undefined) return "wrong";
-  return typeof atMs === "number" && Number.isFinite(atMs)
-    ? { atMs, userId, identityKey }
-    : "wrong";
+  if (sealed === undefined || typeof atMs !== "number" || !Number.isFinite(atMs)) return "wrong";
+  return { atMs, sealed };
 }
 
 /** What a server says of a request (QuickConnectResult), in PascalCase or the CamelCase profile. */

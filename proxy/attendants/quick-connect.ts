@@ -15,12 +15,14 @@ import {
   endsAtMs,
   isAgreed,
   openCode,
+  openConsent,
   openOwn,
   type QuickConnectPair,
   type QuickConnectRequest,
   quickConnectText,
   readQuickConnect,
   readQuickConnectAnswer,
+  sealConsent,
   sealText,
   withPair,
 } from "../../core/cluster/quick-connect.ts";
@@ -230,7 +232,8 @@ export function createQuickConnect(parts: QuickConnectParts): Attendant {
     const { identity } = asked;
     if (known === undefined || identity === undefined) return;
     const userId = asked.facts.query.userId ?? identity.userId;
-    const consent = { atMs: memory.storeNowMs(), userId, identityKey: identity.key };
+    const given = { atMs: memory.storeNowMs(), userId, identityKey: identity.key };
+    const consent = sealConsent(seal, known.id, given);
     await write(known.id, known.note.replica, { ...known.request, consent });
   }
 
@@ -291,7 +294,7 @@ export function createQuickConnect(parts: QuickConnectParts): Attendant {
     const pair: QuickConnectPair = { secret: made.secret, code: made.code };
     const isConsented =
       isAgreed(request, memory.storeNowMs()) &&
-      (await consentAgain(client, request, pair, replica));
+      (await consentAgain(client, { id, request, replica }, pair));
     await write(id, replica, {
       ...request,
       own: sealText(seal, id, "own", JSON.stringify(pair)),
@@ -326,10 +329,11 @@ export function createQuickConnect(parts: QuickConnectParts): Attendant {
 
   async function consentAgain(
     client: JellyfinClient,
-    { consent }: QuickConnectRequest,
+    about: { readonly id: string; readonly request: QuickConnectRequest; readonly replica: string },
     { code }: QuickConnectPair,
-    replica: string,
   ): Promise<boolean> {
+    const { id, request, replica } = about;
+    const consent = openConsent(seal, id, request);
     if (consent === undefined) return false;
     const token = await consentToken(consent.identityKey, replica);
     if (token === undefined) {

@@ -1,3 +1,5 @@
+// A SyncPlay group as notes: what is learnt from its server's messages, and what is read as nothing.
+
 import { describe, expect, test } from "vitest";
 import {
   type Group,

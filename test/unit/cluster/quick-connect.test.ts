@@ -1,3 +1,5 @@
+// A QuickConnect request as a note: what is sealed in it, what is read as none, and when it ends.
+
 import { describe, expect, test } from "vitest";
 import {
   agreedLifeMs,
@@ -5,12 +7,14 @@ import {
   endsAtMs,
   isAgreed,
   openCode,
+  openConsent,
   openOwn,
   pendingLifeMs,
   type QuickConnectRequest,
   quickConnectText,
   readQuickConnect,
   readQuickConnectAnswer,
+  sealConsent,
   sealText,
   withPair,
 } from "../../../core/cluster/quick-connect.ts";
@@ -30,7 +34,7 @@ const request: QuickConnectRequest = {
 };
 
 test("a request is read as it was written, and its secrets open for it alone", () => {
-  const consent = { atMs: 2000, userId: "u", identityKey: "u.d" };
+  const consent = sealConsent(seal, id, { atMs: 2000, userId: "u", identityKey: "u.d" });
   for (const written of [request, { ...request, consent }, { ...request, own: undefined }]) {
     expect(readQuickConnect(quickConnectText(written))).toEqual(written);
   }
@@ -41,6 +45,23 @@ test("a request is read as it was written, and its secrets open for it alone", (
   expect(openOwn(seal, other, request)).toBeUndefined();
   expect(openOwn(seal, id, { ...request, own: request.code })).toBeUndefined();
   expect(quickConnectText(request)).not.toMatch(/123456|654321/);
+});
+
+test("a consent counts only as this cluster wrote it down for this request", () => {
+  const given = { atMs: 2000, userId: "u", identityKey: "u.d" };
+  const consent = sealConsent(seal, id, given);
+  expect(openConsent(seal, id, { ...request, consent })).toEqual(given);
+  expect(openConsent(seal, id, request)).toBeUndefined();
+  // Another request's, another time, another kind of secret, or no secret at all.
+  expect(openConsent(seal, "cd".repeat(32), { ...request, consent })).toBeUndefined();
+  for (const forged of [
+    { ...consent, atMs: 9_000_000 },
+    { atMs: 2000, sealed: request.code },
+    { atMs: 2000, sealed: JSON.stringify(given) },
+    { atMs: 2000, sealed: createSeal("a key of somebody else").seal("{}", "") },
+  ]) {
+    expect(openConsent(seal, id, { ...request, consent: forged })).toBeUndefined();
+  }
 });
 
 describe("what is no request is read as none", () => {
@@ -63,7 +84,7 @@ describe("what is no request is read as none", () => {
 
 test("a request ends when Jellyfin's own would: ten minutes after it was made, eleven after the consent", () => {
   expect(endsAtMs(request)).toBe(1000 + pendingLifeMs);
-  const consent = { atMs: 5000, userId: "u", identityKey: "u.d" };
+  const consent = { atMs: 5000, sealed: "v1.x" };
   expect(endsAtMs({ ...request, consent })).toBe(5000 + agreedLifeMs);
   expect(isAgreed({ ...request, consent }, 5000 + 599_999)).toBe(true);
   expect(isAgreed({ ...request, consent }, 5000 + 600_000)).toBe(false);
