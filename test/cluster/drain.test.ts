@@ -7,8 +7,8 @@ import { runCli } from "../support/cli.ts";
 import { Crowd, crowdNames } from "../support/crowd.ts";
 import { CLUSTER_KEY, type DoorProcess, startDoor } from "../support/door.ts";
 import { type Household, startHousehold } from "../support/household.ts";
-import { makeMedia } from "../support/media.ts";
-import { until } from "../support/viewer.ts";
+import { BIG_BYTES, BIG_NAME, makeMedia } from "../support/media.ts";
+import { until, Viewer } from "../support/viewer.ts";
 
 const PEOPLE = 50;
 /** The promise: from the order to «ready to stop». */
@@ -19,7 +19,7 @@ let door: DoorProcess;
 let crowd: Crowd;
 
 beforeAll(async () => {
-  const media = await makeMedia();
+  const media = await makeMedia({ big: true });
   pair = await startHousehold({ mediaDir: media.folder, people: crowdNames(PEOPLE) });
   door = await startDoor({
     replicas: [pair.a, pair.b],
@@ -79,5 +79,51 @@ describe("a replica that 50 people use", () => {
     await until(30_000, "people are back", async () => (await replica("a")).homes >= PEOPLE / 3);
     expect(await crowd.end()).toEqual([]);
     expect(crowd.history.operations.length).toBeGreaterThan(1000);
+  });
+
+  test("at the limit of a drain a film that is played directly goes on elsewhere, in the same answer", async () => {
+    const viewer = await Viewer.enter(door.url);
+    await viewer.knownAt([pair.a, pair.b]);
+    const film = await viewer.item(BIG_NAME);
+    const [home, other] = await viewer.homeAmong(pair);
+    const reply = await fetch(viewer.directPlay(film));
+    const reader = reply.body?.getReader();
+    if (reader === undefined) throw new Error("no film");
+    const first = await reader.read();
+    let read = first.value?.byteLength ?? 0;
+    // It is paused: a request that would never end by itself.
+    const drained = await cli("drain", home.name, "--limit", "2s", "--json");
+    expect(JSON.parse(drained.out)).toMatchObject({ done: true, requests: 0 });
+    await home.kill9();
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      read += value.byteLength;
+    }
+    expect([reply.status, read]).toEqual([200, BIG_BYTES]);
+    expect(await other.requests({ method: "GET", path: `${film}/stream` })).not.toEqual([]);
+    await home.restart();
+    await home.ready();
+    expect(await cli("undrain", home.name)).toMatchObject({ code: 0 });
+  });
+
+  test("while no other is there, nobody is moved, and the command says what is left", async () => {
+    const viewer = await Viewer.enter(door.url);
+    await viewer.knownAt([pair.a, pair.b]);
+    const [home, other] = await viewer.homeAmong(pair);
+    await other.kill9();
+    await until(5000, "its death is known", async () => {
+      return (await replica(other.name)).state === "dead";
+    });
+    const drained = await cli("drain", home.name, "--limit", "0s");
+    expect(drained.code).toBe(1);
+    expect(drained.out).toMatch(/^[ab] drains; left on it: \d+ homes, /);
+    expect((await viewer.call("GET", "/Users/Me")).status).toBe(200);
+    await other.restart();
+    await until(15_000, "they have somewhere to go", async () => {
+      return (await replica(home.name)).drain?.done === true;
+    });
+    expect((await viewer.call("GET", "/Users/Me")).status).toBe(200);
+    expect(await cli("undrain", home.name)).toMatchObject({ code: 0 });
   });
 });
