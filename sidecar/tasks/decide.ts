@@ -254,9 +254,12 @@ export function askedRun(
   key: string,
   run: TaskRun | undefined,
   world: TaskWorld,
+  limits: TaskLimits,
 ): TaskRun | undefined {
-  if (run !== undefined && run.endedAtMs === undefined) return undefined;
-  return begin(key, run, world, { why: "asked", dueAtMs: world.nowMs });
+  // One that has ended at the servers, and is not written down as ended yet, is none under way.
+  const last = run === undefined ? undefined : closed(look(key, run, world, limits), key, world);
+  if (last !== undefined && last.endedAtMs === undefined) return undefined;
+  return begin(key, last, world, { why: "asked", dueAtMs: world.nowMs });
 }
 
 interface Beginning {

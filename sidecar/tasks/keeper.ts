@@ -85,6 +85,7 @@ export class TaskKeeper {
         if (note.kind === "schedule") void this.#copy(note);
       }),
       memory.onStoreAvailable(() => this.wake()),
+      memory.onReload(() => this.wake()),
     ];
     while (!signal.aborted) {
       this.#wake = new AbortController();

@@ -37,6 +37,8 @@ import { putSchedule, schedulesIn, type TaskLog } from "./keeper.ts";
 export interface Leadership {
   /** The epoch under which this process may act as the leader now, by its own clocks. */
   mayAct(): { readonly epoch: Epoch } | undefined;
+  /** Told when leadership begins and ends; answers how to stop listening. */
+  onChange(listener: () => void): () => void;
 }
 
 export interface TaskLeaderOptions extends TaskLimits {
@@ -87,7 +89,7 @@ export class TaskLeader implements TaskDesk {
   }
 
   async run(signal: AbortSignal): Promise<void> {
-    const stop = this.#options.memory.onLease(() => this.wake());
+    const stop = this.#options.lease.onChange(() => this.wake());
     while (!signal.aborted) {
       this.#wake = new AbortController();
       const pauseMs = await this.#inTurn(() => this.cycle());
@@ -204,6 +206,10 @@ export class TaskLeader implements TaskDesk {
       const due = nextDue(schedule.triggers, past, zone);
       if (due !== undefined) restMs = Math.min(restMs, Math.max(0, due.atMs - wallMs()));
     }
+    for (const name of this.#heldReasons.keys()) {
+      const heldUntilMs = this.#heldUntilMs.get(name) ?? 0;
+      restMs = Math.min(restMs, heldUntilMs - wallMs());
+    }
     return Math.max(restMs, 100);
   }
 
@@ -250,7 +256,7 @@ export class TaskLeader implements TaskDesk {
         if (this.#heldReasons.delete(heldName(key, replica))) {
           log.info(`task ${key} on ${replica} is held no longer`);
         }
-        log.info(`task ${key} is started on ${replica} (${run.why})`);
+        log.info(`task ${key} is started on ${replica} (${run.why}, for ${timeText(run.dueAtMs)})`);
         return;
       case "already":
         await this.#step(key, run, {
@@ -354,7 +360,7 @@ export class TaskLeader implements TaskDesk {
 
   async runNow(taskId: string): Promise<DeskAnswer> {
     return await this.#atDesk(taskId, async (key, _id, world) => {
-      const run = askedRun(key, world.runs.get(key), world);
+      const run = askedRun(key, world.runs.get(key), world, this.#options);
       if (run === undefined) return { outcome: "done" };
       // Who asks now is not to wait until something that was held is tried again.
       for (const { name } of world.replicas) this.#heldUntilMs.delete(heldName(key, name));
@@ -407,6 +413,10 @@ export class TaskLeader implements TaskDesk {
     this.wake();
     return answer;
   }
+}
+
+function timeText(atMs: number): string {
+  return new Date(atMs).toISOString();
 }
 
 const noSchedule: TaskSchedule = { id: "", triggers: [], original: [], sinceMs: 0 };

@@ -99,7 +99,7 @@ describe("a task that is due is begun, with a step for each replica where it bel
   });
   test("a clock that was set back does not begin an earlier time than the last", () => {
     const last = run([], { dueAtMs: nowMs + day, endedAtMs: 1, lastStartMs: 1 });
-    const asked = askedRun("RefreshLibrary", last, world());
+    const asked = askedRun("RefreshLibrary", last, world(), limits);
     expect(asked?.dueAtMs).toBe(nowMs + day + 1);
   });
 

@@ -140,7 +140,10 @@ test("1,000 leader changes: no task is started twice for one due time, none on t
     }
     return new TaskLeader({
       ...{ replica: "a", store, memory, log: silent, zone: "UTC", wallMs: now },
-      lease: { mayAct: () => (life.isOver ? undefined : { epoch }) },
+      lease: {
+        mayAct: () => (life.isOver ? undefined : { epoch }),
+        onChange: () => () => undefined,
+      },
       hands: () => hands,
       ...{ busyIntervalMs: 1, idleIntervalMs: 1, heldRetryMs: 10_000 },
       ...{ fateLimitMs: 10_000, awayLimitMs: 600_000 },

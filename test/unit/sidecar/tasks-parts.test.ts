@@ -294,7 +294,10 @@ describe("a leader at work", () => {
     });
     const leader = new TaskLeader({
       ...{ replica: "a", store, memory, log: silent, zone: "UTC", wallMs: now },
-      lease: { mayAct: () => (isLeader ? { epoch: { number: 1, owner: "me" } } : undefined) },
+      lease: {
+        mayAct: () => (isLeader ? { epoch: { number: 1, owner: "me" } } : undefined),
+        onChange: () => () => undefined,
+      },
       hands: () => hands,
       ...{ busyIntervalMs: 1, idleIntervalMs: 60_000, heldRetryMs: 10_000 },
       ...{ fateLimitMs: 10_000, awayLimitMs: 600_000 },
