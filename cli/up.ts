@@ -19,6 +19,7 @@ import {
   type Sidecar,
   sidecarOptionsFor,
 } from "../sidecar/sidecar.ts";
+import { releaseTasks } from "../sidecar/tasks/leave.ts";
 import { taskRoutes } from "../sidecar/tasks/routes.ts";
 import { Tasks } from "../sidecar/tasks/tasks.ts";
 import { type Common, runDoor } from "./door.ts";
@@ -76,12 +77,29 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
       onMembers: (common, members) => callsOf(common).setMembers(members),
       helpers(common, proxy) {
         const clients = new Map(config.replica.map((replica) => [replica.name, connect(replica)]));
-        const services = config.replica.length > 1 ? sidecarServices(common, proxy, clients) : [];
+        const services =
+          config.replica.length > 1
+            ? sidecarServices(common, proxy, clients)
+            : releaseServices(common, clients);
         return [...services, findingsService(config, common, proxy, clients)];
       },
     },
     io,
   );
+
+  /** A server that was one of several, and is alone now, runs its tasks by itself again. */
+  function releaseServices(
+    { opened }: Common,
+    clients: ReadonlyMap<string, JellyfinClient>,
+  ): Service[] {
+    const directory = config.taskData ?? config.data;
+    if (directory === undefined) return [];
+    return [...clients].map(([replica, client]) => ({
+      name: `tasks of ${replica}`,
+      run: (signal) =>
+        releaseTasks({ client, directory, replica, log: opened.log, retryMs: 5000 }, signal),
+    }));
+  }
 
   function sidecarServices(
     common: Common,

@@ -12,8 +12,15 @@ import { join } from "node:path";
 import type { TaskSchedule } from "../../core/cluster/tasks.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { readTriggers, sameTriggers, type Trigger } from "../../core/jellyfin/triggers.ts";
+import { retry } from "../../core/service/loop.ts";
 import { findUser } from "../seed/running.ts";
-import type { SavedTasks } from "./saved.ts";
+import {
+  nothingSaved,
+  readSavedTasks,
+  type SavedTasks,
+  SavedTasksProblem,
+  savedTasksFile,
+} from "./saved.ts";
 import { readServerTasks, setServerTriggers } from "./server-tasks.ts";
 
 export interface OwnTask {
@@ -85,6 +92,41 @@ export async function restoreAtServer(
     else undone.push(`task ${key} did not take its triggers`);
   }
   return { restored, undone };
+}
+
+export interface ReleaseOptions {
+  readonly client: JellyfinClient;
+  /** Where the triggers were saved. */
+  readonly directory: string;
+  readonly replica: string;
+  readonly log: { info(message: string): void; warn(message: string): void };
+  readonly retryMs: number;
+}
+
+/**
+ * For a server that is alone now and was parked when it was one of several: it gets the triggers back that the
+ * cluster had for it last, since nobody else starts its tasks. Tried every `retryMs` until it is done.
+ */
+export async function releaseTasks(options: ReleaseOptions, signal: AbortSignal): Promise<void> {
+  const { client, directory, replica, log, retryMs } = options;
+  const file = savedTasksFile(directory, replica);
+  const saved = await readSavedTasks(file).catch((error: unknown) => {
+    if (!(error instanceof SavedTasksProblem)) throw error;
+    log.warn(`the tasks of ${replica} may still be parked: ${error.message}`);
+    return nothingSaved;
+  });
+  const own = ownTasksOf(
+    { ...nothingSaved, originals: { ...saved.originals, ...saved.schedules } },
+    [],
+    new Map(),
+  );
+  if (own.size === 0) return;
+  await retry({ firstMs: retryMs, longestMs: retryMs }, signal, async () => {
+    const { restored, undone } = await restoreAtServer(client, own);
+    if (undone.length > 0) return false;
+    log.info(`${replica} is the only replica: ${restored.length} of its tasks run by themselves`);
+    return true;
+  });
 }
 
 /**

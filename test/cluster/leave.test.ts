@@ -152,6 +152,27 @@ test("a server that runs is not written to, whatever is asked for", async () => 
   await isAsFound(home.b);
 });
 
+test("with one replica left its server runs its own tasks again, and with two they are parked", async () => {
+  await door.terminate();
+  const { name, url } = home.b;
+  const alone = await startDoor({ replicas: [{ name, url }], apiKey: home.b.apiKey, data });
+  try {
+    await until(10_000, "b's own tasks", async () => {
+      const { Triggers = [] } = (await tasksOf(home.b)).get("DeleteCacheFiles") ?? {};
+      return Triggers.length > 0;
+    });
+    expect(await isParked(home.a)).toBe(true);
+  } finally {
+    await alone.stop();
+  }
+  await door.launch();
+  await until(15_000, "b is parked again", () => isParked(home.b));
+  await door.terminate();
+  expect((await leave()).exitCode).toBe(0);
+  await isAsFound(home.a);
+  await isAsFound(home.b);
+});
+
 test("without the store the triggers come back all the same, and what is not known is said", async () => {
   await door.terminate();
   for (const suffix of ["", "-wal", "-shm"]) {
