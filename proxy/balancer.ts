@@ -59,6 +59,9 @@ export interface BalancerParts {
 
 const stepIntervalMs = 200;
 const balanceIntervalMs = 2000;
+const quietBalanceIntervalMs = 20_000;
+/** After a change of the view, and the wait for people to return, it is looked at often for so long. */
+const changeKeepMs = 60_000;
 const balanceMovesLimit = 4;
 /** Moves of people who do nothing, at one time; and of plays in one step, since each begins an encode. */
 const idleMovesAtOnce = 16;
@@ -93,6 +96,9 @@ export class Balancer {
   readonly #counted = new WeakSet<Attended>();
   readonly #drains = new Map<string, Drain>();
   #balancedMs = 0;
+  #movedLast = false;
+  #seenVersion = -1;
+  #changedMs = 0;
 
   constructor(parts: BalancerParts) {
     this.#parts = parts;
@@ -167,11 +173,26 @@ export class Balancer {
     return repeat(stepIntervalMs, signal, async () => {
       for (const [replica, drain] of [...this.#drains]) await this.#drain(replica, drain);
       const nowMs = this.#parts.clock.monotonicMs();
-      if (nowMs - this.#balancedMs < balanceIntervalMs) return;
+      if (nowMs - this.#balancedMs < this.#balancePauseMs(nowMs)) return;
       this.#balancedMs = nowMs;
+      // A note that came with the whole store, or before its replica was known, is read here.
+      this.readConditions();
       this.#forgetWatchers(nowMs);
-      await this.#balance(nowMs);
+      this.#movedLast = await this.#balance(nowMs);
     });
+  }
+
+  /** Often while something may follow from what changed; seldom else, since it looks at every login. */
+  #balancePauseMs(nowMs: number): number {
+    const { health, prefer, preferAfterMs, returnAfterMs } = this.#parts;
+    const { version } = health.view;
+    if (version !== this.#seenVersion) {
+      this.#seenVersion = version;
+      this.#changedMs = nowMs;
+    }
+    const waitMs = prefer === undefined ? returnAfterMs : preferAfterMs;
+    const isFresh = nowMs - this.#changedMs < waitMs + changeKeepMs;
+    return this.#movedLast || isFresh ? balanceIntervalMs : quietBalanceIntervalMs;
   }
 
   // ---- Drain ----------------------------------------------------------------------------------------
@@ -307,10 +328,11 @@ export class Balancer {
 
   // ---- Balance --------------------------------------------------------------------------------------
 
-  async #balance(nowMs: number): Promise<void> {
+  /** True when somebody was to be moved. */
+  async #balance(nowMs: number): Promise<boolean> {
     const { health, memory, homes, prefer, preferAfterMs, returnAfterMs, homeStayMs } = this.#parts;
     const { replicas } = health.view;
-    if (replicas.size < 2 || !memory.storeAvailable || this.#drains.size > 0) return;
+    if (replicas.size < 2 || !memory.storeAvailable || this.#drains.size > 0) return false;
     const replicasNow = [...replicas].map(([name, { state, sinceMs, ...condition }]) => ({
       name,
       isOpen: state === "ready" && condition.isDraining !== true && condition.refusesPlays !== true,
@@ -330,6 +352,7 @@ export class Balancer {
       if (homes.isUnreachedByOthers(to)) continue;
       await homes.move(userId, to, why, homeStayMs);
     }
+    return moves.length > 0;
   }
 
   /** The people of this door: with several doors only those who are here now, since the others know theirs. */
