@@ -124,6 +124,9 @@ export class Health {
     const before = this.#view;
     const wasDraining = before.replicas.get(name)?.isDraining ?? false;
     this.#view = withCondition(before, name, condition);
+    let draining = 0;
+    for (const { isDraining } of this.#view.replicas.values()) if (isDraining === true) draining++;
+    this.#options.metrics.replicasDraining.set(draining);
     if (this.#view !== before && wasDraining !== condition.isDraining) {
       const { log } = this.#options;
       if (condition.isDraining) log.info(`replica ${name} drains: nobody new is placed there`);

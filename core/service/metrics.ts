@@ -280,6 +280,10 @@ export function createMetrics(version: string) {
 
     // Replicas and where users are.
     replicaState: make.statesOfReplicas(),
+    replicasDraining: make.gauge(
+      "jellybloom_replicas_draining",
+      "Replicas that drain or are drained, as this process knows.",
+    ),
     probes: make.counters("jellybloom_probes_total", "Probes of replicas.", "result", probeResults),
     homes: make.gauge("jellybloom_homes", "Users with a home known to this process."),
     homesMoved: make.counter("jellybloom_homes_moved_total", "Homes this process moved."),
