@@ -255,6 +255,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     view: () => health.view,
     clientOf: (replica) => clients.get(replica),
     urgent: caretakers.urgent,
+    holds: (identityKey) => sockets.holds(identityKey),
     seatsOf(identityKey) {
       const replicas: string[] = [];
       for (const seat of sockets.seats()) {

@@ -118,6 +118,8 @@ export interface DoorParts {
 /** More attempts than this for one answer are no bad luck but a mistake of ours. */
 const attemptsLimit = 40;
 const passwordResetPinMs = 35 * 60_000;
+/** A probe of a server that is gone is refused at once; longer is not waited for what it says. */
+const verdictLimitMs = 300;
 /** A token on its way is waited for this long when another replica could answer at once. */
 const shortMintWaitMs = 1000;
 const lacksKeepMs = 60_000;
@@ -587,6 +589,8 @@ export class Door {
     } else if (outcome.kind !== "completed" && outcome.kind !== "clientLeft") {
       job.failed.add(job.replica);
       health.suspect(job.replica);
+      // What died with its server may be asked elsewhere, and whether it died is known in a moment.
+      if (route.memoryOnly && job.repeatable !== "yes") await this.#verdict(job.replica);
       // What came in that was not yet sent belongs to an answer that is gone.
       relay.held = undefined;
     }
@@ -629,6 +633,17 @@ export class Door {
       case "hold":
         metrics.retries[outcome.kind].add();
         return false;
+    }
+  }
+
+  /** Resolves when a suspected replica looks other than ready, or after a moment. */
+  async #verdict(replica: string): Promise<void> {
+    const { health, clock } = this.#parts;
+    const deadlineMs = clock.monotonicMs() + verdictLimitMs;
+    while (stateOf(health.view, replica) === "ready") {
+      const leftMs = deadlineMs - clock.monotonicMs();
+      if (leftMs <= 0) return;
+      await health.changed(health.view.version, leftMs);
     }
   }
 

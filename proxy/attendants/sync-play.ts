@@ -50,6 +50,8 @@ export interface SyncPlayParts {
   readonly clientOf: (replica: string) => JellyfinClient | undefined;
   /** A login's token is wanted at that replica. */
   readonly urgent: (replica: string, identityKey: string) => void;
+  /** Whether an identity has a socket at this door, wherever that is dialled to. */
+  readonly holds: (identityKey: string) => boolean;
   /** Where the open sockets of an identity are, at this door. */
   readonly seatsOf: (identityKey: string) => readonly string[];
 }
@@ -237,15 +239,17 @@ export class SyncPlay implements Attendant, SocketWatch {
     const key = asked.identity?.key;
     if (status !== 403 || key === undefined || verbOf(asked) === "Join") return undefined;
     const known = this.#groupOf(key);
-    if (known === undefined || known.replica !== replica || this.#isLeaving(key)) return undefined;
-    if (asked.refusedBy.has(replica) || this.#wasRefused.has(asked)) return undefined;
+    if (known === undefined || this.#isLeaving(key) || this.#wasRefused.has(asked)) {
+      return undefined;
+    }
     this.#wasRefused.add(asked);
-    this.#joined.set(key, "no");
+    if (known.replica === replica) this.#joined.set(key, "no");
     this.#settle(key);
     const limitMs = this.#parts.clock.monotonicMs() + gatherLimitMs;
     await this.#until(Math.min(asked.deadlineMs, limitMs), () => this.#isInPlace(key));
     return this.#isInPlace(key) ? "again" : undefined;
   };
+  /** Requests that were repeated because of a refusal: once each. */
   readonly #wasRefused = new WeakSet<Attended>();
 
   #personOf({ identity }: Attended): Identity | undefined {
@@ -262,7 +266,7 @@ export class SyncPlay implements Attendant, SocketWatch {
 
   /** Brings whoever is about to join, with his socket, to where the group is. */
   async #gather(identity: Identity, id: string, deadlineMs: number): Promise<void> {
-    const { homes, seatsOf } = this.#parts;
+    const { homes, seatsOf, holds } = this.#parts;
     await this.#until(deadlineMs, () => {
       const known = this.#groups.get(id);
       return known === undefined || this.#isGood(known.replica);
@@ -287,10 +291,10 @@ export class SyncPlay implements Attendant, SocketWatch {
     if (homes.homeOf(identity.userId) !== replica) {
       await homes.claim(identity.userId, replica, "their SyncPlay group is there");
     }
-    await this.#until(deadlineMs, () => {
-      const seats = seatsOf(identity.key);
-      return seats.length === 0 || seats.includes(replica);
-    });
+    await this.#until(
+      deadlineMs,
+      () => !holds(identity.key) || seatsOf(identity.key).includes(replica),
+    );
   }
 
   #hasOtherGroup(userId: string, id: string): boolean {
@@ -333,6 +337,7 @@ export class SyncPlay implements Attendant, SocketWatch {
 
   async #noteMember(id: string, identity: Identity, own: string): Promise<void> {
     const { homes } = this.#parts;
+    this.#leaving.delete(identity.key);
     this.#joined.set(identity.key, own);
     await this.#putMember(id, identity.key, {
       userId: identity.userId,
@@ -446,7 +451,7 @@ export class SyncPlay implements Attendant, SocketWatch {
     const timer = setTimeout(() => {
       const known = this.#members.get(identityKey);
       if (known === undefined || known.member.door !== this.#parts.homes.owner) return;
-      if (this.#parts.seatsOf(identityKey).length === 0) void this.#forgetMember(identityKey);
+      if (!this.#parts.holds(identityKey)) void this.#forgetMember(identityKey);
     }, leaveGraceMs);
     timer.unref();
   }
@@ -693,15 +698,14 @@ export class SyncPlay implements Attendant, SocketWatch {
   }
 
   #isInPlace(key: string): boolean {
-    const { seatsOf } = this.#parts;
+    const { seatsOf, holds } = this.#parts;
     const mine = this.#members.get(key);
     const known = mine === undefined ? undefined : this.#groups.get(mine.id);
     if (mine === undefined || known === undefined) return true;
     if (!this.#isReady(known.replica)) return false;
-    const seats = seatsOf(key);
     // Whose socket is at another door is brought there by that one.
-    if (seats.length === 0) return true;
-    if (!seats.includes(known.replica)) return false;
+    if (!holds(key)) return true;
+    if (!seatsOf(key).includes(known.replica)) return false;
     return (this.#joined.get(key) ?? mine.member.joined) === known.group.own;
   }
 
@@ -845,12 +849,12 @@ export class SyncPlay implements Attendant, SocketWatch {
   }
 
   async #renew(): Promise<void> {
-    const { homes, seatsOf, clock } = this.#parts;
+    const { homes, holds, clock } = this.#parts;
     const groups = new Set<string>();
     for (const [key, { id, member }] of [...this.#members]) {
       if (member.door !== homes.owner) continue;
       const askedMs = this.#askedMs.get(key) ?? Number.NEGATIVE_INFINITY;
-      const isHere = seatsOf(key).length > 0 || clock.monotonicMs() - askedMs < renewIntervalMs;
+      const isHere = holds(key) || clock.monotonicMs() - askedMs < renewIntervalMs;
       if (!isHere) continue;
       groups.add(id);
       await this.#putMember(id, key, member);

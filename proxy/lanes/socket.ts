@@ -72,6 +72,8 @@ export interface SocketLane {
     readonly identityKey: string | undefined;
     readonly replica: string;
   }>;
+  /** Whether a client of that identity has a socket here, wherever it is dialled to. */
+  holds(identityKey: string): boolean;
   /**
    * That replica is about to be stopped: sockets there are dialled again where they belong by now. Those of
    * a user follow their home by themselves; `all` means them, too.
@@ -147,6 +149,13 @@ class Lane implements SocketLane, PairOwner {
     for (const { upstreamReplica: replica, userId, identityKey } of this.#pairs) {
       if (replica !== undefined) yield { userId, identityKey, replica };
     }
+  }
+
+  holds(identityKey: string): boolean {
+    for (const pair of this.#pairs) {
+      if (pair.identityKey === identityKey && pair.isAccepted) return true;
+    }
+    return false;
   }
 
   leave(replica: string, all: boolean): void {
