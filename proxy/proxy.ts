@@ -296,7 +296,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       television,
       plays,
       balancer.attendant,
-      createTaskAttendant(),
+      createTaskAttendant(memory),
       ...gates,
     ],
     trusted: trustedProxies(config.trustedProxies),

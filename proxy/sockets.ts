@@ -3,6 +3,7 @@
 
 import { isGone } from "../core/cluster/replica.ts";
 import type { ClusterView } from "../core/cluster/view.ts";
+import { shownTaskMessage } from "./attendants/tasks.ts";
 import type {
   SocketAsked,
   SocketHost,
@@ -19,6 +20,7 @@ export function createSocketHost(door: Door, parts: DoorParts, watch?: SocketWat
   const { memory, health, links } = parts;
   return {
     ...(watch !== undefined && { watch }),
+    showTasks: (text) => shownTaskMessage(text, memory),
     standing: (asked) => standingOf(parts, asked),
     async recognise(asked) {
       const facts = door.socketFacts(asked);

@@ -40,6 +40,8 @@ export interface SocketWatch {
 
 export interface SocketHost {
   readonly watch?: SocketWatch;
+  /** A server's message about its scheduled tasks, as the cluster's. */
+  readonly showTasks?: (text: string) => string;
   /** What is known of the token the socket came with, without waiting. */
   standing(asked: SocketAsked): SocketStanding;
   /**

@@ -50,6 +50,8 @@ export interface PairOwner {
   adopted(pair: SocketPair): void;
   /** What a replica says of a group, as the client is to hear it; undefined: not at all. */
   hears(pair: SocketPair, text: string): string | undefined;
+  /** What a replica says of its scheduled tasks, as the client is to hear it. */
+  showsTasks(text: string): string;
   /** The replica's socket closed or broke, and the client is still there. */
   upstreamLost(pair: SocketPair, replica: string, why: string): void;
   /** The pair left a replica's socket that it is about to close. */
@@ -317,6 +319,10 @@ export class SocketPair {
       const isLong = data.length > readLengthMax;
       const type = isLong ? longMessageType(data) : messageType(data.toString("utf8"));
       if (!isLong && isSwallowed(type)) return;
+      if (type === "ScheduledTasksInfo") {
+        this.#toClient(this.#owner.showsTasks(data.toString("utf8")), false);
+        return;
+      }
       if (isOfGroup(type)) {
         const shown = this.#owner.hears(this, data.toString("utf8"));
         if (shown !== undefined) this.#toClient(shown, false);

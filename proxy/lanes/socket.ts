@@ -419,6 +419,10 @@ class Lane implements SocketLane, PairOwner {
     return watch.heard(identityKey, replica, text);
   }
 
+  showsTasks(text: string): string {
+    return this.#parts.host.showTasks?.(text) ?? text;
+  }
+
   upstreamLost(pair: SocketPair, replica: string, why: string): void {
     this.#parts.host.suspect(replica, `socket: ${why}`);
     this.#follow(pair);
