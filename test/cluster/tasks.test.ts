@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { WebSocket } from "ws";
 import { type DoorProcess, type Part, startDoor, startSidecar } from "../support/door.ts";
 import type { StandIn } from "../support/jellyfin/start.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
@@ -15,6 +16,7 @@ import {
   FILMS,
   isParked,
   itemsOf,
+  setTriggers,
   startsOf,
   TaskHousehold,
   tasksOf,
@@ -85,6 +87,21 @@ describe("all in one process", () => {
     await until(5000, "the cluster's triggers shown", async () => {
       return JSON.stringify((await shown(scan))?.Triggers) === JSON.stringify(own[scan]);
     });
+    // What a server pushes to who looks at the dashboard is shown so, too.
+    const socket = new WebSocket(`${door.url.replace("http", "ws")}/socket?ApiKey=${admin.token}`);
+    const pushed = await new Promise<string>((resolve) => {
+      socket.once("open", () => {
+        socket.send('{"MessageType":"ScheduledTasksInfoStart","Data":"0,200"}');
+        void setTriggers(home.a, "CleanLogFiles", []);
+        void setTriggers(home.b, "CleanLogFiles", []);
+      });
+      socket.on("message", (data) => {
+        if (String(data).includes("ScheduledTasksInfo")) resolve(String(data));
+      });
+    });
+    socket.close();
+    const told = JSON.parse(pushed).Data as { Key: string; Triggers: unknown[] }[];
+    expect(told.find(({ Key }) => Key === scan)?.Triggers).toEqual(own[scan]);
   });
 
   test("triggers changed through the door are the cluster's; what is due runs on one server after the other", async () => {
