@@ -97,6 +97,8 @@ export class Balancer {
   readonly #drains = new Map<string, Drain>();
   #balancedMs = 0;
   #movedLast = false;
+  /** Moves at a boundary that this step may still bring. */
+  #boundaryMoves = 0;
   #seenVersion = -1;
   #changedMs = 0;
 
@@ -134,6 +136,7 @@ export class Balancer {
         asked.facts.route.kind === "playStopped"
           ? Number.NEGATIVE_INFINITY
           : this.#parts.clock.monotonicMs();
+      if (watcher.running === 0 && this.#drains.size > 0) this.#atBoundary(asked);
     },
   };
 
@@ -171,6 +174,7 @@ export class Balancer {
 
   run(signal: AbortSignal): Promise<void> {
     return repeat(stepIntervalMs, signal, async () => {
+      this.#boundaryMoves = playMovesPerStep;
       for (const [replica, drain] of [...this.#drains]) await this.#drain(replica, drain);
       const nowMs = this.#parts.clock.monotonicMs();
       if (nowMs - this.#balancedMs < this.#balancePauseMs(nowMs)) return;
@@ -218,6 +222,20 @@ export class Balancer {
       }
     }
     await this.#tell(replica, drain);
+  }
+
+  /**
+   * An answer has ended and nothing else of this user's runs: the boundary at which somebody who watches may
+   * move. A player that asks for the next segment at once is between two answers only here, never at a step.
+   */
+  #atBoundary({ identity }: Attended): void {
+    const userId = identity?.userId ?? "";
+    const home = this.#parts.memory.homes.get(userId)?.replica;
+    if (home === undefined || !this.#drains.has(home) || this.#boundaryMoves <= 0) return;
+    const others = this.#othersOf(home);
+    if (others.length === 0) return;
+    this.#boundaryMoves--;
+    void this.#moveAway(home, [userId], others, false);
   }
 
   #othersOf(replica: string): readonly string[] {
