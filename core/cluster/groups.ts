@@ -255,6 +255,48 @@ function afterQueue(group: Group, queue: Record<string, unknown>, nowMs: number)
   };
 }
 
+/** How far the queues of one group at one replica are dated later for one client. */
+export interface QueueClock {
+  readonly own: string;
+  readonly shiftMs: number;
+  /** The latest date that the client was shown, in ms since the epoch. */
+  readonly shownMs: number;
+}
+
+/**
+ * The clock after a client was told of a queue. Clients ignore a queue that is dated no later than the one
+ * they have (QueueCore.updatePlayQueue), and a group that was made anew is dated by another server's clock:
+ * its first queue is moved behind what the client has, and those after it by as much.
+ */
+export function queueClock(
+  before: QueueClock | undefined,
+  own: string,
+  lastUpdateMs: number,
+): QueueClock {
+  if (before === undefined) return { own, shiftMs: 0, shownMs: lastUpdateMs };
+  const isSame = before.own === own;
+  const shiftMs = isSame ? before.shiftMs : Math.max(0, before.shownMs - lastUpdateMs + 1);
+  return { own, shiftMs, shownMs: Math.max(before.shownMs, lastUpdateMs + shiftMs) };
+}
+
+/** When a message's queue was changed, in ms since the epoch; undefined when it is about no queue. */
+export function queueDateMs({ what, data }: GroupMessage): number | undefined {
+  const date = what === "PlayQueue" ? objectOf(data.Data)?.LastUpdate : undefined;
+  const dateMs = typeof date === "string" ? Date.parse(date) : Number.NaN;
+  return Number.isFinite(dateMs) ? dateMs : undefined;
+}
+
+/** The message's text with its queue dated later by so much. */
+export function withQueueShift(text: string, message: GroupMessage, shiftMs: number): string {
+  const date = objectOf(message.data.Data)?.LastUpdate;
+  const dateMs = queueDateMs(message);
+  if (shiftMs === 0 || typeof date !== "string" || dateMs === undefined) return text;
+  return text.replace(
+    JSON.stringify(date),
+    JSON.stringify(new Date(dateMs + shiftMs).toISOString()),
+  );
+}
+
 /**
  * The groups that have to be at one replica with this one, in alphabetical order, itself included: those that
  * share a user with it, and with those again, since all devices of a user are in one place.

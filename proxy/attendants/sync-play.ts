@@ -12,17 +12,22 @@
 import {
   type Group,
   type GroupMember,
+  type GroupMessage,
   groupsTogether,
   itemsLimit,
   learnt,
   memberNoteId,
   newGroup,
   positionAt,
+  type QueueClock,
+  queueClock,
+  queueDateMs,
   readGroup,
   readGroupMessage,
   readMember,
   readNoteId,
   withGroupId,
+  withQueueShift,
 } from "../../core/cluster/groups.ts";
 import { type Identity, normalId } from "../../core/cluster/identity.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
@@ -108,6 +113,9 @@ export class SyncPlay implements Attendant, SocketWatch {
   readonly #leaving = new Bounded<string, number>(membersLimit);
   /** The last word about a join, by identity. */
   readonly #joinWords = new Bounded<string, string>(membersLimit);
+  readonly #queueClocks = new Bounded<string, QueueClock>(membersLimit);
+  /** Groups that this door is making anew. */
+  readonly #makings = new Set<string>();
   readonly #settling = new Map<string, { again: boolean }>();
   readonly #writings = new Map<string, Writing>();
   readonly #askedMs = new Bounded<string, number>(membersLimit);
@@ -480,7 +488,7 @@ export class SyncPlay implements Attendant, SocketWatch {
     if (making !== undefined) {
       // Its maker is alone in it yet; what it was before is what counts.
       if (what === "Stop" && known?.group.isIdle !== true) return undefined;
-      return withGroupId(text, own, id);
+      return this.#toMember(identityKey, text, message, own, id);
     }
     if (known === undefined) this.#hearUnwritten(own, message);
     else if (known.group.own === own) this.#learn(known, message);
@@ -490,7 +498,25 @@ export class SyncPlay implements Attendant, SocketWatch {
       const inner = message.data.Data;
       if (known !== undefined && this.#isGathering(known, inner)) return undefined;
     }
-    return withGroupId(text, own, id);
+    return this.#toMember(identityKey, text, message, own, id);
+  }
+
+  /** As the member knows it: the group by its first id, and no queue dated before one that he has. */
+  #toMember(
+    identityKey: string,
+    text: string,
+    message: GroupMessage,
+    own: string,
+    id: string,
+  ): string {
+    const dateMs = queueDateMs(message);
+    let shown = text;
+    if (dateMs !== undefined) {
+      const clock = queueClock(this.#queueClocks.get(identityKey), own, dateMs);
+      this.#queueClocks.set(identityKey, clock);
+      shown = withQueueShift(text, message, clock.shiftMs);
+    }
+    return withGroupId(shown, own, id);
   }
 
   /** Whether somebody of that name was in the group before it was made anew and only comes to it again. */
@@ -504,13 +530,13 @@ export class SyncPlay implements Attendant, SocketWatch {
     return false;
   }
 
-  #hearUnwritten(own: string, message: Parameters<typeof learnt>[1]): void {
+  #hearUnwritten(own: string, message: GroupMessage): void {
     const nowMs = this.#parts.memory.storeNowMs();
     const before = this.#unwritten.get(own) ?? newGroup(own, "", nowMs);
     this.#unwritten.set(own, learnt(before, message, nowMs));
   }
 
-  #learn(known: KnownGroup, message: Parameters<typeof learnt>[1]): void {
+  #learn(known: KnownGroup, message: GroupMessage): void {
     const group = learnt(known.group, message, this.#parts.memory.storeNowMs());
     if (group === known.group) return;
     this.#keep({ ...known, group });
@@ -626,13 +652,30 @@ export class SyncPlay implements Attendant, SocketWatch {
    * has no queue yet. Dying in between leaves a group there that is empty when its only member's socket ends.
    */
   async #make(known: KnownGroup, identity: Identity, replica: string): Promise<boolean> {
+    if (this.#makings.has(known.id)) {
+      await this.#madeByOthers(known);
+      return false;
+    }
+    this.#makings.add(known.id);
+    try {
+      return await this.#makeHere(known, identity, replica);
+    } finally {
+      this.#makings.delete(known.id);
+    }
+  }
+
+  async #madeByOthers({ id, group }: KnownGroup): Promise<void> {
+    const limitMs = this.#parts.clock.monotonicMs() + othersLimitMs;
+    await this.#until(limitMs, () => this.#groups.get(id)?.group.own !== group.own);
+  }
+
+  async #makeHere(known: KnownGroup, identity: Identity, replica: string): Promise<boolean> {
     const { memory, clientOf, log } = this.#parts;
     const client = clientOf(replica);
     const token = memory.openToken(identity, replica);
     if (client === undefined || token === undefined) return false;
-    if (!(await this.#isClaimed(known.id, replica))) {
-      const limitMs = this.#parts.clock.monotonicMs() + othersLimitMs;
-      await this.#until(limitMs, () => this.#groups.get(known.id)?.group.own !== known.group.own);
+    if (!(await this.#isClaimed(known, replica))) {
+      await this.#madeByOthers(known);
       return false;
     }
     this.#making.set(identity.key, known.id);
@@ -680,12 +723,21 @@ export class SyncPlay implements Attendant, SocketWatch {
     }
   }
 
-  async #isClaimed(id: string, replica: string): Promise<boolean> {
+  async #isClaimed(known: KnownGroup, replica: string): Promise<boolean> {
     const { store, memory, homes } = this.#parts;
     if (!memory.storeAvailable) return true;
+    const { id } = known;
     const kind = "syncPlay";
-    const expectedEpoch = memory.pinOf(kind, id, memory.storeNowMs())?.epoch.number ?? 0;
+    const before = memory.pinOf(kind, id, memory.storeNowMs());
     const { owner } = homes;
+    const isUnderWay =
+      before?.replica === replica && before.epoch.owner !== owner && known.replica !== replica;
+    if (isUnderWay) {
+      // Another door has the right to make it there and has not said yet that it did; it may have died.
+      await this.#madeByOthers(known);
+      if (this.#groups.get(id)?.group.own !== known.group.own) return false;
+    }
+    const expectedEpoch = before?.epoch.number ?? 0;
     try {
       const claim = { kind, id, replica, owner, ttlMs: pinTtlMs, expectedEpoch } as const;
       const { granted, pin } = await store.movePin(claim);

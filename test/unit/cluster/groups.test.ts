@@ -10,11 +10,14 @@ import {
   memberNoteId,
   newGroup,
   positionAt,
+  queueClock,
+  queueDateMs,
   readGroup,
   readGroupMessage,
   readMember,
   readNoteId,
   withGroupId,
+  withQueueShift,
 } from "../../../core/cluster/groups.ts";
 
 const id = "ab".repeat(16);
@@ -185,6 +188,24 @@ describe("notes", () => {
       expect(readNoteId(noteId)).toBeUndefined();
     }
   });
+});
+
+test("a queue of another server is never dated before the one that a client has, and those after it keep their order", () => {
+  const first = queueClock(undefined, id, 5000);
+  expect(first).toEqual({ own: id, shiftMs: 0, shownMs: 5000 });
+  // The same queue again stays the same, and is ignored by the client as ever.
+  expect(queueClock(first, id, 5000)).toEqual(first);
+  expect(queueClock(first, own, 9000)).toEqual({ own, shiftMs: 0, shownMs: 9000 });
+  const behind = queueClock(first, own, 3000);
+  expect(behind).toEqual({ own, shiftMs: 2001, shownMs: 5001 });
+  expect(queueClock(behind, own, 3500)).toEqual({ own, shiftMs: 2001, shownMs: 5501 });
+  const told = queue();
+  const text = JSON.stringify({ Data: told.data, MessageType: told.type });
+  expect(queueDateMs(told)).toBe(Date.parse("2026-01-01T00:00:01Z"));
+  expect(withQueueShift(text, told, 0)).toBe(text);
+  const shifted = withQueueShift(text, told, 1500);
+  expect(shifted).toContain('"LastUpdate":"2026-01-01T00:00:02.500Z"');
+  expect(queueDateMs(state("Playing", "Ready"))).toBeUndefined();
 });
 
 test("an id takes another's place in both spellings, and nothing else is touched", () => {
