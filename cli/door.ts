@@ -44,6 +44,8 @@ export interface Common {
   /** What else is answered on the admin port; helpers add theirs before it is open. */
   readonly mounts: Mount[];
   readonly routes: GuardedRoute[];
+  /** What else /jellybloom/ready notes; helpers add theirs. */
+  readonly notes: (() => readonly string[])[];
   /** The admin port as this machine reaches it, after its start. */
   readonly adminUrl: () => string;
 }
@@ -128,6 +130,7 @@ export async function runDoor(plan: DoorPlan, io: Io): Promise<number> {
     proofs,
     mounts,
     routes,
+    notes: [],
     adminUrl,
   };
   const { gateUrlOf, onMembers } = plan;
@@ -153,10 +156,10 @@ export async function runDoor(plan: DoorPlan, io: Io): Promise<number> {
   const admin = createAdminServer({
     address: config.admin,
     readiness() {
-      const { reason, notes } = proxy.readiness();
+      const { reason, notes = [] } = proxy.readiness();
       const now = life.unreadyReason() ?? reason;
       metrics.ready.set(now === null ? 1 : 0);
-      return { reason: now, ...(notes !== undefined && { notes }) };
+      return { reason: now, notes: [...notes, ...common.notes.flatMap((told) => told())] };
     },
     metricsText: metrics.text,
     guardedRoutes: routes,

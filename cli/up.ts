@@ -3,6 +3,7 @@
 
 import type { ReplicaConfig } from "../core/cluster/replica.ts";
 import { SidecarCalls } from "../core/cluster/sidecar-client.ts";
+import type { TaskHands } from "../core/cluster/tasks.ts";
 import { createJellyfinClient, type JellyfinClient } from "../core/jellyfin/client.ts";
 import { localZone } from "../core/jellyfin/triggers.ts";
 import { systemClock } from "../core/service/clock.ts";
@@ -20,7 +21,7 @@ import {
   sidecarOptionsFor,
 } from "../sidecar/sidecar.ts";
 import { releaseTasks } from "../sidecar/tasks/leave.ts";
-import { taskRoutes } from "../sidecar/tasks/routes.ts";
+import { remoteHands, taskRoutes } from "../sidecar/tasks/routes.ts";
 import { Tasks } from "../sidecar/tasks/tasks.ts";
 import { type Common, runDoor } from "./door.ts";
 import type { Io } from "./io.ts";
@@ -150,6 +151,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
       services.push({ name: "office", run: (signal) => office.run(signal) });
     }
     for (const [name, own] of tasks) {
+      common.notes.push(() => own.desk.held());
       services.push({ name: `tasks of ${name}`, run: (signal) => own.run(signal) });
     }
     proxy.health.onChange((view, before) => {
@@ -184,18 +186,20 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
   /** The cluster's scheduled tasks as far as they are this replica's, and its desk while it leads. */
   function tasksOf(common: Common, name: string, client: JellyfinClient, sidecar: Sidecar): Tasks {
     const { opened, store, memory, metrics } = common;
+    /** Replicas that have a sidecar of their own in another process. */
+    const elsewhere = () => (calls?.names ?? []).filter((other) => !tasks.has(other));
     return new Tasks({
       ...{ replica: name, client, store, memory, log: opened.log, clock: systemClock },
       lease: sidecar.lease,
       sight: () => sidecar.sight(),
       directory: config.taskData ?? config.data,
-      replicasCount: () => config.replica.length,
-      others: () =>
-        new Map(
-          [...tasks]
-            .filter(([other]) => other !== name)
-            .map(([other, { hands }]) => [other, hands]),
-        ),
+      replicasCount: () => config.replica.length + elsewhere().length,
+      others() {
+        const others = new Map<string, TaskHands | undefined>();
+        for (const other of elsewhere()) others.set(other, remoteHands(callsOf(common), other));
+        for (const [other, { hands }] of tasks) if (other !== name) others.set(other, hands);
+        return others;
+      },
       zone: config.timeZone ?? localZone(),
       mediaFolders: config.media,
       lossLimit: config.scanLossLimitPercent / 100,

@@ -178,6 +178,8 @@ describe("all in one process", () => {
     await until(10_000, "a sentence about b", () =>
       door.log().includes(`task ${scan} is not started on b: the folder`),
     );
+    const ready = await (await fetch(`${door.admin}/jellybloom/ready`)).text();
+    expect(ready).toContain(`task ${scan} on b is held: the folder`);
     expect(await startsOf(home.b, scan)).toEqual(before.b);
     expect(await itemsOf(home.b)).toBe(FILMS);
     renameSync(`${movies}-away`, movies);
