@@ -32,11 +32,12 @@ import type { Store } from "../core/store/store.ts";
 import type { Attendant, Rewritten } from "./attendant.ts";
 import { Bounded } from "./bounded.ts";
 import { Client, type HeldReply } from "./client.ts";
-import { type HeadProblem, type RequestFacts, readFacts } from "./facts.ts";
+import { type HeadProblem, type RequestFacts, readFacts, readHeaderFacts } from "./facts.ts";
 import {
   clientOrigin,
   cookieHeader,
   plainAddress,
+  plainUpstreamHead,
   type TrustedProxies,
   upstreamHead,
 } from "./headers.ts";
@@ -49,6 +50,7 @@ import { upload } from "./lanes/upload.ts";
 import type { Link, Links } from "./links.ts";
 import { type Logins, readAuthenticationResult } from "./logins.ts";
 import { type Asked, mayMoveHome, type Placement, place } from "./place.ts";
+import type { PlainRequest, PlainResponse } from "./plain.ts";
 import {
   asDoubtfulImage,
   badHead,
@@ -165,7 +167,7 @@ export class Job {
   }
 
   get rawHeaders(): readonly string[] {
-    return this.client.request.rawHeaders;
+    return this.client.head.rawHeaders;
   }
 
   get hasLeft(): boolean {
@@ -222,12 +224,26 @@ export class Door {
     response: ServerResponse,
     badly: HeadProblem | null = null,
   ): void {
+    const client = Client.ofNode(request, response, this.#parts.clock.monotonicMs);
+    this.#take(client, this.facts(request), badly);
+  }
+
+  /** Answers a request whose head is beyond doubt and which has no body. */
+  handlePlain(request: PlainRequest, response: PlainResponse, peer: string): void {
+    const { trusted, baseSegments, clock } = this.#parts;
+    const { headers, memo } = request.block;
+    memo.facts ??= readHeaderFacts(headers);
+    memo.origin ??= clientOrigin(plainAddress(peer), headers, false, trusted);
+    const facts = readFacts(request.method, request.url, memo.facts, memo.origin, baseSegments);
+    this.#take(Client.ofPlain(request, response, clock.monotonicMs), facts, null);
+  }
+
+  #take(client: Client, facts: RequestFacts, badly: HeadProblem | null): void {
     const { clock, limits, metrics } = this.#parts;
     const startedMs = clock.monotonicMs();
-    const client = new Client(request, response, clock.monotonicMs);
-    const job = new Job(client, this.facts(request), startedMs);
-    job.deadlineMs = startedMs + holdLimitMs(job.facts, limits);
-    if (this.isEnding) response.shouldKeepAlive = false;
+    const job = new Job(client, facts, startedMs);
+    job.deadlineMs = startedMs + holdLimitMs(facts, limits);
+    if (this.isEnding) client.response.shouldKeepAlive = false;
     this.running++;
     metrics.lane[laneName(job.facts)].running.add();
     if (this.#isRefused(job, badly)) this.#close(job);
@@ -307,7 +323,7 @@ export class Door {
   #askAtOnce(job: Job): boolean {
     const { health, links } = this.#parts;
     const { route } = job.facts;
-    const { headers } = job.client.request;
+    const { headers } = job.client.head;
     const isPlain =
       route.lane === "message" &&
       route.gives === "none" &&
@@ -359,7 +375,7 @@ export class Door {
     return readFacts(
       request.method ?? "GET",
       request.url ?? "/",
-      request.headers,
+      readHeaderFacts(request.headers),
       origin,
       this.#parts.baseSegments,
     );
@@ -465,7 +481,9 @@ export class Door {
 
   /** Keeps the body when it is small enough to be sent again, else leaves it to be streamed. */
   async #readBody(job: Job): Promise<HeldReply | undefined> {
-    const { request } = job.client;
+    const { node } = job.client;
+    if (node === undefined) return undefined;
+    const { request } = node;
     const declared = request.headers["content-length"];
     if (declared === undefined && request.headers["transfer-encoding"] === undefined)
       return undefined;
@@ -480,7 +498,7 @@ export class Door {
     }
     // Only now: what is refused is refused before a byte of its body is sent (RFC 9110, 10.1.1).
     if (request.headers.expect !== undefined && request.httpVersion !== "1.0") {
-      job.client.response.writeContinue();
+      node.response.writeContinue();
       job.toldToGoOn = true;
     }
     const pieces: Buffer[] = [];
@@ -518,6 +536,9 @@ export class Door {
     let rest: Continuation | undefined;
     let isSegment = segmentLane(facts);
     while (!client.hasLeft) {
+      if (job.attempts > 0) {
+        for (const attendant of this.#attendants(facts.route)) await attendant.again?.(job);
+      }
       const placement = await this.#place(job);
       if (placement === undefined) {
         if (job.refusal !== undefined && !client.response.headersSent) {
@@ -920,17 +941,25 @@ export class Door {
     const name = link.config.name;
     const rewritten = this.#rewritten(job, name);
     const body = rewritten?.body ?? job.body;
-    const head = upstreamHead({
+    const asked = {
       method: facts.method,
       path: rewritten?.path ?? facts.path,
-      rawHeaders: client.request.rawHeaders,
+      rawHeaders: client.head.rawHeaders,
       swapped: this.#swapped(job, name, rewritten?.rawQuery),
       origin: facts.origin,
       bodyLength: body?.length ?? (mayHaveBody(facts.method) ? 0 : undefined),
       plainAnswer: facts.route.gives !== "none" && facts.route.lane === "message",
       whole: whole || (facts.route.kind === "image" && !this.#knowsTag(job, name)),
       range: rest?.range,
-    });
+    };
+    const { memo } = client.head;
+    const isPlain =
+      memo !== undefined &&
+      asked.bodyLength === undefined &&
+      asked.range === undefined &&
+      !asked.plainAnswer &&
+      !asked.whole;
+    const head = isPlain ? plainUpstreamHead(asked, memo) : upstreamHead(asked);
     const repeatable = job.repeatable === "yes";
     return {
       link,
@@ -1001,7 +1030,7 @@ export class Door {
     const { segments, metrics } = this.#parts;
     const { facts, client } = job;
     const isHead = facts.method === "HEAD";
-    const agent = client.request.headers["user-agent"] ?? "";
+    const agent = client.head.headers["user-agent"] ?? "";
     const owner = job.identity?.key ?? facts.credentials.token ?? "";
     const key = `${segmentKey(facts.path, facts.rawQuery, agent)}\n${owner}`;
     let segment = segments.find(key);
@@ -1046,7 +1075,7 @@ export class Door {
       if (name.toLowerCase() === "content-length") continue;
       headers.push(name, line.slice(colon + 2));
     }
-    const length = client.request.headers["content-length"];
+    const length = client.head.headers["content-length"];
     if (length !== undefined) headers.push("content-length", length);
     const leaving = new AbortController();
     client.onLeft = () => leaving.abort();
@@ -1114,7 +1143,7 @@ export class Door {
     const { facts } = job;
     const { route } = facts;
     if (route.kind === "capabilities" && job.identity !== undefined) {
-      const { rawHeaders } = job.client.request;
+      const { rawHeaders } = job.client.head;
       this.capabilities.set(job.identity.key, { facts, rawHeaders, body: job.body });
     }
     switch (route.gives) {
@@ -1254,8 +1283,8 @@ export class Door {
    * the client would be reset in the middle of sending and never see its answer (RFC 9112, 9.6).
    */
   #readOn(job: Job): void {
-    const { request } = job.client;
-    if (request.complete || request.socket.destroyed) return;
+    const request = job.client.node?.request;
+    if (request === undefined || request.complete || request.socket.destroyed) return;
     const cut = setTimeout(() => request.socket.destroy(), readOnLimitMs);
     const stop = (): void => clearTimeout(cut);
     request.once("end", stop).once("close", stop);
@@ -1265,9 +1294,9 @@ export class Door {
   }
 
   #sendOwn(job: Job, reply: HeldReply, reason: string): void {
-    const { request } = job.client;
+    const { headers } = job.client.head;
     // Who was not told to go on may send its body or the next request: nobody can tell which.
-    if (request.headers.expect !== undefined && !job.toldToGoOn) {
+    if (headers.expect !== undefined && !job.toldToGoOn) {
       reply.head.headers.push("Connection", "close");
     }
     job.replica = "";
@@ -1366,7 +1395,13 @@ export class Door {
   socketFacts(asked: SocketAsked): RequestFacts {
     const origin = { address: asked.clientAddress, scheme: "http", host: "" } as const;
     const headers = lowerHeaders(asked.rawHeaders);
-    return readFacts("GET", asked.target, headers, origin, this.#parts.baseSegments);
+    return readFacts(
+      "GET",
+      asked.target,
+      readHeaderFacts(headers),
+      origin,
+      this.#parts.baseSegments,
+    );
   }
 
   /** The replica a socket belongs to now, claimed and with its token put in; undefined: time is up. */
@@ -1377,7 +1412,7 @@ export class Door {
   ): Promise<SocketTarget | undefined> {
     const { clock, memory, links } = this.#parts;
     const facts = this.socketFacts(asked);
-    const job = new Job(nobody(clock), facts, clock.monotonicMs());
+    const job = new Job(Client.ofNobody(clock.monotonicMs), facts, clock.monotonicMs());
     job.deadlineMs = job.startedMs + limitMs;
     for (const replica of tried) job.refusedBy.add(replica);
     if (asked.token !== undefined) {
@@ -1417,7 +1452,7 @@ export class Door {
     if (remembered === undefined || identity === undefined) return;
     const { clock } = this.#parts;
     const facts: RequestFacts = { ...remembered.facts, target: "" };
-    const job = new Job(nobody(clock), facts, clock.monotonicMs());
+    const job = new Job(Client.ofNobody(clock.monotonicMs), facts, clock.monotonicMs());
     job.identity = identity;
     job.body = remembered.body;
     job.deadlineMs = job.startedMs + limitMs;
@@ -1456,7 +1491,7 @@ export class Door {
       headers: token === undefined ? {} : { authorization: `MediaBrowser Token="${token}"` },
       socket: {},
     });
-    const job = new Job(nobody(this.#parts.clock), facts, 0);
+    const job = new Job(Client.ofNobody(this.#parts.clock.monotonicMs), facts, 0);
     if (facts.credentials.token !== undefined) {
       const standing = this.#parts.memory.standingOf(facts.credentials.token);
       if (standing.standing === "current") job.identity = standing.identity;
@@ -1468,16 +1503,6 @@ export class Door {
 
 const emptyBody = Buffer.alloc(0);
 const nowhere: ReadonlySet<string> = new Set();
-
-/** The client of a job that answers nobody. */
-function nobody(clock: Clock): Client {
-  const response = { on: () => undefined, closed: false, headersSent: false };
-  return new Client(
-    { headers: {}, rawHeaders: [] } as unknown as IncomingMessage,
-    response as unknown as ServerResponse,
-    clock.monotonicMs,
-  );
-}
 
 function lowerHeaders(rawHeaders: readonly string[]): Record<string, string> {
   const headers: Record<string, string> = {};

@@ -20,6 +20,9 @@ export interface Play {
   readonly mediaSourceId: string;
   /** Empty for what is no live stream. */
   readonly liveStreamId: string;
+  /** Where its live stream was opened last, and when, in ms since the epoch; empty and 0 for none. */
+  readonly tunedAt: string;
+  readonly tunedAtMs: number;
   /** The replica that owns its media, and the number of the epoch by which it does. */
   readonly owner: string;
   readonly epoch: number;
@@ -54,6 +57,8 @@ export function newPlay(id: string, changedAtMs: number): Play {
     itemId: "",
     mediaSourceId: "",
     liveStreamId: "",
+    tunedAt: "",
+    tunedAtMs: 0,
     owner: "",
     epoch: 0,
     visited: [],
@@ -99,10 +104,18 @@ export function readPlay(note: Pick<Note, "id" | "value">): Play | undefined {
     "itemId",
     "mediaSourceId",
     "liveStreamId",
+    "tunedAt",
     "owner",
     "encodesAt",
   ] as const;
-  const numbers = ["epoch", "positionTicks", "segment", "failedAtMs", "changedAtMs"] as const;
+  const numbers = [
+    "epoch",
+    "positionTicks",
+    "segment",
+    "tunedAtMs",
+    "failedAtMs",
+    "changedAtMs",
+  ] as const;
   for (const name of texts) if (!isText(value[name])) return undefined;
   for (const name of numbers) if (!Number.isSafeInteger(value[name])) return undefined;
   const { visited, failures, isPaused, hasEnded } = value;
@@ -154,6 +167,8 @@ export interface PlayNews {
   /** This replica failed to encode it. */
   readonly failedAt?: string | undefined;
   readonly owner?: Owner | undefined;
+  /** Its live stream was opened at this replica now. */
+  readonly tunedAt?: string | undefined;
 }
 
 export function withNews(play: Play, news: PlayNews, nowMs: number): Play {
@@ -174,6 +189,8 @@ export function withNews(play: Play, news: PlayNews, nowMs: number): Play {
     itemId: told(news.itemId, play.itemId),
     mediaSourceId: told(news.mediaSourceId, play.mediaSourceId),
     liveStreamId: told(news.liveStreamId, play.liveStreamId),
+    tunedAt: news.tunedAt ?? play.tunedAt,
+    tunedAtMs: news.tunedAt === undefined ? play.tunedAtMs : nowMs,
     owner: owner?.replica ?? play.owner,
     epoch: owner?.epoch ?? play.epoch,
     visited,
@@ -203,6 +220,7 @@ export function writeOf(written: Play | undefined, play: Play): "now" | "soon" |
     written.epoch !== play.epoch ||
     written.visited.length !== play.visited.length ||
     written.encodesAt !== play.encodesAt ||
+    written.tunedAtMs !== play.tunedAtMs ||
     written.isPaused !== play.isPaused ||
     written.hasEnded !== play.hasEnded ||
     failuresOf(written) !== failuresOf(play) ||
@@ -227,6 +245,7 @@ export function mergedPlay(own: Play, other: Play): Play {
     failures[name] = Math.max(count, failures[name] ?? 0);
   }
   const owner = younger.epoch >= older.epoch ? younger : older;
+  const tuned = own.tunedAtMs >= other.tunedAtMs ? own : other;
   return {
     ...younger,
     userId: told(younger.userId, older.userId),
@@ -235,6 +254,8 @@ export function mergedPlay(own: Play, other: Play): Play {
     itemId: told(younger.itemId, older.itemId),
     mediaSourceId: told(younger.mediaSourceId, older.mediaSourceId),
     liveStreamId: told(younger.liveStreamId, older.liveStreamId),
+    tunedAt: tuned.tunedAt,
+    tunedAtMs: tuned.tunedAtMs,
     owner: owner.owner,
     epoch: owner.epoch,
     visited: [...new Set([...older.visited, ...younger.visited])].slice(0, visitedLimit),

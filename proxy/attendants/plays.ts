@@ -125,9 +125,28 @@ export class Plays implements Attendant {
     options.memory.onNote((note) => this.#heard(note));
   }
 
-  /** The play as this door knows it, for `explain` and for tests of its own. */
+  /** The play as the cluster knows it. */
   get(id: string): Play | undefined {
-    return this.#plays.get(id)?.play;
+    return isPlayId(id) ? this.#known(id)?.play : undefined;
+  }
+
+  /** Whether anybody in the cluster watches television now. */
+  isTuned(): boolean {
+    for (const note of this.#options.memory.notes("play").values()) {
+      const play = note.value.includes('"tunedAt":""') ? undefined : readPlay(note);
+      if (play !== undefined && play.tunedAt !== "" && !play.hasEnded) return true;
+    }
+    return false;
+  }
+
+  /** A live stream was opened for a play. */
+  tuned(id: string, asked: Attended, news: PlayNews): void {
+    if (!isPlayId(id)) return;
+    const nowMs = this.#options.clock.wallMs();
+    const kept = this.#known(id) ?? this.#keep(newPlay(id, nowMs), undefined);
+    const owner = this.#ownerOf(id, asked);
+    kept.play = withNews(kept.play, { ...whoAsks(asked), ...news, owner }, nowMs);
+    this.#write(kept);
   }
 
   attends(route: Route): boolean {

@@ -71,6 +71,7 @@ function read(context: Context, url: URL): unknown {
           invalidLogins: user.policy.InvalidLoginAttemptCount,
         })),
         jobs: world?.transcodes.jobs(),
+        liveStreams: world?.liveTv.open(),
         taskRuns: world?.tasks.runs,
         subtitleExtractions: faults.subtitleExtractions,
       };

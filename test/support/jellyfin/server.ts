@@ -21,6 +21,7 @@ import { isInLocalNetwork } from "./network.ts";
 import { addAccountRoutes } from "./routes/accounts.ts";
 import { addFolderRoutes } from "./routes/folders.ts";
 import { addItemRoutes } from "./routes/items.ts";
+import { addLiveTvRoutes } from "./routes/live-tv.ts";
 import { addPlaybackRoutes } from "./routes/playback.ts";
 import { addSessionRoutes } from "./routes/sessions.ts";
 import { addSystemRoutes } from "./routes/system.ts";
@@ -67,6 +68,7 @@ addSessionRoutes(routes);
 addFolderRoutes(routes);
 addItemRoutes(routes);
 addPlaybackRoutes(routes);
+addLiveTvRoutes(routes);
 addSystemRoutes(routes);
 addSyncPlayRoutes(routes);
 

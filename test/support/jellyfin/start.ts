@@ -68,6 +68,7 @@ export type StandInState = {
   readonly tokens: { token: string; userId: string; deviceId: string; client: string }[];
   readonly users: { id: string; name: string; invalidLogins: number }[];
   readonly jobs: { playSessionId: string; pid: number | undefined; running: boolean }[];
+  readonly liveStreams: { liveStreamId: string; consumers: number }[];
   readonly taskRuns: { key: string; at: number }[];
   readonly subtitleExtractions: number;
 };

@@ -14,6 +14,7 @@ import type { Exchange } from "./http.ts";
 import { randomId } from "./ids.ts";
 import { Library } from "./library.ts";
 import { Lists } from "./lists.ts";
+import { LiveTv } from "./live-tv.ts";
 import { ForwardedFor } from "./network.ts";
 import { Sessions } from "./sessions.ts";
 import { SyncPlay } from "./sync-play.ts";
@@ -55,6 +56,7 @@ export class World {
   readonly lists: Lists;
   readonly tasks: Tasks;
   readonly transcodes: Transcodes;
+  readonly liveTv: LiveTv;
   readonly forwarded: ForwardedFor;
   readonly syncPlay: SyncPlay;
   /** Resized pictures are made on first request and carry that moment as their date. */
@@ -90,6 +92,12 @@ export class World {
     });
     this.sessions.tasks = () => this.tasks.list();
     this.transcodes = new Transcodes(join(options.dataFolder, "cache", "transcodes"));
+    this.liveTv = new LiveTv({
+      folder: join(options.dataFolder, "cache", "transcodes"),
+      timersFile: join(options.dataFolder, "data", "livetv", "timers.json"),
+      configuration: () => this.configuration("livetv"),
+      address: options.address,
+    });
     this.syncPlay = new SyncPlay({
       sessions: this.sessions,
       library: this.library,
@@ -171,6 +179,7 @@ export class World {
     this.sessions.shutDown(message);
     this.userData.stop();
     this.tasks.stop();
+    this.liveTv.end();
     await this.transcodes.kill(() => true, true);
   }
 }
@@ -225,4 +234,5 @@ const DEFAULT_DOCUMENTS: Record<string, Record<string, unknown>> = {
     AllowHevcEncoding: false,
   },
   branding: { SplashscreenEnabled: false },
+  livetv: { TunerHosts: [], RecordingPath: null },
 };

@@ -1,4 +1,5 @@
-// What a server must let go of, decided from one observation.
+// What a server must let go of, decided from one observation: encodes and sessions of plays that are owned
+// elsewhere by now, looked at more than once after a freeze, and never anything of its own.
 
 import { describe, expect, test } from "vitest";
 import { type Identity, identityKey } from "../../../core/cluster/identity.ts";

@@ -6,6 +6,7 @@ import { type Exchange, Refusal, type Routes } from "../http.ts";
 import { EMPTY_ID, parseId } from "../ids.ts";
 import { type Item, itemDto, ROOT_ID } from "../library.ts";
 import { actingUser, field, required } from "./accounts.ts";
+import { channelDto } from "./live-tv.ts";
 import { ownSession } from "./sessions.ts";
 
 export function addItemRoutes(routes: Routes): void {
@@ -51,8 +52,10 @@ function addBrowseRoutes(routes: Routes): void {
   routes.add("GET", "/Users/:user/Items", "user", (ask) =>
     listItems(ask, actingUser(ask, ask.param(0))),
   );
-  routes.add("GET", "/Items/:item", "user", (ask) => {
+  routes.add("GET", "/Items/:item", "user", async (ask) => {
     const userId = actingUser(ask);
+    const channel = await ask.world.liveTv.channel(parseId(ask.param(0)) ?? "");
+    if (channel !== undefined) return ask.reply(channelDto(channel));
     ask.reply(dto(ask, itemOf(ask, ask.param(0)), userId, true));
   });
   routes.add("GET", "/Users/:user/Items/:item", "user", (ask) => {

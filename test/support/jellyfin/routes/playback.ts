@@ -8,6 +8,7 @@ import { bitrate, type Item, mediaSource } from "../library.ts";
 import { type Container, EncoderFailed, variantPlaylist } from "../transcodes.ts";
 import { field } from "./accounts.ts";
 import { itemOf } from "./items.ts";
+import { channelPlaybackInfo } from "./live-tv.ts";
 
 export function addPlaybackRoutes(routes: Routes): void {
   addDirectRoutes(routes);
@@ -63,7 +64,9 @@ function addDirectRoutes(routes: Routes): void {
 }
 
 function addInfoRoutes(routes: Routes): void {
-  routes.add("POST", "/Items/:item/PlaybackInfo", "user", (ask) => {
+  routes.add("POST", "/Items/:item/PlaybackInfo", "user", async (ask) => {
+    const channel = await ask.world.liveTv.channel(parseId(ask.param(0)) ?? "");
+    if (channel !== undefined) return channelPlaybackInfo(ask, channel);
     const item = itemOf(ask, ask.param(0));
     const body = ask.body.length > 0 ? ask.json() : {};
     const posted = field(body, "DeviceProfile");
@@ -175,8 +178,10 @@ function addHlsRoutes(routes: Routes): void {
   routes.add("GET", "/Videos/:item/hls1/:playlist/:segment", "user", sendSegment);
   routes.add("DELETE", "/Videos/ActiveEncodings", "user", async (ask) => {
     const playSessionId = ask.query("playSessionId");
-    if (playSessionId) await ask.world.transcodes.stop(playSessionId);
-    else await ask.world.transcodes.stopDevice(ask.query("deviceId") ?? "");
+    if (playSessionId) {
+      ask.world.liveTv.stopJobs(playSessionId);
+      await ask.world.transcodes.stop(playSessionId);
+    } else await ask.world.transcodes.stopDevice(ask.query("deviceId") ?? "");
     ask.noContent();
   });
 }

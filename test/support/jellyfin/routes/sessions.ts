@@ -214,8 +214,11 @@ function reportProgress(ask: Exchange, body: Record<string, unknown>): void {
 async function reportStopped(ask: Exchange, body: Record<string, unknown>): Promise<void> {
   const playSessionId = field(body, "PlaySessionId");
   if (typeof playSessionId === "string" && playSessionId.trim() !== "") {
+    ask.world.liveTv.stopJobs(playSessionId);
     await ask.world.transcodes.stop(playSessionId);
   }
+  const liveStreamId = field(body, "LiveStreamId");
+  if (typeof liveStreamId === "string") ask.world.liveTv.close(liveStreamId);
   const session = ownSession(ask);
   const ticks = field(body, "PositionTicks");
   if (typeof ticks === "number" && ticks < 0) throw new Refusal(400);

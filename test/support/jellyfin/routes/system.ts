@@ -76,9 +76,6 @@ function addInfoRoutes(routes: Routes): void {
     ask.reply({ RequestReceptionTime: now, ResponseTransmissionTime: now });
   });
   routes.add("GET", "/Plugins", "admin", (ask) => ask.reply([]));
-  routes.add("GET", "/LiveTv/Channels", "user", (ask) =>
-    ask.reply({ Items: [], TotalRecordCount: 0, StartIndex: 0 }),
-  );
   routes.add("GET", "/LiveTv/Info", "user", (ask) =>
     ask.reply({ Services: [], IsEnabled: false, EnabledUsers: [] }),
   );
