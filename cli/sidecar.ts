@@ -25,7 +25,7 @@ import {
   sidecarOptionsFor,
 } from "../sidecar/sidecar.ts";
 import { remoteHands, taskRoutes } from "../sidecar/tasks/routes.ts";
-import { Tasks } from "../sidecar/tasks/tasks.ts";
+import { notParkedSentence, Tasks } from "../sidecar/tasks/tasks.ts";
 import type { Io } from "./io.ts";
 import type { SidecarConfig } from "./options.ts";
 import { packageVersion } from "./version.ts";
@@ -147,6 +147,8 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
   const guardedRoutes: GuardedRoute[] = [...office.routes, ...taskRoutes(() => tasks.hands)];
 
   sidecar.lease.onChange((epoch) => metrics.leader.set(epoch === undefined ? 0 : 1));
+
+  if (config.taskData === undefined) log.info(notParkedSentence);
 
   const life = new Life({
     unreadyWaitMs: 0,

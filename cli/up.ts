@@ -22,7 +22,7 @@ import {
 } from "../sidecar/sidecar.ts";
 import { releaseTasks } from "../sidecar/tasks/leave.ts";
 import { remoteHands, taskRoutes } from "../sidecar/tasks/routes.ts";
-import { Tasks } from "../sidecar/tasks/tasks.ts";
+import { notParkedSentence, Tasks } from "../sidecar/tasks/tasks.ts";
 import { type Common, runDoor } from "./door.ts";
 import type { Io } from "./io.ts";
 import { apiKeyOf, type UpConfig } from "./options.ts";
@@ -150,6 +150,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
     for (const office of offices.values()) {
       services.push({ name: "office", run: (signal) => office.run(signal) });
     }
+    if ((config.taskData ?? config.data) === undefined) opened.log.info(notParkedSentence);
     for (const [name, own] of tasks) {
       common.notes.push(() => own.desk.held());
       services.push({ name: `tasks of ${name}`, run: (signal) => own.run(signal) });

@@ -116,12 +116,12 @@ export class TaskKeeper {
 
   async #do(plan: ParkPlan): Promise<boolean> {
     const { keeper, store, memory, client, log, replica } = this.#options;
-    const news = Object.keys(plan.originals).length + Object.keys(plan.schedules).length;
-    if (news > 0) {
+    const news = [plan.originals, plan.copies, plan.schedules];
+    if (news.some((one) => Object.keys(one).length > 0)) {
       await keeper.change((saved) => ({
         ...saved,
         originals: { ...saved.originals, ...plan.originals },
-        schedules: { ...saved.schedules, ...plan.schedules },
+        schedules: { ...saved.schedules, ...plan.copies, ...plan.schedules },
       }));
     }
     for (const [key, schedule] of Object.entries(plan.schedules)) {

@@ -23,6 +23,8 @@ export interface ParkWorld {
 export interface ParkPlan {
   /** First: saved on disk. By key. */
   readonly originals: Readonly<Record<string, OwnTriggers>>;
+  /** With them: what the store has and this disk has not, or has older. By key. */
+  readonly copies: Readonly<Record<string, TaskSchedule>>;
   /** Second: written to the store. By key. */
   readonly schedules: Readonly<Record<string, TaskSchedule>>;
   /** Third: their triggers are taken away at the server. */
@@ -63,7 +65,25 @@ export function planParking(world: ParkWorld): ParkPlan {
     if (cluster === undefined) schedules[key] = scheduleOf(task, read.triggers, nowMs);
     else if (!sameTriggers(cluster.triggers, read.triggers)) differing.push(key);
   }
-  return { originals, schedules, park, restored, differing, unreadable };
+  return {
+    originals,
+    copies: newSchedules(world),
+    schedules,
+    park,
+    restored,
+    differing,
+    unreadable,
+  };
+}
+
+/** A replica that was copied from a parked one has no triggers of its own to save; it has these. */
+function newSchedules({ saved, schedules }: ParkWorld): Readonly<Record<string, TaskSchedule>> {
+  return Object.fromEntries(
+    [...schedules].filter(([key, { sinceMs }]) => {
+      const known = Object.hasOwn(saved.schedules, key) ? saved.schedules[key] : undefined;
+      return known === undefined || known.sinceMs < sinceMs;
+    }),
+  );
 }
 
 function lostSchedules({ saved, schedules }: ParkWorld) {

@@ -42,6 +42,11 @@ export interface TasksOptions {
   readonly onHeld?: (count: number) => void;
 }
 
+/** What whoever has no `directory` is told, once. */
+export const notParkedSentence =
+  "scheduled tasks are not parked, because there is no durable place for the servers' own triggers" +
+  " (--data, or --task-data): each server goes on running its own";
+
 const parkIntervalMs = 30_000;
 const parkRetryMs = 2000;
 const busyIntervalMs = 1000;
@@ -97,15 +102,9 @@ export class Tasks {
   }
 
   async run(signal: AbortSignal): Promise<void> {
-    const { directory, replica, log } = this.#options;
+    const { directory } = this.#options;
     const saved = directory === undefined ? undefined : await this.#open(directory);
     if (saved === undefined) {
-      if (directory === undefined) {
-        log.warn(
-          `the tasks of ${replica} are not parked, because there is no durable place for its own` +
-            " triggers (--data, or --task-data): it goes on running them by itself",
-        );
-      }
       // Another sidecar may have such a place, and this one may lead.
       return await this.desk.run(signal);
     }

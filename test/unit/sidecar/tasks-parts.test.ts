@@ -69,6 +69,16 @@ describe("parking", () => {
     expect(planned).toMatchObject({ originals: {}, schedules: {}, park: [] });
   });
 
+  test("a copy has the cluster's schedule on its own disk, as it is now", () => {
+    const saved = { ...nothingSaved, schedules: { Scan: schedule([], 4), Clean: schedule([], 9) } };
+    const schedules = new Map([
+      ["Scan", schedule([daily], 5)],
+      ["Clean", schedule([daily], 8)],
+      ["New", schedule([daily])],
+    ]);
+    expect(Object.keys(plan({}, { saved, schedules }).copies)).toEqual(["Scan", "New"]);
+  });
+
   test("saves a second time only what is new, and the cluster's triggers count", () => {
     const saved = { ...nothingSaved, originals: { Scan: { id: "Scan", triggers: [startup] } } };
     const schedules = new Map([["Scan", schedule([startup])]]);
