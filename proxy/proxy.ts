@@ -256,6 +256,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     clientOf: (replica) => clients.get(replica),
     urgent: caretakers.urgent,
     holds: (identityKey) => sockets.holds(identityKey),
+    onRemade: () => metrics.groupsRemade.add(),
     seatsOf(identityKey) {
       const replicas: string[] = [];
       for (const seat of sockets.seats()) {
@@ -290,6 +291,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
         isReady: (replica) => stateOf(health.view, replica) === "ready",
         urgent: caretakers.urgent,
         apiKeyOf: caretakers.apiKeyOf,
+        onRemade: () => metrics.quickConnectRemade.add(),
       }),
       syncPlay,
       // Before the plays: it must still know a play that this very request ends.

@@ -258,6 +258,14 @@ export function createMetrics(version: string) {
       "jellybloom_play_takeovers_total",
       "Plays that went on at another replica than the one that encoded them before.",
     ),
+    quickConnectRemade: make.counter(
+      "jellybloom_quick_connect_remade_total",
+      "QuickConnect requests that a replica had forgotten and that were made again.",
+    ),
+    groupsRemade: make.counter(
+      "jellybloom_sync_play_groups_remade_total",
+      "SyncPlay groups that were made anew at another replica, or at one that had forgotten them.",
+    ),
     encoderFailures: make.counter(
       "jellybloom_encoder_failures_total",
       "Playlists and segments that a replica failed to encode; another one was asked.",

@@ -50,6 +50,8 @@ export interface QuickConnectParts {
   readonly urgent: (replica: string, identityKey: string) => void;
   /** The cluster's own API key there, where this process has it. */
   readonly apiKeyOf: (replica: string) => string | undefined;
+  /** Told of each request that was made again. */
+  readonly onRemade: () => void;
 }
 
 /** A request that the cluster knows. */
@@ -300,6 +302,7 @@ export function createQuickConnect(parts: QuickConnectParts): Attendant {
       own: sealText(seal, id, "own", JSON.stringify(pair)),
       consent: isConsented ? request.consent : undefined,
     });
+    parts.onRemade();
     log.info(
       `a QuickConnect request that ${note.replica} has forgotten was made again at ${replica}`,
     );

@@ -57,6 +57,8 @@ export interface SyncPlayParts {
   readonly urgent: (replica: string, identityKey: string) => void;
   /** Whether an identity has a socket at this door, wherever that is dialled to. */
   readonly holds: (identityKey: string) => boolean;
+  /** Told of each group that was made anew. */
+  readonly onRemade: () => void;
   /** Where the open sockets of an identity are, at this door. */
   readonly seatsOf: (identityKey: string) => readonly string[];
 }
@@ -704,6 +706,7 @@ export class SyncPlay implements Attendant, SocketWatch {
       this.#making.delete(identity.key);
     }
     await this.#write(known.id);
+    this.#parts.onRemade();
     log.info(`a SyncPlay group that was at ${known.replica} goes on at ${replica}`);
     this.#callMembers(known.id);
     return true;
