@@ -302,13 +302,12 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     const isDue = monotonicMs() - factsReadAtMs >= options.factsIntervalMs;
     const isBack = !wasHealthy || presenceLost;
     presenceLost = false;
+    // What it does for people who have left it is ended first: two servers may be at one play now.
+    if (isBack) plays.noteReturn();
     if (isDue || isBack) await readFacts();
     if (!isBack) return;
     // Health goes on being watched while the store cannot be read.
-    void memory.loaded.then(() => {
-      cycle.noteReturn();
-      plays.noteReturn();
-    });
+    void memory.loaded.then(() => cycle.noteReturn());
   }
 
   function noteHealth({ state, reason }: HealthAnswer): void {
