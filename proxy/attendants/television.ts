@@ -472,10 +472,11 @@ export class LiveList {
     this.#past.push("#EXT-X-DISCONTINUITY");
     if (this.#past.length <= pastLinesLimit) return;
     // A list that forgets its beginning counts what it forgot (RFC 8216, 4.3.3.2 and 4.3.3.3).
-    const dropped = this.#past.splice(0, this.#past.length - pastLinesLimit);
+    let drop = this.#past.length - pastLinesLimit;
+    while (drop < this.#past.length && this.#past[drop]?.startsWith("#EXTINF") === false) drop++;
+    const dropped = this.#past.splice(0, drop);
     this.#sequence += dropped.filter((line) => line.startsWith("#EXTINF")).length;
     this.#discontinuities += dropped.filter((line) => line === "#EXT-X-DISCONTINUITY").length;
-    if (this.#past[0]?.startsWith("#") === false) this.#past.shift();
   }
 
   #text(head: readonly string[], entries: readonly string[]): string {
