@@ -24,7 +24,7 @@ import { type Epoch, type Member, type Store, StoreUnavailable } from "../core/s
 import type { Tools } from "./act.ts";
 import { Cycle } from "./cycle.ts";
 import type { DecideLimits, MintEnd } from "./decide.ts";
-import { type EncoderSight, EncoderWatch } from "./encoder.ts";
+import { EncoderWatch } from "./encoder.ts";
 import { LeaseKeeper } from "./lease.ts";
 import { Observer, type ServerSight } from "./observe.ts";
 import { PlayKeeper } from "./play-keeper.ts";
@@ -168,6 +168,8 @@ export interface SidecarParts {
   readonly onMintEnd?: (end: MintEnd["end"], durationMs: number) => void;
   /** Told when the server's health is another than it was. */
   readonly onHealth?: (state: HealthAnswer["state"]) => void;
+  /** Told when the server is healthy and has ended our socket before: it has started anew meanwhile. */
+  readonly onStarted?: () => void;
 }
 
 export interface Sidecar {
@@ -260,7 +262,6 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     retryMs: options.retryMinMs,
     looksLimit: 10_000,
   });
-  let encoderTold: EncoderSight | undefined;
   const encoder = new EncoderWatch({
     replica: name,
     client,
@@ -273,16 +274,15 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     onChange: () => void tellEncoder(),
   });
 
-  /** What the cluster places plays by. It is told again when the store could not take it. */
+  /** What the cluster places plays by. It is told again when the store has not got it. */
   async function tellEncoder(): Promise<void> {
     const { sight } = encoder;
-    if (sight === encoderTold || sight.encoder === "") return;
     const value = JSON.stringify({ ...unknownCondition, ...sight });
+    if (sight.encoder === "" || memory.note("replica", name)?.value === value) return;
     const note = { kind: "replica", id: name, replica: name, value } as const;
     await withStore(async () => {
       await store.putNote(note, 0);
       memory.apply({ type: "note", note: { ...note, expiresAtMs: 0 } });
-      encoderTold = sight;
     });
   }
 
@@ -301,6 +301,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     if (health.state !== "healthy") return;
     const isDue = monotonicMs() - factsReadAtMs >= options.factsIntervalMs;
     const isBack = !wasHealthy || presenceLost;
+    if (presenceLost) parts.onStarted?.();
     presenceLost = false;
     // What it does for people who have left it is ended first: two servers may be at one play now.
     if (isBack) plays.noteReturn();

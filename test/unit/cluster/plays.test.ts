@@ -21,6 +21,8 @@ import {
   withNews,
   writeOf,
 } from "../../../core/cluster/plays.ts";
+import { initialView, withCondition } from "../../../core/cluster/view.ts";
+import { likeHome } from "../../../proxy/place.ts";
 
 const id = "0123456789abcdef0123456789abcdef";
 
@@ -144,6 +146,23 @@ describe("who owns a play", () => {
     ["another delivered, and the play is bound to a server that is gone", "b", true, false, "move"],
   ] as const)("%s", (_, replica, isPinned, isReady, expected) => {
     expect(pinAfter(replica, { replica: "a", epoch: 1 }, isPinned, isReady)).toBe(expected);
+  });
+});
+
+describe("where a play goes whose home is gone", () => {
+  test.each([
+    ["to an equal encoder", { a: "qsv", b: "none", c: "qsv" }, ["c"]],
+    ["anywhere, when none is equal", { a: "qsv", b: "none", c: "none" }, ["b", "c"]],
+    ["anywhere, when nothing is known of the home's", { a: "", b: "", c: "qsv" }, ["b", "c"]],
+  ])("%s", (_, encoders, expected) => {
+    const names = ["a", "b", "c"] as const;
+    const configs = names.map((name) => ({ name, origin: `http://${name}`, basePath: "" }));
+    let view = initialView(configs, 0);
+    for (const name of names) {
+      const condition = { isDraining: false, refusesPlays: false, encoder: encoders[name] };
+      view = withCondition(view, name, condition);
+    }
+    expect(likeHome("a", ["b", "c"], view)).toEqual(expected);
   });
 });
 
