@@ -108,6 +108,7 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
       metrics.mintDuration.observe(durationMs);
     },
     onHealth: (state) => tasks.noteHealth(state),
+    onStarted: () => tasks.noteStarted(),
   });
   const tasks = new Tasks({
     ...{ replica: config.name, client, store, memory, log, clock: systemClock },

@@ -137,6 +137,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
           metrics.mintDuration.observe(durationMs);
         },
         onHealth: (state) => tasks.get(replica.name)?.noteHealth(state),
+        onStarted: () => tasks.get(replica.name)?.noteStarted(),
       });
       sidecars.set(replica.name, sidecar);
       tasks.set(replica.name, tasksOf(common, replica.name, client, sidecar));

@@ -91,8 +91,14 @@ export class Tasks {
   noteHealth(state: HealthAnswer["state"]): void {
     if (state === "refused" || state === "degraded" || state === "loading") this.#wasDown = true;
     if (state !== "healthy") return;
-    if (this.#wasDown) this.#startedAtMs = this.#options.clock.wallMs();
+    if (this.#wasDown) this.noteStarted();
+    this.#keeper?.wake();
+  }
+
+  /** The server has started; a start so short that nobody saw it away shows by the sockets it ended. */
+  noteStarted(): void {
     this.#wasDown = false;
+    this.#startedAtMs = this.#options.clock.wallMs();
     this.#keeper?.wake();
     this.desk.wake();
   }

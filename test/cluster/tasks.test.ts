@@ -89,15 +89,18 @@ describe("all in one process", () => {
     });
     // What a server pushes to who looks at the dashboard is shown so, too.
     const socket = new WebSocket(`${door.url.replace("http", "ws")}/socket?ApiKey=${admin.token}`);
-    const pushed = await new Promise<string>((resolve) => {
-      socket.once("open", () => {
-        socket.send('{"MessageType":"ScheduledTasksInfoStart","Data":"0,200"}');
-        void setTriggers(home.a, "CleanLogFiles", []);
-        void setTriggers(home.b, "CleanLogFiles", []);
-      });
-      socket.on("message", (data) => {
-        if (String(data).includes("ScheduledTasksInfo")) resolve(String(data));
-      });
+    let pushed = "";
+    socket.on("message", (data) => {
+      if (String(data).includes("ScheduledTasksInfo")) pushed = String(data);
+    });
+    socket.once("open", () => {
+      socket.send('{"MessageType":"ScheduledTasksInfoStart","Data":"0,200"}');
+    });
+    // It is sent when something changes after the server has heard who looks.
+    await until(15_000, "a push", async () => {
+      for (const server of [home.a, home.b]) await setTriggers(server, "CleanLogFiles", []);
+      await sleep(200);
+      return pushed !== "";
     });
     socket.close();
     const told = JSON.parse(pushed).Data as { Key: string; Triggers: unknown[] }[];
@@ -140,6 +143,18 @@ describe("all in one process", () => {
     }
     await parked(home.a, home.b);
     await runMs(1200, home.a, home.b);
+  });
+
+  test("servers that have started run their startup tasks, once each, though they are parked", async () => {
+    // The test before started both anew; their own triggers would have fired three seconds later.
+    const key = "DeleteTranscodeFiles";
+    await until(25_000, "the startup task on both", async () => {
+      const { a, b } = await starts(home, key);
+      return a.length > 0 && b.length > 0;
+    });
+    expect(await isParked(home.a)).toBe(true);
+    const { a, b } = await starts(home, key);
+    expect([a.length, b.length]).toEqual([1, 1]);
   });
 
   test("«run now» runs on both in turn, shows as running, and can be cancelled", async () => {
