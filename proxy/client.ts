@@ -1,6 +1,10 @@
 // The client's side of one request: whether it is still there, and how an answer is written to it.
 
 import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Socket } from "node:net";
+import type { HeaderFacts } from "./facts.ts";
+import type { ClientOrigin, UpstreamMemo } from "./headers.ts";
+import type { PlainRequest, PlainResponse } from "./plain.ts";
 import type { ResponseHead } from "./wire.ts";
 
 /** A whole answer in hand, not yet sent. */
@@ -12,9 +16,50 @@ export interface HeldReply {
 /** Larger bodies are cheaper as a write of their own than as a copy. */
 const oneWriteLimitBytes = 16 * 1024;
 
+/** What an answer is written to: Node's response, or the door's own for plain requests. */
+export interface ClientResponse {
+  readonly headersSent: boolean;
+  /** It has gone out whole, or its client has gone. */
+  readonly closed: boolean;
+  shouldKeepAlive: boolean;
+  /** Null while an earlier answer of the same connection is under way. */
+  readonly socket: Socket | null;
+  writeHead(status: number, statusText: string, headers: string[]): unknown;
+  flushHeaders(): void;
+  write(piece: Buffer): boolean;
+  end(): unknown;
+  end(body: Buffer): unknown;
+  end(body: string, encoding: "latin1"): unknown;
+  once(event: "drain", listener: () => void): unknown;
+  off(event: "drain", listener: () => void): unknown;
+  destroy(): unknown;
+}
+
+/** A request by its head. */
+export interface ClientHead {
+  readonly method: string;
+  /** As it came. */
+  readonly target: string;
+  readonly headers: IncomingMessage["headers"];
+  readonly rawHeaders: readonly string[];
+  /** What was worked out from the same headers before; undefined when nobody keeps it. */
+  readonly memo: HeaderMemo | undefined;
+}
+
+/** What follows from headers that a connection says again and again. */
+export interface HeaderMemo {
+  facts?: HeaderFacts;
+  origin?: ClientOrigin;
+  upstream?: UpstreamMemo;
+}
+
 export class Client {
-  readonly request: IncomingMessage;
-  readonly response: ServerResponse;
+  readonly head: ClientHead;
+  readonly response: ClientResponse;
+  /** Node's own request and response, where a body may come; undefined for plain requests. */
+  readonly node:
+    | { readonly request: IncomingMessage; readonly response: ServerResponse }
+    | undefined;
   /** The client went away before its answer's end. */
   hasLeft = false;
   /** Bytes of answers' bodies given to the socket. */
@@ -25,15 +70,49 @@ export class Client {
   #onLeft: (() => void) | undefined;
   #whenClosed: (() => void)[] | undefined;
 
-  constructor(request: IncomingMessage, response: ServerResponse, now: () => number) {
-    this.request = request;
+  private constructor(
+    head: ClientHead,
+    response: ClientResponse,
+    node: Client["node"],
+    now: () => number,
+  ) {
+    this.head = head;
     this.response = response;
+    this.node = node;
     this.#now = now;
-    response.on("close", () => {
-      if (!response.writableFinished) this.hasLeft = true;
-      this.#onLeft?.();
-      for (const callback of this.#whenClosed ?? []) callback();
-    });
+  }
+
+  static ofNode(request: IncomingMessage, response: ServerResponse, now: () => number): Client {
+    const { method = "GET", url: target = "/", rawHeaders, headers } = request;
+    const head = { method, target, headers, rawHeaders, memo: undefined };
+    const client = new Client(head, response, { request, response }, now);
+    response.on("close", () => client.#closed(response.writableFinished));
+    return client;
+  }
+
+  static ofPlain(request: PlainRequest, response: PlainResponse, now: () => number): Client {
+    const { method, url: target, block } = request;
+    const { rawHeaders, headers, memo } = block;
+    const client = new Client(
+      { method, target, headers, rawHeaders, memo },
+      response,
+      undefined,
+      now,
+    );
+    response.onClosed = () => client.#closed(response.writableFinished);
+    return client;
+  }
+
+  /** The client of a request that the door makes itself: nobody hears its answer. */
+  static ofNobody(now: () => number): Client {
+    const head = { method: "GET", target: "/", headers: {}, rawHeaders: [], memo: undefined };
+    return new Client(head, nobodysResponse, undefined, now);
+  }
+
+  #closed(wasFinished: boolean): void {
+    if (!wasFinished) this.hasLeft = true;
+    this.#onLeft?.();
+    for (const callback of this.#whenClosed ?? []) callback();
   }
 
   /** What to do when the client leaves now; one at a time, undefined for nothing. */
@@ -73,6 +152,20 @@ export class Client {
   /** Closes the connection without an answer, or in the middle of one (design rule 5). */
   cut(): void {
     this.response.destroy();
-    this.request.socket.destroy();
+    this.node?.request.socket.destroy();
   }
 }
+
+const nobodysResponse: ClientResponse = {
+  headersSent: false,
+  closed: false,
+  shouldKeepAlive: false,
+  socket: null,
+  writeHead: () => undefined,
+  flushHeaders: () => undefined,
+  write: () => true,
+  end: () => undefined,
+  once: () => undefined,
+  off: () => undefined,
+  destroy: () => undefined,
+};

@@ -33,13 +33,34 @@ export interface RequestFacts {
   readonly itemId: string | undefined;
 }
 
+/** What a request's headers alone tell, whatever it asks for. */
+export interface HeaderFacts {
+  readonly credentialHeaders: CredentialHeaders;
+  /** What they say when the query holds no credentials; undefined when the query must be read with them. */
+  readonly credentials: Credentials | undefined;
+  readonly isBrowser: boolean;
+  readonly cookie: string | undefined;
+}
+
 export type RawHeaders = Readonly<Record<string, string | string[] | undefined>>;
+
+/** Reads what headers alone tell. */
+export function readHeaderFacts(headers: RawHeaders): HeaderFacts {
+  const credentialHeaders = credentialHeadersOf(headers);
+  const { cookie } = headers;
+  return {
+    credentialHeaders,
+    credentials: headerCredentials(credentialHeaders),
+    isBrowser: headers["sec-fetch-mode"] !== undefined,
+    cookie: cookieReplica(Array.isArray(cookie) ? cookie[0] : cookie),
+  };
+}
 
 /** Reads a request. `target` must be in origin form (checked by `targetProblem`). */
 export function readFacts(
   method: string,
   target: string,
-  headers: RawHeaders,
+  headerFacts: HeaderFacts,
   origin: ClientOrigin,
   baseSegments: readonly string[],
 ): RequestFacts {
@@ -47,8 +68,7 @@ export function readFacts(
   const path = question < 0 ? target : target.slice(0, question);
   const rawQuery = question < 0 ? "" : target.slice(question + 1);
   const { route, params } = matchRoute(method, path, baseSegments);
-  const credentialHeaders = credentialHeadersOf(headers);
-  const { cookie } = headers;
+  const { credentialHeaders, isBrowser, cookie } = headerFacts;
   return {
     method,
     target,
@@ -58,10 +78,10 @@ export function readFacts(
     params,
     query: rawQuery === "" ? emptyPlaybackQuery : readPlaybackQuery(rawQuery),
     credentialHeaders,
-    credentials: credentialsOf(credentialHeaders, rawQuery),
+    credentials: credentialsOf(headerFacts, rawQuery),
     origin,
-    isBrowser: headers["sec-fetch-mode"] !== undefined,
-    cookie: cookieReplica(Array.isArray(cookie) ? cookie[0] : cookie),
+    isBrowser,
+    cookie,
     itemId: params.itemId === undefined ? undefined : plainId(params.itemId),
   };
 }
@@ -121,7 +141,7 @@ export function headProblem(request: {
   if (hosts > 1) return { status: 400, why: "there is more than one Host" };
   if (hosts === 0 && httpVersion !== "1.0") return { status: 400, why: "there is no Host" };
   const { host } = headers;
-  if (typeof host === "string" && !hostForm.test(host)) {
+  if (typeof host === "string" && !isHost(host)) {
     return { status: 400, why: "Host is not a host" };
   }
   const coding = headers["transfer-encoding"];
@@ -132,7 +152,11 @@ export function headProblem(request: {
   return httpVersion === "1.0" ? { status: 400, why: "HTTP/1.0 has no Transfer-Encoding" } : null;
 }
 
-/** A name or address with or without a port (RFC 9110, 7.2), or nothing. */
+/** True for a name or address with or without a port (RFC 9110, 7.2), or nothing. */
+export function isHost(text: string): boolean {
+  return hostForm.test(text);
+}
+
 const hostForm = /^(?:[\w.~!$&'()*+;=%-]*|\[[0-9a-fA-F:.]+\])(?::\d{0,5})?$/;
 
 const noCredentials = readCredentials({}, "", { legacy: true });
@@ -140,15 +164,21 @@ const credentialsRemembered = 5000;
 const credentialsRememberedLength = 1000;
 const credentialsByHeader = new Map<string, Credentials>();
 
-function credentialsOf(headers: CredentialHeaders, rawQuery: string): Credentials {
-  const { authorization } = headers;
+function credentialsOf(facts: HeaderFacts, rawQuery: string): Credentials {
   // An encoded name could hide a token in the query.
+  if (facts.credentials !== undefined && (rawQuery === "" || !/api_?key|%|\+/i.test(rawQuery))) {
+    return facts.credentials;
+  }
+  return readCredentials(facts.credentialHeaders, rawQuery, { legacy: true });
+}
+
+function headerCredentials(headers: CredentialHeaders): Credentials | undefined {
+  const { authorization } = headers;
   const isPlain =
-    (rawQuery === "" || !/api_?key|%|\+/i.test(rawQuery)) &&
     headers["x-emby-authorization"] === undefined &&
     headers["x-emby-token"] === undefined &&
     headers["x-mediabrowser-token"] === undefined;
-  if (!isPlain) return readCredentials(headers, rawQuery, { legacy: true });
+  if (!isPlain) return undefined;
   if (authorization === undefined) return noCredentials;
   const known = credentialsByHeader.get(authorization);
   if (known !== undefined) return known;

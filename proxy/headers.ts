@@ -179,15 +179,43 @@ export interface UpstreamHead {
   readonly range?: string | undefined;
 }
 
+/** Header lines made for one replica, to be used again while the same client says the same headers. */
+export interface UpstreamMemo {
+  readonly swapped: SwappedRequest["headers"];
+  readonly origin: ClientOrigin;
+  readonly lines: string;
+}
+
+/**
+ * The same as `upstreamHead` for a request without a body that needs nothing of ours in it; its header lines
+ * are remembered in `memo`.
+ */
+export function plainUpstreamHead(
+  request: UpstreamHead,
+  memo: { upstream?: UpstreamMemo },
+): string {
+  const { swapped, origin } = request;
+  const known = memo.upstream;
+  if (known !== undefined && known.swapped === swapped.headers && known.origin === origin) {
+    return requestLineOf(request) + known.lines;
+  }
+  const head = upstreamHead(request);
+  const lines = head.slice(head.indexOf("\n") + 1);
+  memo.upstream = { swapped: swapped.headers, origin, lines };
+  return head;
+}
+
+function requestLineOf({ method, path, swapped: { rawQuery } }: UpstreamHead): string {
+  return `${method} ${oneWord(rawQuery === "" ? path : `${path}?${rawQuery}`)} HTTP/1.1\r\n`;
+}
+
 /**
  * The request line and headers as a replica gets them, with the empty line at the end. A value that would
  * begin a line of its own is left out whole, wherever it comes from: no text can add a header or a request.
  */
 export function upstreamHead(request: UpstreamHead): string {
   const { rawHeaders, swapped, origin } = request;
-  const { rawQuery } = swapped;
-  const target = rawQuery === "" ? request.path : `${request.path}?${rawQuery}`;
-  let head = `${request.method} ${oneWord(target)} HTTP/1.1\r\n`;
+  let head = requestLineOf(request);
   let hasHost = false;
   let dropped: readonly string[] | undefined;
   for (let index = 0; index < rawHeaders.length; index += 2) {

@@ -126,9 +126,9 @@ export async function sendSegment(
   heldHeaders: readonly string[],
   isHead: boolean,
 ): Promise<number> {
-  const { request, response } = client;
+  const { head: asked, response } = client;
   const { length } = segment;
-  const range = isHead ? undefined : parseRange(request.headers.range);
+  const range = isHead ? undefined : parseRange(asked.headers.range);
   const wanted = range === undefined ? undefined : resolveRange(range, length);
   const headers = heldHeaders.filter(isSendable(heldHeaders));
   if (wanted === "unsatisfiable") {
