@@ -416,15 +416,12 @@ describe("restart and shutdown", () => {
     }
   });
 
-  test("are an administrator's to order", async () => {
+  test("a restart is an administrator's to order; to shut the cluster down is not his through the door", async () => {
     const root = await logIn("root", "root", "restart-root");
     const init = { method: "POST", headers: root.headers };
     expect(await statusOf("/System/Restart", init)).toBe(204);
     expect(await statusOf("/Users/Me", { headers: root.headers })).toBe(200);
-    // Its health goes on for a moment before it restarts; the next order must not meet that.
-    await sleep(300);
-    await Promise.all([pair.a.ready(), pair.b.ready()]);
-    expect(await statusOf("/System/Shutdown", init)).toBe(204);
+    expect(await statusOf("/System/Shutdown", init)).toBe(403);
     expect(await statusOf("/Users/Me", { headers: root.headers })).toBe(200);
   }, 20_000);
 });
