@@ -35,6 +35,7 @@ import type { Attendant } from "./attendant.ts";
 import { createGateAttendant } from "./attendants/gate.ts";
 import { Plays, playsLimits } from "./attendants/plays.ts";
 import { createQuickConnect } from "./attendants/quick-connect.ts";
+import { createSessions } from "./attendants/sessions.ts";
 import { SyncPlay } from "./attendants/sync-play.ts";
 import { createTaskAttendant } from "./attendants/tasks.ts";
 import { Television } from "./attendants/television.ts";
@@ -206,6 +207,13 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     limits: playsLimits,
   });
 
+  /** For how long a replica has not been ready, in ms. */
+  function goneForMs(replica: string): number {
+    const seen = health.view.replicas.get(replica);
+    if (seen === undefined) return Number.POSITIVE_INFINITY;
+    return seen.state === "ready" ? 0 : Math.max(1, clock.monotonicMs() - seen.sinceMs);
+  }
+
   const television = new Television({
     store,
     memory,
@@ -217,11 +225,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     isReady: (replica) => stateOf(health.view, replica) === "ready",
     openNames: () => newPlaces(readyNames(health.view), health.view),
     isReachedByOthers: (replica) => homes.isReachedByOthers(replica),
-    goneForMs(replica) {
-      const seen = health.view.replicas.get(replica);
-      if (seen === undefined) return Number.POSITIVE_INFINITY;
-      return seen.state === "ready" ? 0 : clock.monotonicMs() - seen.sinceMs;
-    },
+    goneForMs,
   });
   health.onChange((view, before) => {
     for (const [name, { state }] of view.replicas) {
@@ -292,6 +296,14 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
         urgent: caretakers.urgent,
         apiKeyOf: caretakers.apiKeyOf,
         onRemade: () => metrics.quickConnectRemade.add(),
+      }),
+      ...createSessions({
+        memory,
+        clock,
+        log: log.log,
+        homeOf: (userId) => homes.homeOf(userId),
+        clientOf: (replica) => clients.get(replica),
+        goneForMs,
       }),
       syncPlay,
       // Before the plays: it must still know a play that this very request ends.
@@ -437,6 +449,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       async stop(cut) {
         door.isEnding = true;
         entrance.close();
+        server.close();
         await sockets.closeAll(1001);
         const closeIdle = (): void => {
           server.closeIdleConnections();
@@ -594,6 +607,9 @@ function createEntrance(
     socket.once("close", () => metrics.connections.subtract());
     plain.open(socket);
   });
+  // Node's server watches over slow heads and bodies, and knows which connections are idle, from the moment
+  // it listens; this one never does by itself.
+  entrance.on("listening", () => server.emit("listening"));
   entrance.maxConnections = config.connectionsLimit;
   entrance.on("drop", () => metrics.refusals.tooManyConnections.add());
   return { entrance, plain };

@@ -26,6 +26,7 @@ import { Cycle } from "./cycle.ts";
 import type { DecideLimits, MintEnd } from "./decide.ts";
 import { EncoderWatch } from "./encoder.ts";
 import { LeaseKeeper } from "./lease.ts";
+import { Mirror, mirrorLimits } from "./mirror.ts";
 import { Observer, type ServerSight } from "./observe.ts";
 import { PlayKeeper } from "./play-keeper.ts";
 import { runPresence } from "./presence.ts";
@@ -371,6 +372,17 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     }
   }
 
+  const mirror = new Mirror({
+    replica: name,
+    client,
+    store,
+    memory,
+    isHealthy: () => observer.sight.health === "healthy",
+    monotonicMs,
+    log,
+    ...mirrorLimits,
+  });
+
   async function keepPresence(signal: AbortSignal): Promise<void> {
     let clusterId: string | undefined;
     while (clusterId === undefined && !signal.aborted) {
@@ -396,6 +408,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
         onRival,
         onLost() {
           presenceLost = true;
+          mirror.noteLost();
           nextLook.abort();
         },
         rivalIntervalMs,
@@ -414,6 +427,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
       keepPresence(signal),
       lease.run(signal),
       plays.run(signal),
+      mirror.run(signal),
       cycle.run(signal),
     ]);
     // An end that was asked for does not wait for a server that does not answer.

@@ -337,11 +337,8 @@ const playReport: Partial<Traits> = {
 };
 const playReportAgain: Partial<Traits> = { ...playReport, repeatable: "yes" };
 const stopReport: Partial<Traits> = { ...playReportAgain, repeatableDepends: true };
-const command: Partial<Traits> = {
-  boundTo: "targetSession",
-  repeatable: "no",
-  memoryOnly: true,
-};
+/** The device may have heard it before its server died: it is never said twice. */
+const command: Partial<Traits> = { boundTo: "targetSession", repeatable: "no" };
 const group: Partial<Traits> = { boundTo: "syncPlay", repeatable: "no", memoryOnly: true };
 const recorder: Partial<Traits> = { boundTo: "recorder" };
 const recorderAgain: Partial<Traits> = { boundTo: "recorder", repeatable: "yes" };

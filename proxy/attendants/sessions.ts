@@ -1,0 +1,260 @@
+// Sessions of the whole cluster, and commands for the devices in them. GET /Sessions is answered by the
+// caller's home as on one server, and what the other servers have is put to it from memory; a command goes to
+// the server that has the device's socket, and waits, within the request's own time, while that moves.
+//
+// It promises: no request to a second server for a list (a user's rights are read once in a while), each
+// device once, nothing a single server would not show, and nothing of a note that is not one in shape.
+
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Memory } from "../../core/cluster/memory.ts";
+import {
+  isShown,
+  type Onlooker,
+  readSession,
+  readSessionNote,
+  type SeenSession,
+  type SessionsQuestion,
+  targetOf,
+  type UnionFacts,
+  unionOf,
+} from "../../core/cluster/sessions.ts";
+import type { JellyfinClient } from "../../core/jellyfin/client.ts";
+import type { Clock } from "../../core/service/clock.ts";
+import type { Log } from "../../core/service/log.ts";
+import type { Note } from "../../core/store/store.ts";
+import type { Attendant, Attended } from "../attendant.ts";
+import { Bounded } from "../bounded.ts";
+import type { HeldReply } from "../client.ts";
+import { withBody } from "../reply.ts";
+
+export interface SessionsParts {
+  readonly memory: Memory;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly homeOf: (userId: string) => string | undefined;
+  readonly clientOf: (replica: string) => JellyfinClient | undefined;
+  /** For how long a replica has not been ready, in ms; 0: it is. */
+  readonly goneForMs: (replica: string) => number;
+}
+
+/** A user's rights are read again after this. */
+const rightsKeepMs = 15_000;
+const rememberedLimit = 10_000;
+/** How often it is looked whether a device has arrived. */
+const arrivalIntervalMs = 50;
+/** What is left of a command's time when waiting ends: the home then gives a true answer. */
+const answerTimeMs = 700;
+
+interface Rights {
+  readonly userId: string;
+  readonly isAdministrator: boolean;
+  readonly controlsOthers: boolean;
+  readonly sharesDevices: boolean;
+  readonly deviceIds: ReadonlySet<string> | undefined;
+}
+
+export function createSessions(parts: SessionsParts): readonly Attendant[] {
+  const { memory, clock, log } = parts;
+  const read = new WeakMap<Note, SeenSession | "nothing">();
+  const rights = new Bounded<string, { readonly rights: Rights; readonly untilMs: number }>(
+    rememberedLimit,
+  );
+  const facts: UnionFacts = { homeOf: parts.homeOf, goneForMs: parts.goneForMs };
+
+  function seen(): SeenSession[] {
+    const sessions: SeenSession[] = [];
+    for (const note of memory.notes("session").values()) {
+      let known = read.get(note);
+      if (known === undefined) {
+        known = readSessionNote(note) ?? "nothing";
+        read.set(note, known);
+        if (known === "nothing") log.warn("a note of a session is not one in shape: ignored");
+      }
+      if (known !== "nothing") sessions.push(known);
+    }
+    return sessions;
+  }
+
+  async function rightsOf(
+    asked: Attended,
+    replica: string,
+    userId: string,
+  ): Promise<Rights | undefined> {
+    const { identity } = asked;
+    const known = rights.get(userId);
+    if (known !== undefined && known.untilMs > clock.monotonicMs()) return known.rights;
+    const token = identity === undefined ? undefined : memory.openToken(identity, replica);
+    const client = parts.clientOf(replica);
+    if (identity === undefined || token === undefined || client === undefined) return undefined;
+    const { device, deviceId, version } = identity;
+    const fields = { client: identity.client, device, deviceId, version };
+    const answer = await client.callAs(token, fields, "GET", `/Users/${userId}`);
+    if (answer.outcome !== "answered" || answer.status !== 200) return undefined;
+    const found = readRights(answer.text, userId);
+    if (found !== undefined) {
+      rights.set(userId, { rights: found, untilMs: clock.monotonicMs() + rightsKeepMs });
+    }
+    return found;
+  }
+
+  async function merged(asked: Attended, reply: HeldReply, replica: string): Promise<HeldReply> {
+    const mirrored = seen();
+    const own = listOf(reply.body.toString("utf8"));
+    if (own === undefined || asked.identity === undefined || mirrored.length === 0) return reply;
+    const onlooker = await onlookerOf(asked, replica);
+    if (onlooker === undefined) return reply;
+    const question = await questionOf(asked, replica);
+    if (question === undefined) return reply;
+    const fresh = own
+      .map((dto) => readSession(dto, replica))
+      .filter((session) => session !== undefined);
+    // Of its own sessions the replica's answer says more than its notes, but for those it lost.
+    const others = mirrored.filter((session) => session.replica !== replica || session.isLost);
+    const shown = unionOf([...fresh, ...others], facts).filter(
+      (session) =>
+        session.replica === replica || isShown(session, onlooker, question, clock.wallMs()),
+    );
+    const isCamel = /camelcase/i.test(reply.head.headers.join("\n"));
+    const body = shown.map(({ dto, replica: from, isLost }) =>
+      isCamel && (from !== replica || isLost) ? camelCased(dto) : dto,
+    );
+    return withBody(reply, JSON.stringify(body));
+  }
+
+  async function onlookerOf(asked: Attended, replica: string): Promise<Onlooker | undefined> {
+    const { identity } = asked;
+    if (identity?.kind !== "user") {
+      return { userId: "", isAdministrator: true, controlsOthers: true, deviceIds: undefined };
+    }
+    return await rightsOf(asked, replica, identity.userId);
+  }
+
+  async function questionOf(
+    asked: Attended,
+    replica: string,
+  ): Promise<SessionsQuestion | undefined> {
+    const query = new URLSearchParams(asked.facts.rawQuery);
+    const values = new Map([...query].map(([name, value]) => [name.toLowerCase(), value]));
+    const within = Number(values.get("activewithinseconds") ?? 0);
+    const controllable = plainId(values.get("controllablebyuserid") ?? "");
+    let controllableBy: SessionsQuestion["controllableBy"];
+    if (controllable !== "") {
+      const found =
+        asked.identity?.kind === "user"
+          ? await rightsOf(asked, replica, controllable)
+          : { sharesDevices: true };
+      if (found === undefined) return undefined;
+      controllableBy = found;
+    }
+    return {
+      controllableBy,
+      deviceId: values.get("deviceid") || undefined,
+      activeWithinSeconds: Number.isFinite(within) ? within : 0,
+    };
+  }
+
+  const list: Attendant = {
+    name: "sessions",
+    attends: (route) => route.kind === "sessions",
+    after: merged,
+  };
+  const rightsChange: Attendant = {
+    name: "rights to see sessions",
+    attends: (route) => route.kind === "userPolicy",
+    ended(asked) {
+      const { userId } = asked.facts.params;
+      if (userId !== undefined) rights.delete(plainId(userId));
+    },
+  };
+
+  function target(asked: Attended): ReturnType<typeof targetOf> {
+    const { sessionId } = asked.facts.params;
+    return sessionId === undefined ? "unknown" : targetOf(sessionId, seen(), facts);
+  }
+
+  /** Its server could not be reached: where the device goes from there is seen soon. */
+  function isOnItsWay(asked: Attended): boolean {
+    const found = target(asked);
+    if (typeof found === "string") return found === "wait";
+    return asked.tried.has(found.replica) && !asked.refusedBy.has(found.replica);
+  }
+
+  /** A command for a device on its way waits until a server has its socket, or its time is nearly up. */
+  async function arrival(asked: Attended): Promise<void> {
+    while (
+      isOnItsWay(asked) &&
+      !asked.hasLeft &&
+      asked.deadlineMs - clock.monotonicMs() > answerTimeMs
+    ) {
+      await sleep(arrivalIntervalMs);
+    }
+  }
+
+  const remote: Attendant = {
+    name: "remote control",
+    attends: (route) => route.boundTo === "targetSession",
+    async before(asked) {
+      await arrival(asked);
+      return undefined;
+    },
+    again: arrival,
+    bound(asked) {
+      const found = target(asked);
+      return typeof found === "string" ? undefined : { replica: found.replica, kind: "session" };
+    },
+  };
+  return [list, rightsChange, remote];
+}
+
+function readRights(text: string, userId: string): Rights | undefined {
+  let user: unknown;
+  try {
+    user = JSON.parse(text);
+  } catch {
+    // Not an answer of Jellyfin: nothing is shown beyond what the replica showed.
+    return undefined;
+  }
+  const policy: unknown = (user as { Policy?: unknown } | null)?.Policy;
+  if (typeof policy !== "object" || policy === null) return undefined;
+  const said = policy as Record<string, unknown>;
+  const isAdministrator = said.IsAdministrator === true;
+  const devices = Array.isArray(said.EnabledDevices) ? said.EnabledDevices : [];
+  return {
+    userId,
+    isAdministrator,
+    controlsOthers: said.EnableRemoteControlOfOtherUsers === true,
+    sharesDevices: said.EnableSharedDeviceControl === true,
+    deviceIds:
+      isAdministrator || said.EnableAllDevices === true
+        ? undefined
+        : new Set(devices.map((id) => String(id).toLowerCase())),
+  };
+}
+
+function listOf(text: string): unknown[] | undefined {
+  try {
+    const list: unknown = JSON.parse(text);
+    return Array.isArray(list) ? list : undefined;
+  } catch {
+    // The answer to HEAD, or not what we took it for: passed on as it came.
+    return undefined;
+  }
+}
+
+function plainId(id: string): string {
+  return id.replaceAll("-", "").toLowerCase();
+}
+
+/** Objects whose names are values of their own: they keep their case (System.Text.Json renames properties only). */
+const dictionaries = new Set(["ImageTags", "ProviderIds", "ImageBlurHashes", "Trickplay"]);
+
+function camelCased(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(camelCased);
+  if (typeof value !== "object" || value === null) return value;
+  return Object.fromEntries(
+    Object.entries(value).map(([name, inner]) => [
+      name.charAt(0).toLowerCase() + name.slice(1),
+      dictionaries.has(name) ? inner : camelCased(inner),
+    ]),
+  );
+}

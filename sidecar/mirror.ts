@@ -1,0 +1,169 @@
+// The mirror: what its server's memory holds of sessions, written down for the doors, so that each shows the
+// list of the whole cluster and finds the server that holds a device's socket.
+//
+// It promises: a note is written when its session changed, a position at most once in `positionIntervalMs`,
+// and nothing for one that is idle or paused but a sign of life before the note would end; our own sessions
+// are never written; when the server has ended, what it held stays for a minute, or until it has it again.
+
+import type { Memory } from "../core/cluster/memory.ts";
+import {
+  lastingPart,
+  lostKeepMs,
+  readSession,
+  readSessionNote,
+  type SeenSession,
+  sessionNoteId,
+  sessionNoteValue,
+} from "../core/cluster/sessions.ts";
+import type { JellyfinClient } from "../core/jellyfin/client.ts";
+import { repeat } from "../core/service/loop.ts";
+import { type Store, StoreUnavailable } from "../core/store/store.ts";
+
+export interface MirrorOptions {
+  readonly replica: string;
+  readonly client: Pick<JellyfinClient, "callWithKey">;
+  readonly store: Store;
+  readonly memory: Memory;
+  readonly isHealthy: () => boolean;
+  readonly monotonicMs: () => number;
+  readonly log: { warn(message: string): void };
+  /** How often the server is asked for its sessions, in ms. */
+  readonly lookIntervalMs: number;
+  /** A session that only went on playing is written at most this often, in ms. */
+  readonly positionIntervalMs: number;
+  /** A note that is not written again ends after this, in ms. */
+  readonly noteTtlMs: number;
+  /** Sessions mirrored, the last active first. */
+  readonly sessionsLimit: number;
+}
+
+export const mirrorLimits = {
+  lookIntervalMs: 1000,
+  positionIntervalMs: 5000,
+  noteTtlMs: 10 * 60_000,
+  sessionsLimit: 1000,
+} as const;
+
+interface Written {
+  readonly lasting: string;
+  readonly value: string;
+  readonly atMs: number;
+}
+
+export class Mirror {
+  readonly #options: MirrorOptions;
+  readonly #written = new Map<string, Written>();
+  #hasLooked = false;
+  #wasAway = true;
+  #isFull = false;
+
+  constructor(options: MirrorOptions) {
+    this.#options = options;
+  }
+
+  async run(signal: AbortSignal): Promise<void> {
+    const { memory, lookIntervalMs } = this.#options;
+    await Promise.race([memory.loaded, aborted(signal)]);
+    await repeat(lookIntervalMs, signal, () => this.look());
+  }
+
+  /** The server may have been restarted: what it no longer has was lost, not ended. */
+  noteLost(): void {
+    this.#wasAway = true;
+  }
+
+  /** Asks the server once and writes what changed. */
+  async look(): Promise<void> {
+    const { client, replica, isHealthy, memory, sessionsLimit } = this.#options;
+    if (!isHealthy() || !memory.storeAvailable) {
+      if (!isHealthy()) this.#wasAway = true;
+      return;
+    }
+    const answer = await client.callWithKey("GET", "/Sessions");
+    const list = answer.outcome === "answered" && answer.status === 200 ? parsed(answer.text) : [];
+    if (answer.outcome !== "answered" || answer.status !== 200 || list === undefined) return;
+    const seen = list
+      .map((dto) => readSession(dto, replica))
+      .filter((session) => session !== undefined)
+      .sort((one, other) => other.lastActivityMs - one.lastActivityMs)
+      .slice(0, sessionsLimit);
+    try {
+      for (const session of seen) await this.#write(session);
+      await this.#dropOthers(new Set(seen.map(({ id }) => sessionNoteId(replica, id))));
+      this.#hasLooked = true;
+      this.#wasAway = false;
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) throw error;
+      memory.noteStoreFailure(error);
+    }
+  }
+
+  async #write(session: SeenSession): Promise<void> {
+    const { replica, monotonicMs, positionIntervalMs, noteTtlMs } = this.#options;
+    const id = sessionNoteId(replica, session.id);
+    const known = this.#written.get(id);
+    const nowMs = monotonicMs();
+    const lasting = lastingPart(session.dto);
+    const isInStore = this.#options.memory.notes("session").has(id);
+    const ageMs = known === undefined ? Number.POSITIVE_INFINITY : nowMs - known.atMs;
+    const value = sessionNoteValue(session.dto, false);
+    if (value === undefined) return;
+    const isNews = known?.lasting !== lasting || !isInStore;
+    const hasMoved = known?.value !== value && ageMs >= positionIntervalMs;
+    if (!isNews && !hasMoved && ageMs < noteTtlMs / 2) return;
+    await this.#put(id, value, noteTtlMs);
+    this.#written.set(id, { lasting, value, atMs: nowMs });
+  }
+
+  /** What the server no longer has: ended while it ran, or lost when it ended itself. */
+  async #dropOthers(kept: ReadonlySet<string>): Promise<void> {
+    const { store, memory, replica } = this.#options;
+    for (const note of [...memory.notes("session").values()]) {
+      if (note.replica !== replica || kept.has(note.id)) continue;
+      const session = readSessionNote(note);
+      this.#written.delete(note.id);
+      if (session?.isLost === true) continue;
+      const value = session === undefined ? undefined : sessionNoteValue(session.dto, true);
+      if ((this.#wasAway || !this.#hasLooked) && value !== undefined) {
+        await this.#put(note.id, value, lostKeepMs);
+        continue;
+      }
+      await store.dropNotes({ kind: "session", id: note.id });
+      memory.apply({ type: "note", note: { ...note, value: "", expiresAtMs: 0 } });
+    }
+  }
+
+  async #put(id: string, value: string, ttlMs: number): Promise<void> {
+    const { store, memory, replica, log } = this.#options;
+    const note = { kind: "session", id, replica, value } as const;
+    try {
+      await store.putNote(note, ttlMs);
+      memory.apply({
+        type: "note",
+        note: { ...note, expiresAtMs: memory.storeNowMs() + ttlMs },
+      });
+      this.#isFull = false;
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      if (!this.#isFull) log.warn(`a session of ${replica} cannot be mirrored: ${error.message}`);
+      this.#isFull = true;
+    }
+  }
+}
+
+function parsed(text: string): unknown[] | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    return Array.isArray(value) ? value : undefined;
+  } catch {
+    // A server that answers something else is asked again soon.
+    return undefined;
+  }
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+}

@@ -1,0 +1,159 @@
+// Devices on several servers are one list to whoever asks, and a remote control reaches each of them wherever
+// it is, also after its server was killed, and never twice.
+
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { type DoorProcess, type Part, startDoor, startSidecar } from "../support/door.ts";
+import { doorSees } from "../support/household.ts";
+import { startPair } from "../support/jellyfin/start.ts";
+import { makeMedia } from "../support/media.ts";
+import { type RedisServer, startRedis } from "../support/redis.ts";
+import { until, Viewer, type ViewerSocket } from "../support/viewer.ts";
+
+interface Listed {
+  readonly Id: string;
+  readonly DeviceId: string;
+  readonly SupportsRemoteControl: boolean;
+}
+
+const controllable = { SupportsMediaControl: true, SupportedCommands: ["DisplayMessage"] };
+
+describe.each(["up", "processes that meet in Redis"])("in the shape of %s", (shape) => {
+  let pair: Awaited<ReturnType<typeof startPair>>;
+  let redis: RedisServer | undefined;
+  let sidecars: Part[] = [];
+  let door: DoorProcess;
+  const sockets: ViewerSocket[] = [];
+
+  beforeAll(async () => {
+    const media = await makeMedia();
+    pair = await startPair({ mediaDir: media.folder });
+    const replicas = [pair.a, pair.b];
+    if (shape === "up") door = await startDoor({ replicas, apiKey: pair.a.apiKey });
+    else {
+      const { url } = await startRedis().then((started) => {
+        redis = started;
+        return started;
+      });
+      sidecars = await Promise.all(
+        replicas.map((replica) => startSidecar({ replica, redis: url })),
+      );
+      door = await startDoor({ replicas, command: "proxy", redis: url });
+    }
+  });
+
+  beforeEach(async () => {
+    for (const server of [pair.a, pair.b]) {
+      if (!server.running) await server.launch();
+      await server.ready();
+    }
+    await doorSees(door, 2);
+  });
+
+  afterEach(() => {
+    for (const socket of sockets.splice(0)) socket.close();
+  });
+
+  afterAll(async () => {
+    await door.stop();
+    await Promise.all(sidecars.map((sidecar) => sidecar.stop()));
+    await redis?.stop();
+    await pair.stop();
+  });
+
+  /** A device with a socket that takes commands. */
+  async function television(name: string): Promise<[Viewer, ViewerSocket]> {
+    const viewer = await Viewer.enter(door.url, { name });
+    await viewer.knownAt([pair.a, pair.b]);
+    await viewer.call("POST", "/Sessions/Capabilities/Full", { body: controllable });
+    const socket = await viewer.socket();
+    sockets.push(socket);
+    return [viewer, socket];
+  }
+
+  const listed = async (by: Viewer): Promise<Listed[]> =>
+    (await by.call("GET", "/Sessions")).json() as Listed[];
+
+  /** Two people whose homes are on two servers; the first is an administrator. */
+  async function twoHomes(): Promise<{
+    root: Viewer;
+    rootsSocket: ViewerSocket;
+    kid: Viewer;
+    kidsSocket: ViewerSocket;
+    kidsHome: "a" | "b";
+  }> {
+    const [root, rootsSocket] = await television("root");
+    const [kid, kidsSocket] = await television("kid");
+    const home = await root.home();
+    if ((await kid.home()) === home) {
+      const server = home === "a" ? pair.a : pair.b;
+      const other = home === "a" ? pair.b : pair.a;
+      // Only one of them asks while the server is away, so only that one moves.
+      await server.kill9();
+      await until(5000, "the kid elsewhere", async () => (await kid.home()) === other.name);
+      await server.launch();
+      await server.ready();
+      await doorSees(door, 2);
+    }
+    const kidsHome = (await kid.home()) === "a" ? "a" : "b";
+    return { root, rootsSocket, kid, kidsSocket, kidsHome };
+  }
+
+  async function say(from: Viewer, to: Viewer, text: string): Promise<number> {
+    const id = (await listed(from)).find(({ DeviceId }) => DeviceId === to.deviceId)?.Id ?? "none";
+    return (await from.call("POST", `/Sessions/${id}/Message`, { body: { Text: text } })).status;
+  }
+
+  const heard = (socket: ViewerSocket, text: string): number =>
+    socket.messages.filter((told) => JSON.stringify(told.Data ?? "").includes(text)).length;
+
+  test("an administrator sees every device once, and no session of ours; a person their own", async () => {
+    const { root, kid } = await twoHomes();
+    await until(5000, "both devices", async () => {
+      const devices = (await listed(root)).map(({ DeviceId }) => DeviceId);
+      return [root, kid].every(({ deviceId }) => devices.includes(deviceId));
+    });
+    const all = await listed(root);
+    expect(new Set(all.map(({ Id }) => Id)).size).toBe(all.length);
+    expect(all.filter(({ DeviceId }) => DeviceId.startsWith("jellybloom-"))).toEqual([]);
+    const kids = (await listed(kid)).map(({ DeviceId }) => DeviceId);
+    expect(kids).toContain(kid.deviceId);
+    expect(kids).not.toContain(root.deviceId);
+  });
+
+  test("a device stays in the list through the death of its server, and is there once afterwards", async () => {
+    const [root] = await television("root");
+    const [kid] = await television("kid");
+    const sees = async (): Promise<number> =>
+      (await listed(root)).filter(({ DeviceId }) => DeviceId === kid.deviceId).length;
+    await until(5000, "the device", async () => (await sees()) === 1);
+    // What is in the notes is what outlives a server: the mirror looks once in a second.
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    const [home] = await kid.homeAmong(pair);
+    await home.kill9();
+    const endMs = performance.now() + 4000;
+    while (performance.now() < endMs) {
+      expect(await sees()).toBe(1);
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  });
+
+  test("a message reaches a device on any server exactly once, also while its server was just killed", async () => {
+    const { root, kid, kidsSocket } = await twoHomes();
+    await until(8000, "a device to control", async () =>
+      (await listed(root)).some(
+        ({ DeviceId, SupportsRemoteControl }) => DeviceId === kid.deviceId && SupportsRemoteControl,
+      ),
+    );
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    expect(await say(root, kid, "before the kill")).toBe(204);
+    await until(2000, "the message", () => heard(kidsSocket, "before the kill") > 0);
+    const [home] = await kid.homeAmong(pair);
+    await home.kill9();
+    expect(await say(root, kid, "after the kill")).toBe(204);
+    await until(3000, "the message", () => heard(kidsSocket, "after the kill") > 0);
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    expect(heard(kidsSocket, "before the kill")).toBe(1);
+    expect(heard(kidsSocket, "after the kill")).toBe(1);
+    expect(kidsSocket.isOpen).toBe(true);
+  });
+});
