@@ -1,3 +1,6 @@
+// Sessions of many servers as one list: which word about a device is shown, to whom, where a command goes,
+// and which notes are believed.
+
 import { describe, expect, test } from "vitest";
 import {
   isShown,
