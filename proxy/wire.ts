@@ -112,6 +112,10 @@ export class Exchange {
   }
 }
 
+/** Idle connections beyond this number are what a burst left behind. */
+const spareConnections = 4;
+const burstIdleLimitMs = 3000;
+
 /** Connections to one replica, of one kind (small reads or large). */
 export class WirePool {
   readonly options: WirePoolOptions;
@@ -158,12 +162,18 @@ export class WirePool {
     return exchange;
   }
 
-  /** Closes idle connections that are too old; called now and then by the door. */
+  /**
+   * Closes idle connections that are too old; called now and then by the door. What a burst opened goes
+   * sooner than the few that ordinary use takes up again.
+   */
   sweep(): void {
-    const oldestMs = this.options.now() - this.options.idleLimitMs;
+    const nowMs = this.options.now();
+    const oldestMs = nowMs - this.options.idleLimitMs;
+    const burstMs = nowMs - burstIdleLimitMs;
     while (this.#idle.length > 0) {
       const first = this.#idle[0];
-      if (first === undefined || first.idleSinceMs > oldestMs) return;
+      const keptFromMs = this.#idle.length > spareConnections ? burstMs : oldestMs;
+      if (first === undefined || first.idleSinceMs > Math.max(keptFromMs, oldestMs)) return;
       this.#idle.shift();
       first.destroy();
     }

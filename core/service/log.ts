@@ -46,7 +46,7 @@ export interface OpenLog {
 }
 
 /** What is buffered is written when it is this much or this old. */
-const blockCharacters = 16 * 1024;
+const blockCharacters = 64 * 1024;
 const blockAgeMs = 250;
 /** When nobody reads the log, lines beyond this are lost. */
 const bufferLimitCharacters = 8 * 1024 * 1024;
