@@ -35,6 +35,7 @@ import type { Attendant } from "./attendant.ts";
 import { createGateAttendant } from "./attendants/gate.ts";
 import { Plays, playsLimits } from "./attendants/plays.ts";
 import { createQuickConnect } from "./attendants/quick-connect.ts";
+import { createRefresh } from "./attendants/refresh.ts";
 import { createSessions } from "./attendants/sessions.ts";
 import { SyncPlay } from "./attendants/sync-play.ts";
 import { createTaskAttendant } from "./attendants/tasks.ts";
@@ -311,6 +312,15 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       plays,
       balancer.attendant,
       createTaskAttendant(memory),
+      createRefresh({
+        memory,
+        clock,
+        log: log.log,
+        clientOf: (replica) => clients.get(replica),
+        readyNames: () => readyNames(health.view),
+        urgent: caretakers.urgent,
+        apiKeyOf: caretakers.apiKeyOf,
+      }),
       ...gates,
     ],
     trusted: trustedProxies(config.trustedProxies),
