@@ -270,6 +270,14 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       return replicas;
     },
   });
+  const sessions = createSessions({
+    memory,
+    clock,
+    log: log.log,
+    homeOf: (userId) => homes.homeOf(userId),
+    clientOf: (replica) => clients.get(replica),
+    goneForMs,
+  });
   const doorParts: DoorParts = {
     limits: config,
     store,
@@ -298,14 +306,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
         apiKeyOf: caretakers.apiKeyOf,
         onRemade: () => metrics.quickConnectRemade.add(),
       }),
-      ...createSessions({
-        memory,
-        clock,
-        log: log.log,
-        homeOf: (userId) => homes.homeOf(userId),
-        clientOf: (replica) => clients.get(replica),
-        goneForMs,
-      }),
+      ...sessions.attendants,
       syncPlay,
       // Before the plays: it must still know a play that this very request ends.
       television,
@@ -351,7 +352,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
   links.follow(health.view);
 
   const sockets = createSocketLane({
-    host: createSocketHost(door, doorParts, syncPlay),
+    host: createSocketHost(door, doorParts, syncPlay, sessions),
     limits: {
       connectLimitMs: config.connectLimitMs,
       upstreamMessageLimitBytes: 64 * mebibyte,

@@ -3,6 +3,7 @@
 
 import { isGone } from "../core/cluster/replica.ts";
 import type { ClusterView } from "../core/cluster/view.ts";
+import type { Sessions } from "./attendants/sessions.ts";
 import { shownTaskMessage } from "./attendants/tasks.ts";
 import type {
   SocketAsked,
@@ -16,10 +17,24 @@ import type { Door, DoorParts } from "./server.ts";
 /** How long repeating a device's capabilities may take, in ms. */
 const replayLimitMs = 5000;
 
-export function createSocketHost(door: Door, parts: DoorParts, watch?: SocketWatch): SocketHost {
+export function createSocketHost(
+  door: Door,
+  parts: DoorParts,
+  watch?: SocketWatch,
+  sessions?: Pick<Sessions, "pushed">,
+): SocketHost {
   const { memory, health, links } = parts;
   return {
     ...(watch !== undefined && { watch }),
+    ...(sessions !== undefined && {
+      sessions: {
+        pushed: sessions.pushed,
+        onChanged: (listener) =>
+          memory.onNote(({ kind, replica }) => {
+            if (kind === "session") listener(replica);
+          }),
+      },
+    }),
     showTasks: (text) => shownTaskMessage(text, memory),
     standing: (asked) => standingOf(parts, asked),
     async recognise(asked) {

@@ -43,6 +43,22 @@ export function keepAliveReply(): string {
   return `{"MessageId":"${freshMessageId()}","MessageType":"KeepAlive"}`;
 }
 
+/** A message of a server's, as it would write it. */
+export function serverMessage(type: string, data: unknown): string {
+  return JSON.stringify({ MessageId: freshMessageId(), Data: data, MessageType: type });
+}
+
+/**
+ * How often at most a client that said `SessionsStart` with "<first after ms>,<period ms>" wants the list, in
+ * ms; undefined when it did not (BasePeriodicWebSocketListener.Start).
+ */
+export function sessionsPeriodMs(subscriptions: Subscriptions): number | undefined {
+  const message = subscriptions.get("Sessions");
+  if (message === undefined) return undefined;
+  const said = /"Data"\s*:\s*"\s*\d{1,9}\s*,\s*(\d{1,9})\s*"/i.exec(message);
+  return Number(said?.[1] ?? 0);
+}
+
 /** What a client sends to stay alive; the door sends it to a replica every 30 s. */
 export const keepAliveRequest = '{"MessageType":"KeepAlive"}';
 

@@ -6,6 +6,7 @@
 // device once, nothing a single server would not show, and nothing of a note that is not one in shape.
 
 import { setTimeout as sleep } from "node:timers/promises";
+import type { Identity } from "../../core/cluster/identity.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
 import {
   isShown,
@@ -53,7 +54,27 @@ interface Rights {
   readonly deviceIds: ReadonlySet<string> | undefined;
 }
 
-export function createSessions(parts: SessionsParts): readonly Attendant[] {
+export interface Sessions {
+  readonly attendants: readonly Attendant[];
+  /**
+   * What a server pushed to a socket of this identity (the list in its message `Sessions`), without our own
+   * sessions and with what the other servers have; without that while it is not known what this user may see.
+   */
+  pushed(
+    identityKey: string,
+    replica: string,
+    list: readonly unknown[],
+  ): Promise<readonly unknown[]>;
+}
+
+/** A socket's list is asked for nothing but what its user may see (SessionInfoWebSocketListener). */
+const everything: SessionsQuestion = {
+  controllableBy: undefined,
+  deviceId: undefined,
+  activeWithinSeconds: 0,
+};
+
+export function createSessions(parts: SessionsParts): Sessions {
   const { memory, clock, log } = parts;
   const read = new WeakMap<Note, SeenSession | "nothing">();
   const rights = new Bounded<string, { readonly rights: Rights; readonly untilMs: number }>(
@@ -76,11 +97,10 @@ export function createSessions(parts: SessionsParts): readonly Attendant[] {
   }
 
   async function rightsOf(
-    asked: Attended,
+    identity: Identity | undefined,
     replica: string,
     userId: string,
   ): Promise<Rights | undefined> {
-    const { identity } = asked;
     const known = rights.get(userId);
     if (known !== undefined && known.untilMs > clock.monotonicMs()) return known.rights;
     const token = identity === undefined ? undefined : memory.openToken(identity, replica);
@@ -98,22 +118,14 @@ export function createSessions(parts: SessionsParts): readonly Attendant[] {
   }
 
   async function merged(asked: Attended, reply: HeldReply, replica: string): Promise<HeldReply> {
-    const mirrored = seen();
     const own = listOf(reply.body.toString("utf8"));
-    if (own === undefined || asked.identity === undefined || mirrored.length === 0) return reply;
-    const onlooker = await onlookerOf(asked, replica);
+    if (own === undefined || asked.identity === undefined) return reply;
+    if (memory.notes("session").size === 0) return reply;
+    const onlooker = await onlookerOf(asked.identity, replica);
     if (onlooker === undefined) return reply;
     const question = await questionOf(asked, replica);
     if (question === undefined) return reply;
-    const fresh = own
-      .map((dto) => readSession(dto, replica))
-      .filter((session) => session !== undefined);
-    // Of its own sessions the replica's answer says more than its notes, but for those it lost.
-    const others = mirrored.filter((session) => session.replica !== replica || session.isLost);
-    const shown = unionOf([...fresh, ...others], facts).filter(
-      (session) =>
-        session.replica === replica || isShown(session, onlooker, question, clock.wallMs()),
-    );
+    const shown = shownTo(onlooker, question, own, replica);
     const isCamel = /camelcase/i.test(reply.head.headers.join("\n"));
     const body = shown.map(({ dto, replica: from, isLost }) =>
       isCamel && (from !== replica || isLost) ? camelCased(dto) : dto,
@@ -121,12 +133,44 @@ export function createSessions(parts: SessionsParts): readonly Attendant[] {
     return withBody(reply, JSON.stringify(body));
   }
 
-  async function onlookerOf(asked: Attended, replica: string): Promise<Onlooker | undefined> {
-    const { identity } = asked;
+  /** What a replica itself shows this onlooker, and of what the others have what they would show. */
+  function shownTo(
+    onlooker: Onlooker,
+    question: SessionsQuestion,
+    own: readonly unknown[],
+    replica: string,
+  ): SeenSession[] {
+    const fresh = own
+      .map((dto) => readSession(dto, replica))
+      .filter((session) => session !== undefined);
+    // Of its own sessions the replica's answer says more than its notes, but for those it lost.
+    const others = seen().filter((session) => session.replica !== replica || session.isLost);
+    return unionOf([...fresh, ...others], facts).filter(
+      (session) =>
+        session.replica === replica || isShown(session, onlooker, question, clock.wallMs()),
+    );
+  }
+
+  async function pushed(
+    identityKey: string,
+    replica: string,
+    list: readonly unknown[],
+  ): Promise<readonly unknown[]> {
+    const identity = memory.identities.get(identityKey);
+    const onlooker = identity === undefined ? undefined : await onlookerOf(identity, replica);
+    if (onlooker === undefined)
+      return list.filter((dto) => readSession(dto, replica) !== undefined);
+    return shownTo(onlooker, everything, list, replica).map(({ dto }) => dto);
+  }
+
+  async function onlookerOf(
+    identity: Identity | undefined,
+    replica: string,
+  ): Promise<Onlooker | undefined> {
     if (identity?.kind !== "user") {
       return { userId: "", isAdministrator: true, controlsOthers: true, deviceIds: undefined };
     }
-    return await rightsOf(asked, replica, identity.userId);
+    return await rightsOf(identity, replica, identity.userId);
   }
 
   async function questionOf(
@@ -141,7 +185,7 @@ export function createSessions(parts: SessionsParts): readonly Attendant[] {
     if (controllable !== "") {
       const found =
         asked.identity?.kind === "user"
-          ? await rightsOf(asked, replica, controllable)
+          ? await rightsOf(asked.identity, replica, controllable)
           : { sharesDevices: true };
       if (found === undefined) return undefined;
       controllableBy = found;
@@ -203,7 +247,7 @@ export function createSessions(parts: SessionsParts): readonly Attendant[] {
       return typeof found === "string" ? undefined : { replica: found.replica, kind: "session" };
     },
   };
-  return [list, rightsChange, remote];
+  return { attendants: [list, rightsChange, remote], pushed };
 }
 
 function readRights(text: string, userId: string): Rights | undefined {

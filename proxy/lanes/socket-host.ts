@@ -38,10 +38,24 @@ export interface SocketWatch {
   heard(identityKey: string, replica: string, text: string): string | undefined;
 }
 
+/** Makes a server's list of sessions the cluster's. */
+export interface SocketSessions {
+  /** The list as this identity is to see it. Where its rights are not known, nothing is added. */
+  pushed(
+    identityKey: string,
+    replica: string,
+    list: readonly unknown[],
+  ): Promise<readonly unknown[]>;
+  /** Calls back when another look may show something else: what that replica has changed. */
+  onChanged(listener: (replica: string) => void): () => void;
+}
+
 export interface SocketHost {
   readonly watch?: SocketWatch;
   /** A server's message about its scheduled tasks, as the cluster's. */
   readonly showTasks?: (text: string) => string;
+  /** The sessions of the whole cluster, for those who subscribed to them. */
+  readonly sessions?: SocketSessions;
   /** What is known of the token the socket came with, without waiting. */
   standing(asked: SocketAsked): SocketStanding;
   /**

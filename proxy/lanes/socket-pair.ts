@@ -22,6 +22,7 @@ import {
   remember,
   replay,
   type Subscriptions,
+  sessionsPeriodMs,
 } from "../../core/jellyfin/messages.ts";
 import { ignoreError, type UpstreamSocket } from "./socket-dial.ts";
 import type { SocketAsked, SocketTarget } from "./socket-host.ts";
@@ -52,6 +53,8 @@ export interface PairOwner {
   hears(pair: SocketPair, text: string): string | undefined;
   /** What a replica says of its scheduled tasks, as the client is to hear it. */
   showsTasks(text: string): string;
+  /** A replica's list of sessions, which its client is told when the others' are in it; false: as it is. */
+  tellsSessions(pair: SocketPair, text: string): boolean;
   /** The replica's socket closed or broke, and the client is still there. */
   upstreamLost(pair: SocketPair, replica: string, why: string): void;
   /** The pair left a replica's socket that it is about to close. */
@@ -323,6 +326,9 @@ export class SocketPair {
         this.#toClient(this.#owner.showsTasks(data.toString("utf8")), false);
         return;
       }
+      if (type === "Sessions" && upstream === this.#upstream) {
+        if (this.#owner.tellsSessions(this, data.toString("utf8"))) return;
+      }
       if (isOfGroup(type)) {
         const shown = this.#owner.hears(this, data.toString("utf8"));
         if (shown !== undefined) this.#toClient(shown, false);
@@ -330,6 +336,21 @@ export class SocketPair {
       }
     }
     this.#toClient(data, isBinary);
+  }
+
+  /** How often at most this client wants the list of sessions, in ms; undefined: it does not. */
+  get sessionsPeriodMs(): number | undefined {
+    return sessionsPeriodMs(this.#subscriptions);
+  }
+
+  /** The client reads slowly, and what can wait should. */
+  get isClientFull(): boolean {
+    return this.#isClientFull;
+  }
+
+  /** Tells the client something that is made of what several replicas say. */
+  tell(text: string): void {
+    if (!this.isOver) this.#toClient(text, false);
   }
 
   #toClient(data: Buffer | string, isBinary: boolean): void {

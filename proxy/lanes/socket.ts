@@ -22,6 +22,7 @@ import {
 } from "./socket-dial.ts";
 import type { SocketAsked, SocketHost, SocketTarget } from "./socket-host.ts";
 import { ClientSocket, type PairLimits, type PairOwner, SocketPair } from "./socket-pair.ts";
+import { SessionsFeed } from "./socket-sessions.ts";
 
 export interface SocketLimits extends DialLimits, PairLimits {
   /** The longest message a client may send. */
@@ -124,13 +125,20 @@ class Lane implements SocketLane, PairOwner {
   readonly #movedHomes = new Map<string, string>();
   readonly #sentAwayMs = new Map<string, number>();
   readonly #whenEmpty: (() => void)[] = [];
+  readonly #sessions: SessionsFeed | undefined;
 
   constructor(parts: SocketLaneParts) {
     this.#parts = parts;
     this.limits = parts.limits;
     this.#turns = new DialTurns(parts.limits.dialsAtOnceLimit);
     this.#server = new WebSocketServer(serverOptions(parts.limits));
+    const { sessions } = parts.host;
+    this.#sessions =
+      sessions === undefined
+        ? undefined
+        : new SessionsFeed(sessions, () => this.nowMs(), parts.log);
     this.#stopListening = [
+      () => this.#sessions?.close(),
       parts.host.onHomeMoved((userId, replica) => this.#homeMoved(userId, replica)),
       parts.host.onReplicaGone((replica) => this.#replicaGone(replica)),
       parts.host.onEnded((identityKey) => this.#identityEnded(identityKey)),
@@ -423,6 +431,10 @@ class Lane implements SocketLane, PairOwner {
     return this.#parts.host.showTasks?.(text) ?? text;
   }
 
+  tellsSessions(pair: SocketPair, text: string): boolean {
+    return this.#sessions?.heard(pair, text) === true;
+  }
+
   upstreamLost(pair: SocketPair, replica: string, why: string): void {
     this.#parts.host.suspect(replica, `socket: ${why}`);
     this.#follow(pair);
@@ -439,6 +451,7 @@ class Lane implements SocketLane, PairOwner {
 
   pairEnded(pair: SocketPair): void {
     this.#pairs.delete(pair);
+    this.#sessions?.forget(pair);
     if (pair.isAccepted) {
       this.#open--;
       this.#parts.metrics.socketsOpen.subtract();

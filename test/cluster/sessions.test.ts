@@ -64,10 +64,14 @@ describe.each(["up", "processes that meet in Redis"])("in the shape of %s", (sha
   async function television(name: string): Promise<[Viewer, ViewerSocket]> {
     const viewer = await Viewer.enter(door.url, { name });
     await viewer.knownAt([pair.a, pair.b]);
+    return [viewer, await connected(viewer)];
+  }
+
+  async function connected(viewer: Viewer): Promise<ViewerSocket> {
     await viewer.call("POST", "/Sessions/Capabilities/Full", { body: controllable });
     const socket = await viewer.socket();
     sockets.push(socket);
-    return [viewer, socket];
+    return socket;
   }
 
   const listed = async (by: Viewer): Promise<Listed[]> =>
@@ -81,20 +85,30 @@ describe.each(["up", "processes that meet in Redis"])("in the shape of %s", (sha
     kidsSocket: ViewerSocket;
     kidsHome: "a" | "b";
   }> {
-    const [root, rootsSocket] = await television("root");
-    const [kid, kidsSocket] = await television("kid");
+    const root = await Viewer.enter(door.url, { name: "root" });
+    const kid = await Viewer.enter(door.url, { name: "kid" });
+    await root.knownAt([pair.a, pair.b]);
+    await kid.knownAt([pair.a, pair.b]);
     const home = await root.home();
     if ((await kid.home()) === home) {
       const server = home === "a" ? pair.a : pair.b;
       const other = home === "a" ? pair.b : pair.a;
-      // Only one of them asks while the server is away, so only that one moves.
+      // Only one of them asks while the server is away, so only that one moves; a socket would ask, too.
       await server.kill9();
-      await until(5000, "the kid elsewhere", async () => (await kid.home()) === other.name);
+      // Answered elsewhere is not moved yet: that is decided when the server is known to be gone.
+      await until(
+        5000,
+        "the kid at home elsewhere",
+        async () => (await kid.placement()) === `${other.name}; home`,
+      );
       await server.launch();
       await server.ready();
       await doorSees(door, 2);
     }
     const kidsHome = (await kid.home()) === "a" ? "a" : "b";
+    expect(kidsHome).not.toBe(await root.home());
+    const rootsSocket = await connected(root);
+    const kidsSocket = await connected(kid);
     return { root, rootsSocket, kid, kidsSocket, kidsHome };
   }
 
@@ -155,5 +169,53 @@ describe.each(["up", "processes that meet in Redis"])("in the shape of %s", (sha
     expect(heard(kidsSocket, "before the kill")).toBe(1);
     expect(heard(kidsSocket, "after the kill")).toBe(1);
     expect(kidsSocket.isOpen).toBe(true);
+  });
+
+  test("who subscribed to the sessions is told of a device on another server, each device once, and not too often", async () => {
+    const { root, rootsSocket, kid, kidsHome } = await twoHomes();
+    const periodMs = 500;
+    rootsSocket.send("SessionsStart", `0,${periodMs}`);
+    const told = (): { devices: Listed[]; atMs: number }[] =>
+      rootsSocket.messages
+        .filter(({ MessageType }) => MessageType === "Sessions")
+        .map(({ Data, atMs }) => ({ devices: Data as Listed[], atMs }));
+    // Something of its own server must be news before it pushes at all.
+    await root.call("POST", "/Sessions/Capabilities/Full", { body: controllable });
+    await until(5000, "a list with both", () =>
+      [root, kid].every(({ deviceId }) =>
+        told()
+          .at(-1)
+          ?.devices.some(({ DeviceId }) => DeviceId === deviceId),
+      ),
+    );
+    // Only the other server knows of these.
+    const late = await Viewer.enter(door.url, { name: "kid" });
+    const lates = await late.socket();
+    sockets.push(lates);
+    await late.call("POST", "/Sessions/Capabilities/Full", { body: controllable });
+    expect(await late.home()).toBe(kidsHome);
+    await until(5000, "the device that came later", () =>
+      (told().at(-1)?.devices ?? []).some(
+        ({ DeviceId, SupportsRemoteControl }) =>
+          DeviceId === late.deviceId && SupportsRemoteControl,
+      ),
+    );
+    const all = told();
+    for (const { devices } of all) {
+      expect(new Set(devices.map(({ Id }) => Id)).size).toBe(devices.length);
+      expect(devices.filter(({ DeviceId }) => DeviceId.startsWith("jellybloom-"))).toEqual([]);
+    }
+    for (const [index, { atMs }] of all.entries()) {
+      const before = all[index - 1];
+      // The list may have travelled quicker than the one before it.
+      if (before !== undefined) expect(atMs - before.atMs).toBeGreaterThan(periodMs * 0.8);
+    }
+    rootsSocket.send("SessionsStop", "");
+    await root.call("GET", "/Users/Me");
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const count = told().length;
+    lates.close();
+    await new Promise((resolve) => setTimeout(resolve, 2500));
+    expect(told().length).toBe(count);
   });
 });
