@@ -31,6 +31,7 @@ import { type Metrics, statusClass } from "../core/service/metrics.ts";
 import type { Store } from "../core/store/store.ts";
 import type { Attendant, Rewritten } from "./attendant.ts";
 import { Bounded } from "./bounded.ts";
+import { CapabilityNotes } from "./capabilities.ts";
 import { Client, type HeldReply } from "./client.ts";
 import { type HeadProblem, type RequestFacts, readFacts, readHeaderFacts } from "./facts.ts";
 import {
@@ -199,6 +200,7 @@ export class Door {
   /** Set when the process is about to end: connections are not kept for another request. */
   isEnding = false;
   readonly capabilities = new Bounded<string, RememberedCapabilities>(rememberedLimit);
+  readonly #capabilityNotes: CapabilityNotes;
   readonly #parts: DoorParts;
   /** Items that a replica was found to lack while another has them. */
   readonly #lacks = new Bounded<string, { replicas: Set<string>; untilMs: number }>(
@@ -212,6 +214,7 @@ export class Door {
 
   constructor(parts: DoorParts) {
     this.#parts = parts;
+    this.#capabilityNotes = new CapabilityNotes({ ...parts, log: parts.log.log });
     parts.memory.onIdentity((identity) => {
       const waiters = this.#tokenWaiters.get(identity.key);
       if (waiters !== undefined) for (const wake of [...waiters]) wake();
@@ -1145,6 +1148,7 @@ export class Door {
     if (route.kind === "capabilities" && job.identity !== undefined) {
       const { rawHeaders } = job.client.head;
       this.capabilities.set(job.identity.key, { facts, rawHeaders, body: job.body });
+      this.#capabilityNotes.said(job.identity.key, job.replica, facts, job.bodyText);
     }
     switch (route.gives) {
       case "authenticationResult": {
@@ -1245,6 +1249,7 @@ export class Door {
     const home = homes.homeOf(identity.userId);
     await logins.end(identity, "logout");
     this.capabilities.delete(identity.key);
+    this.#capabilityNotes.drop(identity.key);
     const link = home === undefined ? undefined : links.get(home);
     if (link !== undefined && home !== undefined && stateOf(health.view, home) === "ready") {
       job.replica = home;
@@ -1445,11 +1450,21 @@ export class Door {
     };
   }
 
+  /** True when a device that comes with its first socket has said at another replica what it can do. */
+  isNewTo(identityKey: string, replica: string): boolean {
+    return this.#capabilityNotes.isNewTo(identityKey, replica);
+  }
+
   /** Repeats the last capabilities this device posted at a replica that has not heard them. */
   async replayCapabilities(identityKey: string, link: Link, limitMs: number): Promise<void> {
     const remembered = this.capabilities.get(identityKey);
     const identity = this.#parts.memory.identities.get(identityKey);
-    if (remembered === undefined || identity === undefined) return;
+    if (identity === undefined) return;
+    if (remembered === undefined) {
+      // Said at another door, or before this one was started.
+      await this.#capabilityNotes.tell(identity, link.config.name);
+      return;
+    }
     const { clock } = this.#parts;
     const facts: RequestFacts = { ...remembered.facts, target: "" };
     const job = new Job(Client.ofNobody(clock.monotonicMs), facts, clock.monotonicMs());
@@ -1472,7 +1487,10 @@ export class Door {
       const exchange = link.message.send(wire, {
         onHead: () => undefined,
         onData: () => true,
-        onEnd: resolve,
+        onEnd: () => {
+          this.#capabilityNotes.heard(identityKey, link.config.name);
+          resolve();
+        },
         onBroken: () => resolve(),
       });
       const timer = setTimeout(() => {

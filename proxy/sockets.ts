@@ -24,6 +24,11 @@ export function createSocketHost(
   sessions?: Pick<Sessions, "pushed">,
 ): SocketHost {
   const { memory, health, links } = parts;
+  async function replayCapabilities({ identityKey, replica }: SocketTarget): Promise<void> {
+    const link = identityKey === undefined ? undefined : links.get(replica);
+    if (identityKey === undefined || link === undefined) return;
+    await door.replayCapabilities(identityKey, link, replayLimitMs);
+  }
   return {
     ...(watch !== undefined && { watch }),
     ...(sessions !== undefined && {
@@ -43,11 +48,13 @@ export function createSocketHost(
       return (await parts.logins.recognise(asked.token, facts.credentials)) !== undefined;
     },
     target: (asked, tried, limitMs) => door.socketTarget(asked, tried, limitMs),
-    async replayCapabilities(target: SocketTarget) {
-      if (target.identityKey === undefined) return;
-      const link = links.get(target.replica);
-      if (link !== undefined)
-        await door.replayCapabilities(target.identityKey, link, replayLimitMs);
+    replayCapabilities,
+    welcome(target) {
+      const { identityKey, replica } = target;
+      if (identityKey === undefined || !door.isNewTo(identityKey, replica)) return;
+      replayCapabilities(target).catch((error: unknown) => {
+        parts.log.log.error({ err: error }, "a device's capabilities could not be repeated");
+      });
     },
     suspect: (replica) => health.suspect(replica),
     onHomeMoved: (listener) => memory.onHome((home) => listener(home.userId, home.replica)),

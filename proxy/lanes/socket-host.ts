@@ -74,6 +74,9 @@ export interface SocketHost {
   ): Promise<SocketTarget | undefined>;
   /** Repeats the last capabilities this device posted, at that replica. Failures are its own affair. */
   replayCapabilities(target: SocketTarget): Promise<void>;
+  /** A client's first socket is there: what the device said at another replica, also before this process
+   * was, is repeated, if there is anything. */
+  welcome?(target: SocketTarget): void;
   /** A socket to this replica could not be made or broke: a reason to probe it. */
   suspect(replica: string, why: string): void;
   /** Calls back when a user's home moved to another replica: their sockets follow. */

@@ -271,6 +271,7 @@ class Lane implements SocketLane, PairOwner {
       this.#parts.metrics.socketsOpen.add();
       pair.accept(client as ClientSocket, socket);
       pair.adopt(attempt.upstream, attempt.target);
+      this.#parts.host.welcome?.(attempt.target);
       // It may have broken while nobody listened, or its user may have moved.
       if (!pair.hasUpstream || pair.mustLookAgain) this.#follow(pair);
       this.#startSweeping();
