@@ -74,8 +74,10 @@ export interface SocketHost {
   ): Promise<SocketTarget | undefined>;
   /** Repeats the last capabilities this device posted, at that replica. Failures are its own affair. */
   replayCapabilities(target: SocketTarget): Promise<void>;
-  /** A client's first socket is there: what the device said at another replica, also before this process
-   * was, is repeated, if there is anything. */
+  /**
+   * A client's first socket is there: what its device has said at another replica, be it before this process
+   * was there, is repeated.
+   */
   welcome?(target: SocketTarget): void;
   /** A socket to this replica could not be made or broke: a reason to probe it. */
   suspect(replica: string, why: string): void;
