@@ -273,8 +273,11 @@ function line(name: string, value: string): string {
   return lineBreaking.test(value) ? "" : `${name}: ${value}\r\n`;
 }
 
+const wordEnding = /[\0-\x20\x7f]/;
+
 /** A request target without white space or control characters: those would end it. */
 function oneWord(target: string): string {
+  if (!wordEnding.test(target)) return target;
   return target.replace(/[\0-\x20\x7f]/g, (character) => encodeURIComponent(character));
 }
 
