@@ -33,7 +33,7 @@ function medianOf(values: readonly number[]): number {
   return [...values].sort((one, other) => one - other)[Math.floor(values.length / 2)] ?? 0;
 }
 
-test(`GET /Sessions with ${devices} sessions of another of three servers takes at most ${costLimitMs} ms more than the home's own list`, async () => {
+test(`a list with ${devices} sessions of another server takes at most ${costLimitMs} ms more than the home's own`, async () => {
   const root = await Viewer.enter(door.url, { name: "root" });
   const home = await root.home();
   const servers = [pair.a, pair.b, third];

@@ -12,6 +12,8 @@ import {
   noSubscriptions,
   remember,
   replay,
+  serverMessage,
+  sessionsPeriodMs,
 } from "../../../core/jellyfin/messages.ts";
 
 const sessionsStart = '{"MessageType":"SessionsStart","Data":"0,1500"}';
@@ -142,4 +144,20 @@ describe("subscriptions", () => {
     const huge = `{"MessageType":"SessionsStart","Data":"${"0".repeat(5000)}"}`;
     expect(remember(noSubscriptions, huge)).toBe(noSubscriptions);
   });
+
+  test.each([
+    [sessionsStart, 1500],
+    ['{"MessageType":"SessionsStart"}', 0],
+    ['{"MessageType":"SessionsStart","Data":"junk"}', 0],
+    [tasksStart, undefined],
+  ])("tell how often the list of sessions is wanted: %s", (message, periodMs) => {
+    expect(sessionsPeriodMs(remember(noSubscriptions, message))).toBe(periodMs);
+  });
+});
+
+test("a message of our own reads as a server's, and each has an id of its own", () => {
+  const [one, other] = [serverMessage("Sessions", [1]), serverMessage("Sessions", [1])];
+  expect(messageType(one)).toBe("Sessions");
+  expect(JSON.parse(one)).toMatchObject({ Data: [1], MessageType: "Sessions" });
+  expect(one).not.toBe(other);
 });
