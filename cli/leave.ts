@@ -48,8 +48,8 @@ const storeLimits = {
 
 interface LeftReplica {
   readonly name: string;
-  /** How its triggers were put back: through the server, in its files, or not (yet). */
-  readonly by: "server" | "files" | "nobody";
+  /** How its triggers were put back: through the server, in its files, by an earlier run, or not (yet). */
+  readonly by: "server" | "files" | "earlier" | "nobody";
   /** Keys of tasks that have their own triggers again. */
   readonly restored: readonly string[];
   /** Logins that Jellybloom had made there and that are ended now. */
@@ -79,6 +79,8 @@ interface Server {
   readonly client: JellyfinClient;
   readonly saved: SavedTasks | undefined;
   readonly savedFiles: readonly string[];
+  /** An earlier run has put its triggers back: what it has now is its owner's. */
+  readonly isDone: boolean;
   readonly isUp: boolean;
 }
 
@@ -143,10 +145,11 @@ async function leave(
 
 async function restore(
   config: LeaveConfig,
-  { name, client, isUp }: Server,
+  { name, client, isDone, isUp }: Server,
   own: Parameters<typeof restoreAtServer>[1],
   undone: string[],
 ): Promise<Pick<LeftReplica, "by" | "restored">> {
+  if (isDone) return { by: "earlier", restored: [] };
   const folder = config.server.find((place) => place.name === name)?.path;
   if (!isUp && folder === undefined) {
     undone.push(
@@ -168,12 +171,16 @@ async function restore(
 async function putAside(files: readonly string[], undone: string[]): Promise<void> {
   for (const file of files) {
     try {
-      await rename(file, `${file}.left`);
+      await rename(file, asideOf(file));
     } catch (error) {
       const code = error instanceof Error && "code" in error ? String(error.code) : "unknown";
       undone.push(`${file} cannot be renamed (${code}).`);
     }
   }
+}
+
+function asideOf(file: string): string {
+  return `${file}.left`;
 }
 
 function schedulesOf(snapshot: Snapshot | undefined): ReadonlyMap<string, TaskSchedule> {
@@ -331,9 +338,11 @@ async function look(config: LeaveConfig, replica: NamedUrl, undone: string[]): P
     ...{ callLimitMs, probeLimitMs, connectLimitMs: probeLimitMs, now: systemClock.monotonicMs },
   });
   const folders = [...config.taskData, ...(config.data === undefined ? [] : [config.data])];
-  const files = folders.map((folder) => savedTasksFile(folder, name)).filter(existsSync);
+  const places = folders.map((folder) => savedTasksFile(folder, name));
+  const files = places.filter(existsSync);
+  const aside = files.length > 0 ? [] : places.map(asideOf).filter(existsSync);
   let saved: SavedTasks | undefined;
-  for (const file of files) {
+  for (const file of [...files, ...aside]) {
     try {
       saved ??= await readSavedTasks(file);
     } catch (error) {
@@ -342,7 +351,8 @@ async function look(config: LeaveConfig, replica: NamedUrl, undone: string[]): P
     }
   }
   const { state } = await client.health();
-  return { name, client, saved, savedFiles: files, isUp: state === "healthy" };
+  const isDone = aside.length > 0;
+  return { name, client, saved, savedFiles: files, isDone, isUp: state === "healthy" };
 }
 
 /** A sentence when some Jellybloom still keeps one of the servers: it would park the tasks again at once. */
@@ -372,6 +382,7 @@ async function whoKeeps(
 const ways = {
   server: "has its own triggers again",
   files: "will have its own triggers at its next start",
+  earlier: "was given its own triggers by an earlier run",
   nobody: "is not done",
 } as const;
 
@@ -381,8 +392,8 @@ function text(
 ): string {
   const lines = replicas.map(
     ({ name, by, restored, loginsEnded }) =>
-      `${name} ${ways[by]} (${count(restored.length, "task")}); ${count(loginsEnded, "login")} of` +
-      " Jellybloom's ended there.",
+      `${name} ${ways[by]}${by === "earlier" ? "" : ` (${count(restored.length, "task")})`};` +
+      ` ${count(loginsEnded, "login")} of Jellybloom's ended there.`,
   );
   if (changedBack.length > 0) {
     lines.push(

@@ -118,24 +118,39 @@ test("the README's section: the door is stopped, one command is run, every serve
     await server.restart();
     await isAsFound(server);
   }
-  // Done twice it is the same as done once.
-  await leave();
+  // Done twice it is the same as done once, and nothing is left to do.
+  const again = await leave();
+  expect(again.said).toMatch(/a was given its own triggers by an earlier run/);
+  expect(again.exitCode).toBe(0);
   await isAsFound(home.a);
   await isAsFound(home.b);
 });
 
 test("a server that is stopped: what is left is said, and done in its files or when it runs", async () => {
+  const viewer = await Viewer.enter(door.url);
+  await viewer.knownAt([home.a, home.b]);
+  const [own] = await viewer.homeAmong(home);
   await door.terminate();
-  await home.b.terminate();
+  await home.a.terminate();
   const first = await leave();
   expect(first.exitCode).toBe(1);
-  expect(first.said).toMatch(/b cannot be reached, and its triggers are still parked/);
+  expect(first.said).toMatch(/a cannot be reached, and its triggers are still parked/);
+  await isAsFound(home.b);
+
+  const second = await leave("--server", `a=${home.a.dataDir}`, "--keep", "b");
+  expect(second.said).toMatch(/a will have its own triggers at its next start/);
+  expect(second.said).toMatch(/b was given its own triggers by an earlier run/);
+  // What b has now is its owner's, a task without triggers included.
+  await isAsFound(home.b);
+  // A login that Jellybloom made at a waits for a to run.
+  expect(second.exitCode).toBe(own === home.a ? 0 : 1);
+  await home.a.launch();
   await isAsFound(home.a);
 
-  const second = await leave("--server", `b=${home.b.dataDir}`, "--keep", "a");
-  expect(second.said).toMatch(/b will have its own triggers at its next start/);
-  expect(second.exitCode).toBe(0);
-  await home.b.launch();
+  const third = await leave();
+  expect(third.said).not.toMatch(/Left to do/);
+  expect(third.exitCode).toBe(0);
+  await isAsFound(home.a);
   await isAsFound(home.b);
 });
 
