@@ -134,7 +134,6 @@ const gateAnswerLimitMs = 10 * 60_000;
 const keepInitMs = 6 * 3_600_000;
 const silentProbes = 2;
 const upstreamKeepAliveMs = 30_000;
-const plainSweepIntervalMs = 250;
 const mebibyte = 1024 * 1024;
 
 export function createProxy(parts: ProxyParts): AssembledProxy {
@@ -432,7 +431,10 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       name: "sweeps",
       async run(signal) {
         const linkSweep = setInterval(() => links.sweep(), sweepIntervalMs);
-        const plainSweep = setInterval(() => plain.sweep(), plainSweepIntervalMs);
+        const plainSweep = setInterval(
+          () => plain.sweep(),
+          Math.min(1000, config.headersTimeLimitMs / 4, config.keepAliveLimitMs / 4),
+        );
         const memorySweep = setInterval(() => {
           segments.sweep();
           memory.forgetExpiredPins(clock.wallMs());

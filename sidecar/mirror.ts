@@ -29,6 +29,9 @@ export interface MirrorOptions {
   readonly log: { warn(message: string): void };
   /** How often the server is asked for its sessions, in ms. */
   readonly lookIntervalMs: number;
+  /** Between two looks while nobody has used any session for `activeMs`, in ms. */
+  readonly quietIntervalMs: number;
+  readonly activeMs: number;
   /** A session that only went on playing is written at most this often, in ms. */
   readonly positionIntervalMs: number;
   /** A note that is not written again ends after this, in ms. */
@@ -39,6 +42,8 @@ export interface MirrorOptions {
 
 export const mirrorLimits = {
   lookIntervalMs: 1000,
+  quietIntervalMs: 4000,
+  activeMs: 30_000,
   positionIntervalMs: 5000,
   noteTtlMs: 10 * 60_000,
   sessionsLimit: 1000,
@@ -55,6 +60,10 @@ export class Mirror {
   readonly #written = new Map<string, Written>();
   #hasLooked = false;
   #wasAway = true;
+  /** When the server said it last saw anybody, and when we last heard that say something new. */
+  #newestMs = 0;
+  #usedAtMs = 0;
+  #isQuiet = false;
   #isFull = false;
 
   constructor(options: MirrorOptions) {
@@ -62,9 +71,20 @@ export class Mirror {
   }
 
   async run(signal: AbortSignal): Promise<void> {
-    const { memory, lookIntervalMs } = this.#options;
+    const { memory, lookIntervalMs, quietIntervalMs } = this.#options;
+    // Whoever logs in has a session from then on.
+    const unfollow = memory.onIdentity(() => {
+      this.#isQuiet = false;
+    });
     await Promise.race([memory.loaded, aborted(signal)]);
-    await repeat(lookIntervalMs, signal, () => this.look());
+    let restMs = 0;
+    await repeat(lookIntervalMs, signal, async () => {
+      restMs -= lookIntervalMs;
+      if (this.#isQuiet && restMs > 0) return;
+      await this.look();
+      restMs = quietIntervalMs;
+    });
+    unfollow();
   }
 
   /** The server may have been restarted: what it no longer has was lost, not ended. */
@@ -74,7 +94,8 @@ export class Mirror {
 
   /** Asks the server once and writes what changed. */
   async look(): Promise<void> {
-    const { client, replica, isHealthy, memory, sessionsLimit } = this.#options;
+    const { client, replica, isHealthy, memory, sessionsLimit, activeMs, monotonicMs } =
+      this.#options;
     if (!isHealthy() || !memory.storeAvailable) {
       if (!isHealthy()) this.#wasAway = true;
       return;
@@ -87,6 +108,10 @@ export class Mirror {
       .filter((session) => session !== undefined)
       .sort((one, other) => other.lastActivityMs - one.lastActivityMs)
       .slice(0, sessionsLimit);
+    const newestMs = seen[0]?.lastActivityMs ?? 0;
+    if (newestMs !== this.#newestMs) this.#usedAtMs = monotonicMs();
+    this.#newestMs = newestMs;
+    this.#isQuiet = monotonicMs() - this.#usedAtMs > activeMs;
     try {
       for (const session of seen) await this.#write(session);
       await this.#dropOthers(new Set(seen.map(({ id }) => sessionNoteId(replica, id))));
