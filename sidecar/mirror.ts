@@ -43,7 +43,7 @@ export interface MirrorOptions {
 export const mirrorLimits = {
   lookIntervalMs: 1000,
   quietIntervalMs: 4000,
-  activeMs: 30_000,
+  activeMs: 12_000,
   positionIntervalMs: 5000,
   noteTtlMs: 10 * 60_000,
   sessionsLimit: 1000,
@@ -62,7 +62,7 @@ export class Mirror {
   #wasAway = true;
   /** When the server said it last saw anybody, and when we last heard that say something new. */
   #newestMs = 0;
-  #usedAtMs = 0;
+  #usedAtMs = Number.NEGATIVE_INFINITY;
   #isQuiet = false;
   #isFull = false;
 
