@@ -6,6 +6,7 @@
 // SessionController.PostCapabilities): no credentials, whatever else the request held. Who can write to the
 // store can write a note, so a note is read with the same eyes as a request.
 
+import { isRecord } from "../service/json.ts";
 import { noteLimitCharacters } from "../store/store.ts";
 
 /** A request that tells a server what the device can do. `path` is without the base path. */
@@ -114,10 +115,6 @@ function parsed(text: string): unknown {
     // Not JSON: it tells nothing.
     return undefined;
   }
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** Names in any letter case, as Jellyfin reads them. */

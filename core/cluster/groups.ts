@@ -7,6 +7,7 @@
 // write the store can write notes: what makes no sense is read as nothing.
 
 import { messageType } from "../jellyfin/messages.ts";
+import { objectOf, parsedObject } from "../service/json.ts";
 import { normalId } from "./identity.ts";
 
 export interface Group {
@@ -341,19 +342,4 @@ function isNumber(value: unknown): value is number {
 
 function isWhole(value: unknown): value is number {
   return typeof value === "number" && Number.isSafeInteger(value);
-}
-
-function parsedObject(text: string): Record<string, unknown> | undefined {
-  try {
-    return objectOf(JSON.parse(text));
-  } catch {
-    // No JSON is no group, which is what the caller asks.
-    return undefined;
-  }
-}
-
-function objectOf(value: unknown): Record<string, unknown> | undefined {
-  return typeof value === "object" && value !== null && !Array.isArray(value)
-    ? (value as Record<string, unknown>)
-    : undefined;
 }

@@ -7,6 +7,7 @@
 // the code, because six digits have no hash that hides them. Who agreed is sealed, too: whoever can write the
 // store must not let a device in as somebody who never agreed to it.
 
+import { objectOf, parsedObject } from "../service/json.ts";
 import type { Seal } from "../service/seal.ts";
 
 /** What a television says of itself when it asks for a code; its token will be for this device. */
@@ -199,21 +200,6 @@ export function withPair(text: string, { secret, code }: QuickConnectPair): stri
 
 function answerText(fields: Record<string, unknown> | undefined, name: string): string | undefined {
   return textIn(fields, name) ?? textIn(fields, name.charAt(0).toLowerCase() + name.slice(1));
-}
-
-function parsedObject(text: string): Record<string, unknown> | undefined {
-  try {
-    return objectOf(JSON.parse(text));
-  } catch {
-    // No JSON is no request, which is what the caller asks.
-    return undefined;
-  }
-}
-
-function objectOf(value: unknown): Record<string, unknown> | undefined {
-  return typeof value === "object" && value !== null && !Array.isArray(value)
-    ? (value as Record<string, unknown>)
-    : undefined;
 }
 
 function textIn(

@@ -7,6 +7,7 @@
 // to the store can write a note; one of another shape is as if it were not there.
 
 import { isOurSession } from "../jellyfin/ours.ts";
+import { isRecord } from "../service/json.ts";
 import { type Note, noteLimitCharacters } from "../store/store.ts";
 
 /** A session of a dead server is shown for this long, or until its device is seen elsewhere. */
@@ -220,10 +221,6 @@ export function targetOf(
   if (!isLive(best, facts)) return "wait";
   // The device's session is made before its socket is there: a command would be lost in between.
   return wasControllable && !best.isControllable ? "wait" : { replica: best.replica };
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function text(value: unknown): string {

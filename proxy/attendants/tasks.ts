@@ -10,6 +10,7 @@ import { STATUS_CODES } from "node:http";
 import type { Memory } from "../../core/cluster/memory.ts";
 import { readRun, readSchedule } from "../../core/cluster/tasks.ts";
 import { parseTriggers } from "../../core/jellyfin/triggers.ts";
+import { isRecord } from "../../core/service/json.ts";
 import type { Attendant, Attended } from "../attendant.ts";
 import { ownReply, withBody } from "../reply.ts";
 
@@ -72,10 +73,6 @@ function shownTask(task: unknown, memory: Notes): unknown {
     ...(schedule !== undefined && { Triggers: schedule.triggers }),
     ...(runs && task.State === "Idle" && { State: "Running" }),
   };
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function parsed(text: string): unknown {

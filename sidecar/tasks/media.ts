@@ -8,6 +8,7 @@
 
 import { readdir } from "node:fs/promises";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
+import { isRecord } from "../../core/service/json.ts";
 
 export interface MediaEntry {
   readonly name: string;
@@ -184,10 +185,6 @@ function parsed(text: string): unknown {
     if (!(error instanceof SyntaxError)) throw error;
     return undefined;
   }
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 // ---- This process's own eyes ----------------------------------------------------------------------

@@ -11,6 +11,7 @@ import type {
   TaskHands,
 } from "../../core/cluster/tasks.ts";
 import type { AdminAnswer, GuardedRoute } from "../../core/service/health.ts";
+import { isRecord } from "../../core/service/json.ts";
 import type { Epoch } from "../../core/store/store.ts";
 
 const path = {
@@ -146,10 +147,6 @@ function parsed(text: string): unknown {
     if (!(error instanceof SyntaxError)) throw error;
     return undefined;
   }
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function isCount(value: unknown): value is number {

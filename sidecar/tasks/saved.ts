@@ -8,6 +8,7 @@
 import { type FileHandle, mkdir, open, readFile, rename } from "node:fs/promises";
 import { join } from "node:path";
 import { readSchedule, type TaskSchedule } from "../../core/cluster/tasks.ts";
+import { isRecord } from "../../core/service/json.ts";
 import type { Epoch } from "../../core/store/store.ts";
 
 /** A task's triggers at one server, as that server told them. */
@@ -165,10 +166,6 @@ function recordOf<Value>(
       return known === undefined ? [] : [[key, known] as const];
     }),
   );
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function isNumber(value: unknown): value is number {

@@ -3,6 +3,7 @@
 
 import type { SeenTask } from "../../core/cluster/tasks.ts";
 import type { CallFailure, JellyfinClient } from "../../core/jellyfin/client.ts";
+import { isRecord } from "../../core/service/json.ts";
 
 export type ServerAnswer = "done" | "unknownTask" | "refused" | CallFailure;
 
@@ -74,8 +75,4 @@ function parsed(text: string): unknown {
     if (!(error instanceof SyntaxError)) throw error;
     return undefined;
   }
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

@@ -2,14 +2,14 @@
 // restarted knows everybody again, a door that is cut off from a server goes round it and moves nobody, and
 // when Redis is gone nobody who is known notices.
 
-import { connect, createServer, type Server, type Socket } from "node:net";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { type DoorProcess, type Part, startDoor, startSidecar } from "../support/door.ts";
 import { doorSees, statusOfToken, tokenAt } from "../support/household.ts";
-import { freePort, type StandIn, startPair } from "../support/jellyfin/start.ts";
+import { startPair } from "../support/jellyfin/start.ts";
 import { makeMedia } from "../support/media.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
 import { until, Viewer } from "../support/viewer.ts";
+import { Way } from "../support/way.ts";
 
 let pair: Awaited<ReturnType<typeof startPair>>;
 let redis: RedisServer;
@@ -27,7 +27,7 @@ beforeAll(async () => {
     [pair.a, pair.b].map((replica) => startSidecar({ replica, redis: redis.url })),
   );
   wayToA = await Way.open(pair.a);
-  const through = { name: "a", url: `http://127.0.0.1:${wayToA.port}` };
+  const through = { name: "a", url: wayToA.url };
   const shared = { command: "proxy", redis: redis.url } as const;
   door = await startDoor({ ...shared, replicas: [pair.a, pair.b] });
   second = await startDoor({ ...shared, replicas: [through, pair.b] });
@@ -43,7 +43,7 @@ beforeEach(async () => {
 
 afterAll(async () => {
   await Promise.all([door.stop(), second.stop(), ...sidecars.map((sidecar) => sidecar.stop())]);
-  wayToA.close();
+  wayToA.cut();
   await redis.stop();
   await pair.stop();
 });
@@ -160,54 +160,4 @@ async function enterAtA(): Promise<Viewer> {
   await Promise.all([doorSees(door, 2), doorSees(second, 2)]);
   await viewer.knownAt([pair.a, pair.b]);
   return viewer;
-}
-
-/** A way to a server that can be cut: connections that are there break, new ones are refused. */
-class Way {
-  readonly port: number;
-  readonly #to: StandIn;
-  readonly #sockets = new Set<Socket>();
-  #server: Server | undefined;
-
-  constructor(port: number, to: StandIn) {
-    this.port = port;
-    this.#to = to;
-  }
-
-  static async open(to: StandIn): Promise<Way> {
-    const way = new Way(await freePort(), to);
-    await way.mend();
-    return way;
-  }
-
-  mend(): Promise<void> {
-    const server = createServer((from) => {
-      const onward = connect(this.#to.port, "127.0.0.1");
-      for (const [socket, other] of [
-        [from, onward],
-        [onward, from],
-      ] as const) {
-        this.#sockets.add(socket);
-        socket.on("error", () => other.destroy());
-        socket.on("close", () => {
-          this.#sockets.delete(socket);
-          other.destroy();
-        });
-        socket.pipe(other);
-      }
-    });
-    this.#server = server;
-    return new Promise((resolve) => {
-      server.listen(this.port, "127.0.0.1", resolve);
-    });
-  }
-
-  cut(): void {
-    this.#server?.close();
-    for (const socket of this.#sockets) socket.resetAndDestroy();
-  }
-
-  close(): void {
-    this.cut();
-  }
 }

@@ -1,0 +1,22 @@
+// JSON that somebody else wrote: what may be taken for granted of it is an object or nothing. What its fields
+// hold is for whoever reads them to check.
+
+/** True for an object with fields; false for a list, null, or anything else that JSON can hold. */
+export function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** The value when it is an object with fields, else undefined. */
+export function objectOf(value: unknown): Record<string, unknown> | undefined {
+  return isRecord(value) ? value : undefined;
+}
+
+/** The object that a text is as JSON; undefined when it is none. Never throws. */
+export function parsedObject(text: string): Record<string, unknown> | undefined {
+  try {
+    return objectOf(JSON.parse(text));
+  } catch {
+    // No JSON is no object, which is what the caller asks.
+    return undefined;
+  }
+}
