@@ -1,0 +1,72 @@
+// What the journal's follower (follower.ts) asks of those who know one kind of change. A handler decides nothing
+// about order, cursors, waiting or repeating: the follower does. It only makes an effect from what its own server
+// says, and brings its own server to what an effect says.
+
+import type { Effect, Intent, IntentKind, Outcome, Placed } from "../../core/cluster/journal.ts";
+import type { Memory } from "../../core/cluster/memory.ts";
+import type { JellyfinClient } from "../../core/jellyfin/client.ts";
+import type { Clock } from "../../core/service/clock.ts";
+import type { Seal } from "../../core/service/seal.ts";
+
+/** What a handler works with: its own server and what the cluster knows. */
+export interface JournalHands {
+  readonly replica: string;
+  readonly client: JellyfinClient;
+  readonly memory: Memory;
+  readonly seal: Seal;
+  readonly clock: Clock;
+  readonly log: {
+    debug(message: string): void;
+    info(message: string): void;
+    warn(message: string): void;
+  };
+  /** The client of another replica's server, for what is too big for the journal. */
+  readonly peer: (replica: string) => JellyfinClient | undefined;
+  /** Whether this sidecar leads at this moment. */
+  readonly leads: () => boolean;
+}
+
+/** How the making of an effect ended. */
+export type Published =
+  /** Payloads of the effects to write, in order; none: the change is nobody else's business. */
+  | { readonly outcome: "effects"; readonly effects: readonly EffectDraft[] }
+  /** Server or token not there now: it is asked again, a bounded number of times. */
+  | { readonly outcome: "again"; readonly why: string }
+  /** It cannot be made; said in the log once. */
+  | { readonly outcome: "given up"; readonly why: string };
+
+export type EffectDraft = Pick<Effect, "userId" | "itemId" | "payload">;
+
+/** How the applying of an effect ended. */
+export type Applied =
+  | { readonly outcome: "done" }
+  /** This server has it already, or has something newer. */
+  | { readonly outcome: "skipped" }
+  /** It waits for an item that this server does not have yet, without blocking others. */
+  | { readonly outcome: "aside"; readonly itemId: string }
+  /** The server is away or busy: it is asked again, and what follows in its lane waits. */
+  | { readonly outcome: "again"; readonly why: string }
+  /** The server refuses it and always will; said in the log once. */
+  | { readonly outcome: "refused"; readonly why: string };
+
+export interface JournalHandler {
+  readonly kinds: readonly IntentKind[];
+  /** Entries of one lane are handled one after another, in the journal's order; lanes run beside each other. */
+  lane(entry: Intent | Effect): string;
+  /**
+   * Makes the effects of an intent that this replica's server answered with success (or that `redo` has just carried
+   * out here).
+   */
+  publish(
+    intent: Placed<Intent>,
+    outcome: Outcome | undefined,
+    hands: JournalHands,
+  ): Promise<Published>;
+  /** Brings this replica's server to what the effect says. Asked on every replica but the one that has it. */
+  apply(effect: Placed<Effect>, hands: JournalHands): Promise<Applied>;
+  /**
+   * Carries out, on this replica, an intent whose replica died before its effect was published; only the leader's is
+   * asked. `publish` follows when it answers `done`.
+   */
+  redo(intent: Placed<Intent>, hands: JournalHands): Promise<Applied>;
+}
