@@ -160,21 +160,21 @@ export function readEntry(
 const kinds: ReadonlySet<string> = new Set(intentKinds);
 
 function isEntry(value: unknown): value is Entry {
-  if (!isRecord(value) || !areTexts(value, ["id"]) || value["id"] === "") return false;
-  switch (value["type"]) {
+  if (!isRecord(value) || !areTexts(value, ["id"]) || value.id === "") return false;
+  switch (value.type) {
     case "intent":
       return (
-        isKind(value["kind"]) &&
+        isKind(value.kind) &&
         areTexts(value, ["identityKey", "userId", "itemId"]) &&
-        isRequest(value["request"])
+        isRequest(value.request)
       );
     case "outcome":
-      return areTexts(value, ["of", "replica"]) && isCount(value["status"]);
+      return areTexts(value, ["of", "replica"]) && isCount(value.status);
     case "effect":
       return (
-        isKind(value["kind"]) &&
+        isKind(value.kind) &&
         areTexts(value, ["of", "replica", "userId", "itemId"]) &&
-        isCount(value["ofNumber"])
+        isCount(value.ofNumber)
       );
     default:
       return false;
