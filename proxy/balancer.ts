@@ -27,8 +27,8 @@ import { type BalanceUser, decideBalance } from "./balance.ts";
 import type { Health } from "./health.ts";
 import type { Homes } from "./homes.ts";
 import type { Links } from "./links.ts";
+import type { Caretakers } from "./parts.ts";
 import { newPlaces, rendezvous } from "./place.ts";
-import type { Caretakers } from "./server.ts";
 
 /** A client's socket and the replica that it is at. */
 export interface Seat {

@@ -50,11 +50,12 @@ import { Homes } from "./homes.ts";
 import { createSocketLane, type SocketLane } from "./lanes/socket.ts";
 import { Links } from "./links.ts";
 import { Logins } from "./logins.ts";
+import type { Caretakers, DoorLimits, DoorParts } from "./parts.ts";
 import { newPlaces } from "./place.ts";
 import { PlainConnections } from "./plain.ts";
 import { Roster, sameReplicas } from "./roster.ts";
 import { SegmentMemory } from "./segments.ts";
-import { type Caretakers, Door, type DoorLimits, type DoorParts } from "./server.ts";
+import { Door } from "./server.ts";
 import { createSocketHost } from "./sockets.ts";
 import { statusOf } from "./status.ts";
 
@@ -168,7 +169,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     metrics,
     now: clock.monotonicMs,
     replicaNames: () => [...health.view.replicas.keys()],
-    readyClients: () => door.readyClients(),
+    readyClients: () => door.screen.readyClients(),
     unknownKeepMs: 2000,
     unknownLimit: 10_000,
     recognitionsLimit: 256,
@@ -488,7 +489,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
         publicUrl: publicUrl.origin + publicUrl.basePath,
         log: log.log,
         async server() {
-          for (const client of door.readyClients().values()) {
+          for (const client of door.screen.readyClients().values()) {
             const answer = await client.publicInfo();
             if (answer.outcome === "ok") return { id: answer.info.id, name: answer.info.name };
           }

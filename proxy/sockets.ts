@@ -12,7 +12,8 @@ import type {
   SocketTarget,
   SocketWatch,
 } from "./lanes/socket-host.ts";
-import type { Door, DoorParts } from "./server.ts";
+import type { DoorParts } from "./parts.ts";
+import type { Door } from "./server.ts";
 
 /** How long repeating a device's capabilities may take, in ms. */
 const replayLimitMs = 5000;
@@ -27,7 +28,7 @@ export function createSocketHost(
   async function replayCapabilities({ identityKey, replica }: SocketTarget): Promise<void> {
     const link = identityKey === undefined ? undefined : links.get(replica);
     if (identityKey === undefined || link === undefined) return;
-    await door.replayCapabilities(identityKey, link, replayLimitMs);
+    await door.handshakes.replayCapabilities(identityKey, link, replayLimitMs);
   }
   return {
     ...(watch !== undefined && { watch }),
@@ -43,15 +44,15 @@ export function createSocketHost(
     showTasks: (text) => shownTaskMessage(text, memory),
     standing: (asked) => standingOf(parts, asked),
     async recognise(asked) {
-      const facts = door.socketFacts(asked);
+      const facts = door.handshakes.socketFacts(asked);
       if (asked.token === undefined) return false;
       return (await parts.logins.recognise(asked.token, facts.credentials)) !== undefined;
     },
-    target: (asked, tried, limitMs) => door.socketTarget(asked, tried, limitMs),
+    target: (asked, tried, limitMs) => door.handshakes.socketTarget(asked, tried, limitMs),
     replayCapabilities,
     welcome(target) {
       const { identityKey, replica } = target;
-      if (identityKey === undefined || !door.isNewTo(identityKey, replica)) return;
+      if (identityKey === undefined || !door.handshakes.isNewTo(identityKey, replica)) return;
       replayCapabilities(target).catch((error: unknown) => {
         parts.log.log.error({ err: error }, "a device's capabilities could not be repeated");
       });

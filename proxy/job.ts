@@ -1,0 +1,66 @@
+// One request while it lives: what was asked, who asked, where it was sent, and what has come of it so far. It
+// holds no decision and does no deed: the rooms of the door read it and write down in it what they did.
+
+import type { Identity } from "../core/cluster/identity.ts";
+import type { Repeatable } from "../core/jellyfin/routes.ts";
+import type { Client, HeldReply } from "./client.ts";
+import type { RequestFacts } from "./facts.ts";
+
+/** Everything about one request while it lives. */
+export class Job {
+  readonly client: Client;
+  readonly facts: RequestFacts;
+  readonly startedMs: number;
+  identity: Identity | undefined;
+  isRevoked = false;
+  recognition: Promise<Identity | undefined> | undefined;
+  body: Buffer | undefined;
+  /** The rest of a body too large to keep. */
+  bodyStream: AsyncIterable<Buffer> | undefined;
+  bodyIterator: AsyncIterator<Buffer> | undefined;
+  /** The client asked first whether its body is wanted, and was told so. */
+  toldToGoOn = false;
+  #bodyText: string | undefined;
+  repeatable: Repeatable = "yes";
+  deadlineMs = 0;
+  attempts = 0;
+  replica = "";
+  reason = "";
+  status: number | undefined;
+  /** Replicas whose own answer this request has. */
+  readonly refusedBy = new Set<string>();
+  /** Replicas that failed since something last changed. */
+  readonly failed = new Set<string>();
+  readonly refusals = new Map<number, number>();
+  refusal: HeldReply | undefined;
+  waitedMs = 0;
+
+  constructor(client: Client, facts: RequestFacts, startedMs: number) {
+    this.client = client;
+    this.facts = facts;
+    this.startedMs = startedMs;
+  }
+
+  get rawHeaders(): readonly string[] {
+    return this.client.head.rawHeaders;
+  }
+
+  get hasLeft(): boolean {
+    return this.client.hasLeft;
+  }
+
+  get tried(): ReadonlySet<string> {
+    return this.failed.size === 0 ? this.refusedBy : new Set([...this.refusedBy, ...this.failed]);
+  }
+
+  /** The body as text; undefined when there is none at hand. */
+  get bodyText(): string | undefined {
+    if (this.body === undefined) return this.bodyStream === undefined ? "" : undefined;
+    this.#bodyText ??= this.body.toString("utf8");
+    return this.#bodyText;
+  }
+}
+
+export function laneName(facts: RequestFacts): "message" | "bytes" {
+  return facts.route.lane === "bytes" || facts.route.lane === "segment" ? "bytes" : "message";
+}

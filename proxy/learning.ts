@@ -1,0 +1,142 @@
+// What an answer teaches the cluster, taken in before the client can act on it: a login, a device's capabilities,
+// where a password's reset was begun, and which tokens a change has ended.
+
+import { hashOf, type Identity, normalId } from "../core/cluster/identity.ts";
+import { bodyValue, queryValue } from "../core/jellyfin/playback.ts";
+import { Bounded } from "./bounded.ts";
+import { CapabilityNotes } from "./capabilities.ts";
+import type { HeldReply } from "./client.ts";
+import type { RequestFacts } from "./facts.ts";
+import type { Job } from "./job.ts";
+import { readAuthenticationResult } from "./logins.ts";
+import type { DoorParts } from "./parts.ts";
+import type { Sending } from "./sending.ts";
+
+const passwordResetPinMs = 35 * 60_000;
+const rememberedLimit = 10_000;
+
+/** A device's last POST of its capabilities, to be said again wherever the device lands. */
+export interface RememberedCapabilities {
+  readonly facts: RequestFacts;
+  readonly rawHeaders: readonly string[];
+  readonly body: Buffer | undefined;
+}
+
+export class Learning {
+  readonly capabilities = new Bounded<string, RememberedCapabilities>(rememberedLimit);
+  readonly capabilityNotes: CapabilityNotes;
+  readonly #parts: DoorParts;
+  readonly #sending: Sending;
+
+  constructor(parts: DoorParts, sending: Sending) {
+    this.#parts = parts;
+    this.#sending = sending;
+    this.capabilityNotes = new CapabilityNotes({ ...parts, log: parts.log.log });
+  }
+
+  /** Takes in what an answer gives and what it ends, before the client can act on it. */
+  async learn(job: Job, reply: HeldReply): Promise<void> {
+    const { logins, homes } = this.#parts;
+    const { facts } = job;
+    const { route } = facts;
+    if (route.kind === "capabilities" && job.identity !== undefined) {
+      const { rawHeaders } = job.client.head;
+      this.capabilities.set(job.identity.key, { facts, rawHeaders, body: job.body });
+      this.capabilityNotes.said(job.identity.key, job.replica, facts, job.bodyText);
+    }
+    switch (route.gives) {
+      case "authenticationResult": {
+        const text = reply.body.toString("utf8");
+        const result = readAuthenticationResult(text, facts.credentials);
+        if (result === undefined) break;
+        const identity = await logins.record(result, job.replica);
+        logins.forgetUnknown(result.token);
+        if (homes.homeOf(identity.userId) === undefined) {
+          await homes.claim(identity.userId, job.replica, "first login of this user");
+        }
+        job.identity = identity;
+        this.#sending.addHeaders(job, reply.head.headers);
+        break;
+      }
+      default:
+        break;
+    }
+    if (route.kind === "passwordForgotten") {
+      await this.#pinned("passwordReset", facts.origin.address, job.replica, passwordResetPinMs);
+    }
+    if (route.ends !== "none") await this.#endTokens(job);
+  }
+
+  async #pinned(
+    kind: "passwordReset",
+    secret: string | undefined,
+    replica: string,
+    ttlMs: number,
+  ): Promise<void> {
+    if (secret === undefined) return;
+    const { store, memory, homes, clock } = this.#parts;
+    const id = hashOf(secret);
+    try {
+      const pin = await store.claimPin({ kind, id, replica, owner: homes.owner, ttlMs });
+      memory.apply({ type: "pin", pin });
+    } catch (error) {
+      memory.noteStoreFailure(error);
+      const epoch = { number: 0, owner: homes.owner };
+      const expiresAtMs = clock.wallMs() + ttlMs;
+      memory.apply({ type: "pin", pin: { kind, id, replica, epoch, expiresAtMs } });
+    }
+  }
+
+  /** Tokens that this change has ended on one replica end on all. */
+  async #endTokens(job: Job): Promise<void> {
+    const { memory, logins } = this.#parts;
+    const { route, params, rawQuery } = job.facts;
+    const all = [...memory.identities.values()].filter(
+      (identity) => Object.keys(identity.tokens).length > 0,
+    );
+    const caller = job.identity?.key;
+    const body = job.bodyText ?? "";
+    let ended: Identity[] = [];
+    switch (route.ends) {
+      case "device": {
+        const deviceId = queryValue(rawQuery, "id");
+        ended = all.filter((identity) => identity.deviceId === deviceId && deviceId !== undefined);
+        break;
+      }
+      case "userOthers": {
+        if (bodyValue(body, "ResetPassword") === true) break;
+        const userId =
+          params.userId ?? queryValue(rawQuery, "userId") ?? job.identity?.userId ?? "";
+        ended = all.filter(({ userId: id, key }) => id === normalId(userId) && key !== caller);
+        break;
+      }
+      case "user":
+        ended = all.filter(({ userId }) => userId === normalId(params.userId ?? ""));
+        break;
+      case "userIfDisabled":
+        if (bodyValue(body, "IsDisabled") !== true) break;
+        ended = all.filter(
+          ({ userId, key }) => userId === normalId(params.userId ?? "") && key !== caller,
+        );
+        break;
+      case "apiKey": {
+        const standing = memory.standingOf(params.key ?? "");
+        if (standing.standing === "current") ended = [standing.identity];
+        break;
+      }
+      case "identity":
+      case "none":
+        break;
+    }
+    for (const identity of ended) {
+      if (identity.userId === "" && identity.kind === "user") continue;
+      await logins.end(identity, `${job.facts.method} ${route.pattern}`);
+    }
+  }
+
+  /** A login has ended: what its device could do is nobody's any more. */
+  forget(identityKey: string): void {
+    this.capabilities.delete(identityKey);
+    this.capabilityNotes.drop(identityKey);
+  }
+}
