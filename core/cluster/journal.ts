@@ -63,6 +63,8 @@ export interface IntentRequest {
   readonly body: string;
   readonly isBase64?: boolean;
   readonly isSealed?: boolean;
+  /** It was longer than the journal takes and is left out: the server that answered has what it did. */
+  readonly bodyTooBig?: boolean;
 }
 
 export interface Intent {
@@ -91,6 +93,11 @@ export interface Outcome {
   readonly replica: string;
   /** HTTP; 0: no server answered, and nobody knows whether one did it. */
   readonly status: number;
+  /**
+   * Replicas besides that may have carried it out, or may yet when they thaw: they were sent it and no answer of
+   * theirs counted.
+   */
+  readonly asked?: readonly string[];
   /** What the answer told that others need (a new id): JSON that the kind's handler validates. */
   readonly facts?: unknown;
 }
@@ -169,7 +176,11 @@ function isEntry(value: unknown): value is Entry {
         isRequest(value.request)
       );
     case "outcome":
-      return areTexts(value, ["of", "replica"]) && isCount(value.status);
+      return (
+        areTexts(value, ["of", "replica"]) &&
+        isCount(value.status) &&
+        (value.asked === undefined || areAllTexts(value.asked))
+      );
     case "effect":
       return (
         isKind(value.kind) &&
@@ -183,6 +194,10 @@ function isEntry(value: unknown): value is Entry {
 
 function isRequest(value: unknown): boolean {
   return isRecord(value) && areTexts(value, ["method", "path", "query", "contentType", "body"]);
+}
+
+function areAllTexts(value: unknown): boolean {
+  return Array.isArray(value) && value.every((text) => typeof text === "string");
 }
 
 function isKind(value: unknown): boolean {
