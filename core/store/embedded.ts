@@ -18,6 +18,7 @@ import { chmodSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
 import type { Identity, IdentityToken } from "../cluster/identity.ts";
+import { embeddedJournal, journalSchema } from "./journal-embedded.ts";
 import {
   type Change,
   checkLeaseClaim,
@@ -94,6 +95,7 @@ const laterSchema = `
   CREATE TABLE IF NOT EXISTS lease (
     one INTEGER PRIMARY KEY CHECK (one = 1), body TEXT NOT NULL
   ) STRICT;
+  ${journalSchema}
 `;
 
 /**
@@ -198,6 +200,8 @@ function embeddedStore(
   const statements = new Map<string, StatementSync>();
   /** Followers that wait for the next change. */
   const waiting = new Set<() => void>();
+  /** Followers of the journal that wait for its next entry. */
+  const waitingForEntry = new Set<() => void>();
   /** Whether the transition that runs now has published a change. */
   let published = false;
   let closed = false;
@@ -243,7 +247,7 @@ function embeddedStore(
       try {
         const result = work(now());
         database.exec("COMMIT");
-        if (published) wakeFollowers();
+        if (published) wakeAll(waiting);
         return result;
       } catch (error) {
         // After some failures, such as a full disk, SQLite has rolled back by itself.
@@ -268,9 +272,9 @@ function embeddedStore(
     }
   }
 
-  function wakeFollowers(): void {
-    const woken = [...waiting];
-    waiting.clear();
+  function wakeAll(sleepers: Set<() => void>): void {
+    const woken = [...sleepers];
+    sleepers.clear();
     for (const wake of woken) wake();
   }
 
@@ -369,19 +373,30 @@ function embeddedStore(
     };
   }
 
-  function nextChange(signal: AbortSignal): Promise<void> {
+  /** Waits until the sleepers are woken or the signal aborts. */
+  function untilWoken(sleepers: Set<() => void>, signal: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
       const wake = (): void => {
-        waiting.delete(wake);
+        sleepers.delete(wake);
         signal.removeEventListener("abort", wake);
         resolve();
       };
-      waiting.add(wake);
+      sleepers.add(wake);
       signal.addEventListener("abort", wake, { once: true });
     });
   }
 
   return {
+    ...embeddedJournal({
+      run,
+      row: (sql, ...values) => statement(sql).get(...values),
+      rows: (sql, ...values) => statement(sql).iterate(...values),
+      transition,
+      untilWoken: (signal) => untilWoken(waitingForEntry, signal),
+      wake: () => wakeAll(waitingForEntry),
+      limits,
+    }),
+
     kind: "embedded",
 
     async clusterId() {
@@ -424,7 +439,7 @@ function embeddedStore(
           // Lets the rest of the process have its turn between two batches.
           await new Promise((resolve) => setImmediate(resolve));
         } else {
-          await nextChange(signal);
+          await untilWoken(waiting, signal);
         }
       }
       return "aborted";
@@ -765,7 +780,8 @@ function embeddedStore(
     async close() {
       if (closed) return;
       closed = true;
-      wakeFollowers();
+      wakeAll(waiting);
+      wakeAll(waitingForEntry);
       database.close();
     },
   };

@@ -19,6 +19,7 @@ import {
   ResourceLockedError,
 } from "redlock";
 import type { Identity } from "../cluster/identity.ts";
+import { redisJournal } from "./journal-redis.ts";
 import { type StoreKeys, storeKeys } from "./keys.ts";
 import { loadScripts } from "./scripts.ts";
 import {
@@ -343,6 +344,8 @@ function redisStore(
   }
 
   return {
+    ...redisJournal(),
+
     kind: "redis",
 
     async clusterId() {

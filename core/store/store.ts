@@ -7,6 +7,7 @@
 // waits for the store.
 
 import type { Identity, IdentityFacts, IdentityToken } from "../cluster/identity.ts";
+import type { JournalStore } from "./journal.ts";
 
 /** The store cannot be reached now. Whoever meets it goes on from memory (design: failsafe). */
 export class StoreUnavailable extends Error {
@@ -262,9 +263,13 @@ export interface StoreLimits {
   readonly revokedKeepMs: number;
   /** How long one call may take before it counts as unavailable, in ms. */
   readonly callLimitMs: number;
+  /** Entries of the journal that are kept (`journalKeptDefault`); Redis may keep a hundred more. */
+  readonly journalKept?: number;
+  /** Bytes of the journal that are kept (`journalKeptBytesDefault`), within a sixty-fourth; whichever is reached first. */
+  readonly journalKeptBytes?: number;
 }
 
-export interface Store {
+export interface Store extends JournalStore {
   readonly kind: "embedded" | "redis";
 
   /** A random id made once for the life of this store's data: two doors with other ids share no store. */
