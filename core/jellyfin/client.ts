@@ -205,6 +205,15 @@ export interface PlainAnswer {
   readonly text: string;
 }
 
+/** A file as it came. */
+export interface BytesAnswer {
+  readonly outcome: "answered";
+  readonly status: number;
+  /** Without parameters; empty when the answer has none. */
+  readonly contentType: string;
+  readonly bytes: Buffer;
+}
+
 /** What the server makes of an `X-Forwarded-For` that comes from us. */
 export type ForwardingAnswer =
   | Ok<{
@@ -294,6 +303,10 @@ export interface JellyfinClient {
     path: string,
     body?: unknown,
   ): Promise<PlainAnswer | CallFailure>;
+  /** POST with the API key of what is no JSON, such as a picture (base64, ImageController). */
+  postWithKey(path: string, contentType: string, body: string): Promise<PlainAnswer | CallFailure>;
+  /** GET of a file that Jellyfin gives to anybody, such as a profile picture. `path` with query. */
+  file(path: string): Promise<BytesAnswer | CallFailure>;
   /** GET /System/Endpoint as if for a visitor from a public address. */
   forwarding(): Promise<ForwardingAnswer>;
   /** The address from which our connections to this server come; undefined when none can be made. */
@@ -322,12 +335,21 @@ interface Answer {
   readonly location: string | undefined;
 }
 
+interface RawAnswer {
+  readonly outcome: "answered";
+  readonly status: number;
+  readonly bytes: Buffer;
+  readonly headers: Readonly<Record<string, string | string[] | undefined>>;
+}
+
 interface CallRequest {
   readonly method: "GET" | "POST" | "DELETE";
   /** With query, without the base path. */
   readonly path: string;
   readonly authorization?: string | undefined;
   readonly body?: unknown;
+  /** A body that is sent as it is; its type is in `headers`. */
+  readonly rawBody?: string;
   readonly headers?: Readonly<Record<string, string>>;
   /** Asked at the server's root although there is a base path. */
   readonly atRoot?: boolean;
@@ -352,6 +374,14 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
   const socketUrl = `${origin.replace(/^http/, "ws")}${basePath}/socket`;
 
   async function call(request: CallRequest): Promise<Answer | CallFailure> {
+    const answer = await callRaw(request);
+    if (answer.outcome === "failed") return answer;
+    const { status, bytes, headers } = answer;
+    const location = typeof headers.location === "string" ? headers.location : undefined;
+    return { outcome: "answered", status, text: bytes.toString("utf8"), location };
+  }
+
+  async function callRaw(request: CallRequest): Promise<RawAnswer | CallFailure> {
     const limitMs = request.limitMs ?? callLimitMs;
     const deadline = new AbortController();
     const timer = setTimeout(() => deadline.abort(), limitMs);
@@ -363,7 +393,7 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
         method: request.method,
         path: `${request.atRoot === true ? "" : basePath}${request.path}`,
         headers,
-        body: request.body === undefined ? null : JSON.stringify(request.body),
+        body: request.rawBody ?? (request.body === undefined ? null : JSON.stringify(request.body)),
         headersTimeout: limitMs,
         signal: deadline.signal,
       });
@@ -377,12 +407,11 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
         }
         chunks.push(chunk);
       }
-      const location = response.headers.location;
       return {
         outcome: "answered",
         status: response.statusCode,
-        text: Buffer.concat(chunks).toString("utf8"),
-        location: typeof location === "string" ? location : undefined,
+        bytes: Buffer.concat(chunks),
+        headers: response.headers,
       };
     } catch (error) {
       return failureOf(error, deadline.signal.aborted, limitMs);
@@ -740,6 +769,25 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
         authorization: keyAuthorization,
         ...(body !== undefined && { body }),
       });
+    },
+
+    async postWithKey(path, contentType, body) {
+      return await call({
+        method: "POST",
+        path,
+        authorization: keyAuthorization,
+        headers: { "content-type": contentType },
+        rawBody: body,
+      });
+    },
+
+    async file(path) {
+      const answer = await callRaw({ method: "GET", path });
+      if (answer.outcome === "failed") return answer;
+      const { status, bytes, headers } = answer;
+      const type = headers["content-type"];
+      const contentType = typeof type === "string" ? (type.split(";")[0] ?? "").trim() : "";
+      return { outcome: "answered", status, contentType, bytes };
     },
 
     async forwarding() {

@@ -7,11 +7,13 @@ import type { Memory } from "../../core/cluster/memory.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import type { Clock } from "../../core/service/clock.ts";
 import type { Seal } from "../../core/service/seal.ts";
+import type { Store } from "../../core/store/store.ts";
 
 /** What a handler works with: its own server and what the cluster knows. */
 export interface JournalHands {
   readonly replica: string;
   readonly client: JellyfinClient;
+  readonly store: Store;
   readonly memory: Memory;
   readonly seal: Seal;
   readonly clock: Clock;
