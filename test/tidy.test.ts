@@ -27,8 +27,9 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   sidecar: ["sidecar", "core"],
 };
 
-/** And the types: the store's contract speaks of the cluster's words. */
+/** And the types: the store's contract, and what a request changes, are told in the cluster's words. */
 const mayImportTypes: Readonly<Record<string, readonly string[]>> = {
+  "core/jellyfin": ["core/cluster"],
   "core/store": ["core/cluster"],
 };
 

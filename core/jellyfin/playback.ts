@@ -372,7 +372,7 @@ function valueIn(query: string, equals: number, to: number): string | undefined 
  * `=` once decoded. Jellyfin reads the decoded text then, but only after it has looked for the token
  * (UrlDecodeQueryFeature, behind UseAuthentication).
  */
-function unwrapped(rawQuery: string): string {
+export function unwrapped(rawQuery: string): string {
   if (rawQuery.indexOf("=") >= 0 || rawQuery.indexOf("&") >= 0) return rawQuery;
   return rawQuery.indexOf("%") < 0 ? rawQuery : decodeQueryText(rawQuery);
 }
