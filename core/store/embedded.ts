@@ -19,6 +19,7 @@ import { join } from "node:path";
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
 import type { Identity, IdentityToken } from "../cluster/identity.ts";
 import { embeddedJournal, journalSchema } from "./journal-embedded.ts";
+import { checkSecret } from "./secrets.ts";
 import {
   type Change,
   checkLeaseClaim,
@@ -94,6 +95,13 @@ const laterSchema = `
   -- One row, of whoever was last granted the lease.
   CREATE TABLE IF NOT EXISTS lease (
     one INTEGER PRIMARY KEY CHECK (one = 1), body TEXT NOT NULL
+  ) STRICT;
+  CREATE TABLE IF NOT EXISTS secrets (
+    id TEXT PRIMARY KEY, sealed TEXT NOT NULL, expiresAtMs INTEGER NOT NULL
+  ) STRICT;
+  -- Replicas that do not have a secret yet.
+  CREATE TABLE IF NOT EXISTS secretsFor (
+    id TEXT NOT NULL, replica TEXT NOT NULL, PRIMARY KEY (id, replica)
   ) STRICT;
   ${journalSchema}
 `;
@@ -257,6 +265,11 @@ function embeddedStore(
         published = false;
       }
     });
+  }
+
+  function forgetSecrets(nowMs: number): void {
+    run("DELETE FROM secrets WHERE expiresAtMs <= ?", nowMs);
+    run("DELETE FROM secretsFor WHERE id NOT IN (SELECT id FROM secrets)");
   }
 
   /** Tells a failing disk from a mistake of ours: after the first, the process goes on from memory. */
@@ -584,6 +597,39 @@ function embeddedStore(
           replica,
           owner,
         );
+      });
+    },
+
+    async putSecret(id, sealed, replicas, ttlMs) {
+      checkSecret(sealed, replicas, ttlMs);
+      await transition((nowMs) => {
+        forgetSecrets(nowMs);
+        const known = statement("SELECT id FROM secrets WHERE id = ?").get(id);
+        if (known !== undefined) return;
+        run(
+          "INSERT INTO secrets (id, sealed, expiresAtMs) VALUES (?, ?, ?)",
+          id,
+          sealed,
+          nowMs + ttlMs,
+        );
+        for (const replica of new Set(replicas)) {
+          run("INSERT INTO secretsFor (id, replica) VALUES (?, ?)", id, replica);
+        }
+      });
+    },
+
+    readSecret(id) {
+      return transition((nowMs) => {
+        forgetSecrets(nowMs);
+        const row = statement("SELECT sealed FROM secrets WHERE id = ?").get(id);
+        return row === undefined ? undefined : textOf(row.sealed);
+      });
+    },
+
+    settleSecret(id, replica) {
+      return transition(() => {
+        run("DELETE FROM secretsFor WHERE id = ? AND replica = ?", id, replica);
+        run("DELETE FROM secrets WHERE id = ? AND id NOT IN (SELECT id FROM secretsFor)", id);
       });
     },
 

@@ -143,12 +143,18 @@ export const keyTable = {
     writers: ["claimMint", "releaseMint"],
     expiry: "by Redis, after the claim's `ttlMs`",
   },
+  secret: {
+    type: "hash",
+    holds: "a sealed secret and the replicas it is for; one key for each id",
+    writers: ["putSecret", "settleSecret"],
+    expiry: "when every replica has settled it, at the latest by Redis after its `ttlMs`",
+  },
 } as const satisfies Record<string, KeyDescription>;
 
 export type KeyName = keyof typeof keyTable;
 
 /** Rows of the table which stand for several keys each. */
-type ManyKeys = "mintClaim" | "notes" | "noteReplicas" | "noteExpiry";
+type ManyKeys = "mintClaim" | "secret" | "notes" | "noteReplicas" | "noteExpiry";
 
 /** The names of one cluster's keys. */
 export interface StoreKeys extends Readonly<Record<Exclude<KeyName, ManyKeys>, string>> {
@@ -156,6 +162,7 @@ export interface StoreKeys extends Readonly<Record<Exclude<KeyName, ManyKeys>, s
   readonly noteReplicas: (kind: NoteKind) => string;
   readonly noteExpiry: (kind: NoteKind) => string;
   readonly mintClaim: (identityKey: string, generation: number, replica: string) => string;
+  readonly secret: (id: string) => string;
 }
 
 export function storeKeys(prefix: string): StoreKeys {
@@ -180,6 +187,7 @@ export function storeKeys(prefix: string): StoreKeys {
     noteExpiry: (kind) => `${named("noteExpiry")}:${kind}`,
     mintClaim: (identityKey, generation, replica) =>
       `${named("mintClaim")}:${identityKey}:${generation}:${replica}`,
+    secret: (id) => `${named("secret")}:${id}`,
   };
 }
 

@@ -22,6 +22,7 @@ import type { Identity } from "../cluster/identity.ts";
 import { redisJournal } from "./journal-redis.ts";
 import { type StoreKeys, storeKeys } from "./keys.ts";
 import { loadScripts } from "./scripts.ts";
+import { checkSecret } from "./secrets.ts";
 import {
   changesFrom,
   fieldsFrom,
@@ -462,6 +463,20 @@ function redisStore(
 
     async releaseMint({ key, generation, replica, owner }) {
       await link.run("releaseMint", [keys.mintClaim(key, generation, replica)], [owner]);
+    },
+
+    async putSecret(id, sealed, replicas, ttlMs) {
+      checkSecret(sealed, replicas, ttlMs);
+      await link.run("putSecret", [keys.secret(id)], [sealed, ttlMs, ...replicas]);
+    },
+
+    async readSecret(id) {
+      const sealed = await link.run("readSecret", [keys.secret(id)], []);
+      return typeof sealed === "string" && sealed !== "" ? sealed : undefined;
+    },
+
+    async settleSecret(id, replica) {
+      await link.run("settleSecret", [keys.secret(id)], [replica]);
     },
 
     async claimHome({ userId, replica, expectedEpoch, owner, minStayMs }) {

@@ -8,6 +8,7 @@
 
 import type { Identity, IdentityFacts, IdentityToken } from "../cluster/identity.ts";
 import type { JournalStore } from "./journal.ts";
+import type { SecretStore } from "./secrets.ts";
 
 /** The store cannot be reached now. Whoever meets it goes on from memory (design: failsafe). */
 export class StoreUnavailable extends Error {
@@ -77,6 +78,8 @@ export interface Pin {
  * - `schedule`     the cluster's triggers of one task (id: the task's key)
  * - `taskRun`      the last start of one task that the leader made (id: the task's key)
  * - `replica`      a replica's load, encoder and whether it drains (id: its name)
+ * - `userAlias`    the ids by which one replica knows a user that was made elsewhere (id: `<replica>:<user id>`)
+ * - `ownKey`       the hash of the API key by which the cluster works at a replica (id: its name)
  */
 export const noteKinds = [
   "session",
@@ -87,6 +90,8 @@ export const noteKinds = [
   "schedule",
   "taskRun",
   "replica",
+  "userAlias",
+  "ownKey",
 ] as const;
 export type NoteKind = (typeof noteKinds)[number];
 
@@ -269,7 +274,7 @@ export interface StoreLimits {
   readonly journalKeptBytes?: number;
 }
 
-export interface Store extends JournalStore {
+export interface Store extends JournalStore, SecretStore {
   readonly kind: "embedded" | "redis";
 
   /** A random id made once for the life of this store's data: two doors with other ids share no store. */

@@ -647,6 +647,8 @@ async function useEverything(store: RedisStore): Promise<void> {
   const mint = { key: "k", generation: 1, replica: "b", owner: "o" };
   await store.claimMint({ ...mint, ttlMs: 60_000 });
   await store.releaseMint({ ...mint, owner: "another" });
+  await store.putSecret("s", "v1.sealed", ["a", "b"], 60_000);
+  await store.settleSecret("s", "a");
   await store.recordLogin(login("ended", "h3", 1));
   await store.revoke("ended", ["a", "b"]);
   const [revocation] = (await store.load()).revocations;
