@@ -36,6 +36,11 @@ export interface ChangeDraft {
   readonly facts: unknown;
   /** The body holds a secret: it goes into the journal sealed. */
   readonly isSecret?: boolean;
+  /**
+   * What must reach the other servers and must not lie in the journal, not even sealed: it is put into the store's
+   * secrets (core/store/secrets.ts) under the intent's id, sealed with `secretContext`, before the intent is written.
+   */
+  readonly secret?: string;
   /** What an answer's body (of a status below 300) tells that the other servers need: the outcome's facts. */
   readonly told?: (answer: string) => unknown;
 }
