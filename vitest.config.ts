@@ -1,7 +1,28 @@
-// How the tests run, made for two cores: most files side by side in two processes; the cluster's one file
-// at a time after all others, since they promise times in which nothing else may have the machine.
+// How the tests run, made for two cores: most files side by side in two processes, those of the cluster too
+// where they mostly wait; what promises times, counts commands or plays films comes after all others, one file
+// at a time, so that nothing else has the machine meanwhile.
 
 import { defineConfig } from "vitest/config";
+
+/** Files of test/cluster that have the machine for themselves. */
+const alone = [
+  "browser-plays",
+  "demo",
+  "direct-play",
+  "door-stops",
+  "drain",
+  "encoder",
+  "ffmpeg-plays",
+  "frozen-home",
+  "idle-store",
+  "killed-at-once",
+  "killed-home",
+  "lease",
+  "named-failures",
+  "plays",
+  "restart",
+  "sessions-speed",
+].map((name) => `test/cluster/${name}.test.ts`);
 
 export default defineConfig({
   test: {
@@ -23,12 +44,24 @@ export default defineConfig({
         test: {
           name: "cluster",
           include: ["test/cluster/**/*.test.ts"],
+          exclude: alone,
+          pool: "forks",
+          maxWorkers: 3,
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        test: {
+          name: "alone",
+          include: alone,
           pool: "forks",
           maxWorkers: 1,
           fileParallelism: false,
           testTimeout: 120_000,
           hookTimeout: 120_000,
-          sequence: { groupOrder: 1 },
+          sequence: { groupOrder: 2 },
         },
       },
     ],
