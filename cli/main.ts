@@ -11,6 +11,8 @@ import { type OptionRule, type OptionTable, readOptions } from "../core/service/
 import { type CommandHelp, commandHelp, programHelp } from "./help.ts";
 import type { Io } from "./io.ts";
 import {
+  doctorOptions,
+  doctorRules,
   drainOptions,
   drainRules,
   explainOptions,
@@ -143,6 +145,16 @@ const leave = tableCommand({
   run: async (config, _words, io) => (await import("./leave.ts")).runLeave(config, io),
 });
 
+const doctor = tableCommand({
+  name: "doctor",
+  summary: "compare the servers, and say what to put right and how",
+  usage: "--replica NAME=URL [--replica NAME=URL …] --api-key KEY | --cluster-key KEY [options]",
+  options: doctorOptions,
+  rules: doctorRules,
+  words: [],
+  run: async (config, _words, io) => (await import("./doctor.ts")).runDoctor(config, io),
+});
+
 const commands: readonly Command[] = [
   up,
   proxy,
@@ -153,6 +165,7 @@ const commands: readonly Command[] = [
   drain,
   undrain,
   leave,
+  doctor,
 ];
 
 /** Every command's help, for docs/options.md. */

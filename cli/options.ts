@@ -2,6 +2,7 @@
 // with those who run Jellybloom: rows may be added; names, meanings and units of these stay. The help
 // text is held by a snapshot test and docs/options.md is written from here, so a change shows in review.
 
+import { isIP } from "node:net";
 import { isZone } from "../core/jellyfin/triggers.ts";
 import {
   address,
@@ -717,6 +718,12 @@ const namedFolder: OptionType<{ readonly name: string; readonly path: string }> 
   },
 };
 
+const hostText: OptionType<string> = {
+  placeholder: "ADDRESS",
+  parse: (text) =>
+    isIP(text) === 0 ? { mistake: "must be an IP address, such as 10.0.0.2" } : { value: text },
+};
+
 export const leaveOptions = {
   replica: list({
     name: "replica",
@@ -787,6 +794,51 @@ export const leaveOptions = {
   }),
 } satisfies OptionTable;
 
+export const doctorOptions = {
+  replica: list({
+    name: "replica",
+    section: "Replicas",
+    type: namedUrl,
+    max: 16,
+    description:
+      "A server to examine: a=http://10.0.0.5:8096. Without any, the Jellybloom that runs is asked to examine" +
+      " its own (--admin, --cluster-key).",
+  }),
+  apiKey: list({
+    name: "api-key",
+    section: "Replicas",
+    type: namedSecret,
+    secret: true,
+    max: 17,
+    description: "A Jellyfin API key: KEY for all replicas or NAME=KEY for one.",
+  }),
+  door: list({
+    name: "door",
+    section: "Replicas",
+    type: hostText,
+    max: 16,
+    description:
+      "The address from which a door reaches the servers. Left out, it is only looked whether the servers" +
+      " know any proxy.",
+  }),
+  admin: option({
+    name: "admin",
+    section: "Options",
+    type: httpUrl,
+    default: "http://127.0.0.1:8081",
+    description: "The admin address of `up`, or the address of any sidecar.",
+  }),
+  clusterKey: optional({
+    name: "cluster-key",
+    section: "Options",
+    type: secretText(16),
+    secret: true,
+    description: "The cluster key of those who are asked; needed without --replica.",
+  }),
+  json: asking.json,
+} satisfies OptionTable;
+
+export type DoctorConfig = ConfigOf<typeof doctorOptions>;
 export type UpConfig = ConfigOf<typeof upOptions>;
 export type ProxyConfig = ConfigOf<typeof proxyOptions>;
 export type SidecarConfig = ConfigOf<typeof sidecarOptions>;
@@ -957,6 +1009,16 @@ export const leaveRules: readonly OptionRule<typeof leaveOptions>[] = [
 
 export const sidecarRules: readonly OptionRule<typeof sidecarOptions>[] = [
   { about: ["lockRedis"], check: ({ lockRedis }) => evenLocks(lockRedis) },
+];
+export const doctorRules: readonly OptionRule<typeof doctorOptions>[] = [
+  { about: ["replica"], check: ({ replica }) => repeatedReplicas(replica) },
+  {
+    about: ["replica", "clusterKey"],
+    check: ({ replica, clusterKey }) =>
+      replica.length === 0 && clusterKey === undefined
+        ? ["--replica is needed, or --cluster-key, to ask the Jellybloom that runs."]
+        : [],
+  },
 ];
 export const explainRules: readonly OptionRule<typeof explainOptions>[] = [];
 export const statusRules: readonly OptionRule<typeof statusOptions>[] = [];

@@ -8,6 +8,7 @@ import { createJellyfinClient } from "../core/jellyfin/client.ts";
 import { systemClock } from "../core/service/clock.ts";
 import { type Common, runDoor } from "./door.ts";
 import type { Io } from "./io.ts";
+import { lookService } from "./look.ts";
 import type { ProxyConfig } from "./options.ts";
 
 /** How long a sidecar may take to take a hint, in ms. */
@@ -47,7 +48,9 @@ export function runProxy(config: ProxyConfig, io: Io): Promise<number> {
         }),
       onMembers: (common, members) => sidecarsOf(common).setMembers(members),
       gateUrlOf: isCluster ? (common, replica) => sidecarsOf(common).urlOf(replica) : undefined,
-      helpers: () => [],
+      helpers: (common, proxy) => [
+        lookService({ config, common, proxy, calls: isCluster ? sidecarsOf(common) : undefined }),
+      ],
     },
     io,
   );

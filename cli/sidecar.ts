@@ -1,6 +1,8 @@
 // `jellybloom sidecar`: the caretaker of one server as a process of its own, which meets the doors and the
 // other sidecars in Redis. Its port serves /jellybloom/live, /ready and /metrics.
 
+import { knownProxiesRoute } from "../core/cluster/known-proxies.ts";
+import { verifyMember } from "../core/cluster/member.ts";
 import { Memory } from "../core/cluster/memory.ts";
 import { restartPath, SidecarCalls } from "../core/cluster/sidecar-client.ts";
 import { createJellyfinClient } from "../core/jellyfin/client.ts";
@@ -15,8 +17,9 @@ import { createSeal } from "../core/service/seal.ts";
 import { openRedisStore } from "../core/store/redis.ts";
 import { StoreNotOpened, StoreUnavailable } from "../core/store/store.ts";
 import { createOffice, readRestartState } from "../sidecar/api.ts";
+import { doctorRoute } from "../sidecar/doctor/doctor.ts";
 import { gatherFacts } from "../sidecar/facts.ts";
-import { findings } from "../sidecar/findings.ts";
+import { differences, findings } from "../sidecar/findings.ts";
 import { Peers } from "../sidecar/peers.ts";
 import {
   callLimitFor,
@@ -146,6 +149,16 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
     },
   });
   const guardedRoutes: GuardedRoute[] = [...office.routes, ...taskRoutes(() => tasks.hands)];
+  guardedRoutes.push(
+    doctorRoute(
+      () =>
+        [...new Map([[config.name, client], ...peers.clients])].map(([name, server]) => ({
+          ...{ name, client: server, hasKey: true },
+        })),
+      systemClock.wallMs,
+    ),
+    knownProxiesRoute(client),
+  );
 
   sidecar.lease.onChange((epoch) => metrics.leader.set(epoch === undefined ? 0 : 1));
 
@@ -214,10 +227,29 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
     });
     // The addresses of visitors are the doors' concern: the sidecar's own say nothing about them.
     const judged = facts.map((fact) => ({ ...fact, forwarding: "honoured" as const }));
-    for (const { severity, sentence } of findings(judged, { listensBeyondLoopback: false })) {
+    const found = [
+      ...findings(judged, { listensBeyondLoopback: false }),
+      ...differences([...(await othersNow()), ...facts]),
+    ];
+    for (const { severity, sentence } of found) {
       if (severity === "refuse") throw new CannotStart(sentence, 2);
       log.warn(sentence);
     }
+  }
+
+  /** The other replicas by what their sidecars announced: a server of another household must not join them. */
+  async function othersNow() {
+    // A store that has gone meanwhile tells of nobody; the next start looks again.
+    const members = await store.members().catch(() => []);
+    return members
+      .filter((member) => member.replica !== config.name && verifyMember(seal, member))
+      .map(({ replica: name, serverId: id, serverVersion: version }) => ({
+        name,
+        info:
+          id === ""
+            ? undefined
+            : { id, version, name, startupWizardCompleted: true, localAddress: "" },
+      }));
   }
 
   const exitCode = await life.run(services);

@@ -11,6 +11,7 @@ import { CannotStart, type Service } from "../core/service/lifecycle.ts";
 import { addressText, isLoopback, urlText } from "../core/service/options.ts";
 import type { AssembledProxy } from "../proxy/proxy.ts";
 import { createOffice, type Office } from "../sidecar/api.ts";
+import { doctorRoute } from "../sidecar/doctor/doctor.ts";
 import { gatherFacts } from "../sidecar/facts.ts";
 import { findings, isUndecided, type ReplicaFacts } from "../sidecar/findings.ts";
 import {
@@ -82,6 +83,15 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
           config.replica.length > 1
             ? sidecarServices(common, proxy, clients)
             : releaseServices(common, clients);
+        common.routes.push(
+          doctorRoute(
+            () =>
+              [...clients].map(([name, client]) => ({
+                ...{ name, client, hasKey: apiKeyOf(config.apiKey, name) !== undefined },
+              })),
+            systemClock.wallMs,
+          ),
+        );
         return [...services, findingsService(config, common, proxy, clients)];
       },
     },

@@ -68,6 +68,15 @@ export function findings(
   ];
 }
 
+/** What differs between servers of which only id and version are known; nothing else about them is judged. */
+export function differences(
+  servers: readonly { readonly name: string; readonly info: ServerInfo | undefined }[],
+): readonly Finding[] {
+  return [...serverIds(servers), ...versions(servers)];
+}
+
+type Named = Pick<ReplicaFacts, "name" | "info">;
+
 /** True when something that decides between safe and unsafe could not be asked: ask again when it is there. */
 export function isUndecided(facts: ReplicaFacts): boolean {
   return facts.health !== "healthy" || (facts.key === "works" && trust(facts) === "unknown");
@@ -208,7 +217,7 @@ function ofAll(facts: readonly ReplicaFacts[]): readonly Finding[] {
   ];
 }
 
-function serverIds(facts: readonly ReplicaFacts[]): readonly Finding[] {
+function serverIds(facts: readonly Named[]): readonly Finding[] {
   const first = facts.find(({ info }) => info !== undefined);
   const others = facts.filter(({ info }) => info !== undefined && info.id !== first?.info?.id);
   if (first?.info === undefined || others.length === 0) return [];
@@ -222,7 +231,7 @@ function serverIds(facts: readonly ReplicaFacts[]): readonly Finding[] {
   ];
 }
 
-function versions(facts: readonly ReplicaFacts[]): readonly Finding[] {
+function versions(facts: readonly Named[]): readonly Finding[] {
   const known = facts.filter(({ info }) => info !== undefined);
   const distinct = new Set(known.map(({ info }) => info?.version));
   if (distinct.size < 2) return [];
@@ -361,7 +370,7 @@ function warn(sentence: string): Finding {
   return { severity: "warn", sentence };
 }
 
-function namesOf(facts: readonly ReplicaFacts[]): string {
+function namesOf(facts: readonly Named[]): string {
   return facts.map(({ name }) => name).join(" and ");
 }
 

@@ -46,7 +46,8 @@ function addInfoRoutes(routes: Routes): void {
       CachePath: `${dataFolder}/cache`,
       LogPath: `${dataFolder}/log`,
       InternalMetadataPath: `${dataFolder}/data/metadata`,
-      TranscodingTempPath: `${dataFolder}/cache/transcodes`,
+      TranscodingTempPath:
+        ask.world.configuration("encoding").TranscodingTempPath || `${dataFolder}/cache/transcodes`,
       CastReceiverApplications: [],
       HasUpdateAvailable: false,
       EncoderLocation: "System",
@@ -75,7 +76,9 @@ function addInfoRoutes(routes: Routes): void {
     const now = new Date().toISOString();
     ask.reply({ RequestReceptionTime: now, ResponseTransmissionTime: now });
   });
-  routes.add("GET", "/Plugins", "admin", (ask) => ask.reply([]));
+  routes.add("GET", "/Plugins", "admin", (ask) =>
+    ask.reply(Object.values(ask.world.configuration("plugins"))),
+  );
   routes.add("GET", "/LiveTv/Info", "user", (ask) =>
     ask.reply({ Services: [], IsEnabled: false, EnabledUsers: [] }),
   );
