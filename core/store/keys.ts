@@ -125,6 +125,19 @@ export const keyTable = {
     writers: ["grantLease"],
     expiry: "never: it only ever grows",
   },
+  journalHead: {
+    type: "hash",
+    holds:
+      "the journal's generation, the highest number given, that of the last entry, and the bytes of its last blocks",
+    writers: ["appendJournal", "readJournal"],
+    expiry: "never",
+  },
+  journal: {
+    type: "stream",
+    holds: "the journal: one entry `<number>-0` {mark, previous, value} for each",
+    writers: ["appendJournal"],
+    expiry: "trimmed to about `journalKept` entries and to `journalKeptBytes`",
+  },
   sights: {
     type: "hash",
     holds: "proxy to what it sees of each replica",
@@ -177,6 +190,8 @@ export function storeKeys(prefix: string): StoreKeys {
     homes: named("homes"),
     pins: named("pins"),
     pinExpiry: named("pinExpiry"),
+    journalHead: named("journalHead"),
+    journal: named("journal"),
     sights: named("sights"),
     members: named("members"),
     lock: named("lock"),

@@ -19,8 +19,9 @@ import {
   ResourceLockedError,
 } from "redlock";
 import type { Identity } from "../cluster/identity.ts";
-import { redisJournal } from "./journal-redis.ts";
+import { type OwnConnection, redisJournal } from "./journal-redis.ts";
 import { type StoreKeys, storeKeys } from "./keys.ts";
+import { asList, asText, asTexts, entriesOf, type StreamEntry } from "./replies.ts";
 import { loadScripts } from "./scripts.ts";
 import { checkSecret } from "./secrets.ts";
 import {
@@ -124,8 +125,6 @@ interface Position {
   readonly number: number;
   readonly mark: string;
 }
-
-type StreamEntry = readonly [id: string, fields: readonly string[]];
 
 /**
  * Opens the store. Resolves also while Redis is away: its verbs then fail with StoreUnavailable until it
@@ -345,7 +344,14 @@ function redisStore(
   }
 
   return {
-    ...redisJournal(),
+    ...redisJournal({
+      run: (verb, scriptKeys, values) => link.run(verb, scriptKeys, values),
+      onOwnConnection: (signal, work) =>
+        onOwnConnection(followOptions, limits.callLimitMs, signal, closing.signal, work),
+      keys,
+      limits,
+      followIdleMs,
+    }),
 
     kind: "redis",
 
@@ -822,24 +828,19 @@ interface FollowSettings {
 }
 
 /**
- * Follows the feed on a connection of its own, because a blocking read holds its connection. It checks
- * its position when it begins and each time nothing came for a while: whoever emptied Redis may write
- * nothing afterwards.
+ * Does work that waits for news on a connection of its own, because a blocking read holds its connection, until
+ * `signal` aborts or the store is closed. Rejects with StoreUnavailable when Redis went away.
  */
-async function follow(
-  settings: FollowSettings,
-  positionText: string,
-  onChanges: (changes: readonly Change[], position: string) => void,
+async function onOwnConnection(
+  options: ConnectionOptions,
+  callLimitMs: number,
   signal: AbortSignal,
   closing: AbortSignal,
+  work: (own: OwnConnection) => Promise<"lost" | "ended">,
 ): Promise<"aborted" | "lost"> {
-  const { keys, callLimitMs, followIdleMs } = settings;
-  let position = positionFrom(positionText);
-  if (position === undefined) return "lost";
   if (signal.aborted) return "aborted";
   if (closing.aborted) throw new StoreUnavailable("the store is closed");
-
-  const client = new Redis(settings.options);
+  const client = new Redis(options);
   let lastError: unknown;
   client.on("error", (error: unknown) => {
     lastError = error;
@@ -866,45 +867,62 @@ async function follow(
     return Promise.race([boxed, endedPromise]);
   }
 
-  function ending(): "aborted" {
-    if (signal.aborted) return "aborted";
-    throw new StoreUnavailable("the store is closed");
-  }
+  const own: OwnConnection = {
+    run: (verb, scriptKeys, values) =>
+      ask(runScript(client, verb, scriptKeys, values), callLimitMs),
+    wait: (key, id, count, blockMs) =>
+      ask(
+        client.xread("COUNT", count, "BLOCK", blockMs, "STREAMS", key, id),
+        blockMs + callLimitMs,
+      ),
+  };
 
   try {
-    if ((await ask(client.connect(), callLimitMs)) === undefined) return ending();
+    const isConnected = (await ask(client.connect(), callLimitMs)) !== undefined;
+    const result = isConnected ? await work(own) : "ended";
+    if (result === "lost") return "lost";
+    if (signal.aborted) return "aborted";
+    throw new StoreUnavailable("the store is closed");
+  } finally {
+    signal.removeEventListener("abort", end);
+    closing.removeEventListener("abort", end);
+    client.disconnect();
+  }
+}
+
+/**
+ * Follows the feed. It checks its position when it begins and each time nothing came for a while: whoever
+ * emptied Redis may write nothing afterwards.
+ */
+async function follow(
+  settings: FollowSettings,
+  positionText: string,
+  onChanges: (changes: readonly Change[], position: string) => void,
+  signal: AbortSignal,
+  closing: AbortSignal,
+): Promise<"aborted" | "lost"> {
+  const { options, keys, callLimitMs, followIdleMs } = settings;
+  const start = positionFrom(positionText);
+  if (start === undefined) return "lost";
+  return onOwnConnection(options, callLimitMs, signal, closing, async ({ run, wait }) => {
+    let position = start;
     let greeted = false;
     for (;;) {
       const { clusterId, bornAtMs, number, mark } = position;
-      const check = await ask(
-        runScript(
-          client,
-          "checkPosition",
-          [keys.meta, keys.changes],
-          [clusterId, bornAtMs, number, mark],
-        ),
-        callLimitMs,
+      const check = await run(
+        "checkPosition",
+        [keys.meta, keys.changes],
+        [clusterId, bornAtMs, number, mark],
       );
-      if (check === undefined) return ending();
+      if (check === undefined) return "ended";
       if (check.answer !== scriptCodes.HELD) return "lost";
       if (!greeted) onChanges([], positionText);
       greeted = true;
 
       let idle = false;
       while (!idle) {
-        const read = await ask(
-          client.xread(
-            "COUNT",
-            readBatch,
-            "BLOCK",
-            followIdleMs,
-            "STREAMS",
-            keys.changes,
-            idOf(position),
-          ),
-          followIdleMs + callLimitMs,
-        );
-        if (read === undefined) return ending();
+        const read = await wait(keys.changes, idOf(position), readBatch, followIdleMs);
+        if (read === undefined) return "ended";
         const entries = entriesOf(read.answer);
         idle = entries.length === 0;
         if (idle) continue;
@@ -912,14 +930,10 @@ async function follow(
         if (next === undefined) return "lost";
         position = next.position;
         onChanges(next.changes, textOfPosition(position));
-        if (signal.aborted || closing.aborted) return ending();
+        if (signal.aborted || closing.aborted) return "ended";
       }
     }
-  } finally {
-    signal.removeEventListener("abort", end);
-    closing.removeEventListener("abort", end);
-    client.disconnect();
-  }
+  });
 }
 
 function runScript(
@@ -971,17 +985,6 @@ function after(
     reached = { ...reached, number, mark };
   }
   return { changes, position: reached };
-}
-
-/** What XREAD answers for one stream: null, or one pair of the stream's name and its entries. */
-function entriesOf(reply: unknown): readonly StreamEntry[] {
-  if (reply === null || reply === undefined) return [];
-  const [stream] = asList(reply);
-  const [, entries] = asList(stream);
-  return asList(entries).map((entry): StreamEntry => {
-    const [id, fields] = asList(entry);
-    return [asText(id), asTexts(fields)];
-  });
 }
 
 // ---- From what is kept to what the contract says (pure) ----
@@ -1223,20 +1226,6 @@ function safeReason(error: unknown): string {
 }
 
 // ---- Replies: what a script or a command of ours cannot have answered is a bug of ours ----
-
-function asText(value: unknown): string {
-  if (typeof value !== "string") throw new Error("Redis answered something that is not a text");
-  return value;
-}
-
-function asList(value: unknown): readonly unknown[] {
-  if (!Array.isArray(value)) throw new Error("Redis answered something that is not a list");
-  return value;
-}
-
-function asTexts(value: unknown): string[] {
-  return asList(value).map(asText);
-}
 
 function asPair(value: unknown): [code: number, text: string] {
   const [code, text] = asList(value);

@@ -675,6 +675,8 @@ async function useEverything(store: RedisStore): Promise<void> {
   await store.members();
   await stop.until(9);
   await stop.stop();
+  await store.appendJournal(["an entry"]);
+  await store.readJournal({ ...(await store.journalEnds()), number: 0 }, 10);
 }
 
 describe("values that somebody else wrote", () => {
