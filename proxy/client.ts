@@ -2,10 +2,10 @@
 
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Socket } from "node:net";
+import type { ResponseHead } from "../core/jellyfin/wire.ts";
 import type { HeaderFacts } from "./facts.ts";
 import type { ClientOrigin, UpstreamMemo } from "./headers.ts";
 import type { PlainRequest, PlainResponse } from "./plain.ts";
-import type { ResponseHead } from "./wire.ts";
 
 /** A whole answer in hand, not yet sent. */
 export interface HeldReply {

@@ -3,7 +3,7 @@
 
 import { isGone, type ReplicaConfig } from "../core/cluster/replica.ts";
 import type { ClusterView } from "../core/cluster/view.ts";
-import { type Exchange, WirePool } from "./wire.ts";
+import { type Exchange, WirePool } from "../core/jellyfin/wire.ts";
 
 export interface LinkLimits {
   readonly connectLimitMs: number;

@@ -3,8 +3,8 @@
 
 import { STATUS_CODES } from "node:http";
 import { isOurSession } from "../core/jellyfin/ours.ts";
+import type { ResponseHead } from "../core/jellyfin/wire.ts";
 import type { HeldReply } from "./client.ts";
-import type { ResponseHead } from "./wire.ts";
 
 /** A whole reply of our own. */
 export function ownReply(

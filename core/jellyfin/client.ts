@@ -7,8 +7,8 @@
 // that the caller knows whether repeating is safe; no error contains a token or a key.
 
 import { connect as connectTcp, type Socket } from "node:net";
-import { Pool } from "undici";
 import { WebSocket } from "ws";
+import { type CallEnd, Calls } from "./calls.ts";
 import { buildAuthorization, type DeviceFields } from "./credentials.ts";
 import { keepAliveRequest, messageType } from "./messages.ts";
 
@@ -339,7 +339,8 @@ interface RawAnswer {
   readonly outcome: "answered";
   readonly status: number;
   readonly bytes: Buffer;
-  readonly headers: Readonly<Record<string, string | string[] | undefined>>;
+  /** By their names in lower case; of several with one name the first. */
+  readonly headers: Readonly<Record<string, string | undefined>>;
 }
 
 interface CallRequest {
@@ -361,14 +362,13 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
   const { origin, basePath, callLimitMs, now } = options;
   const probeLimitMs = options.probeLimitMs ?? callLimitMs;
   const bodyLimitBytes = options.bodyLimitBytes ?? defaultBodyLimitBytes;
-  const pool = new Pool(origin, {
-    connections: options.connectionsLimit ?? defaultConnectionsLimit,
-    pipelining: 1,
-    connect: { timeout: options.connectLimitMs ?? callLimitMs },
-    headersTimeout: callLimitMs,
-    bodyTimeout: callLimitMs,
-    keepAliveTimeout: idleLimitMs,
-    keepAliveMaxTimeout: idleLimitMs,
+  const calls = new Calls({
+    origin,
+    connectionsLimit: options.connectionsLimit ?? defaultConnectionsLimit,
+    connectLimitMs: options.connectLimitMs ?? callLimitMs,
+    bodyLimitBytes,
+    idleLimitMs,
+    now,
   });
   const keyAuthorization = buildAuthorization({}, options.apiKey);
   const socketUrl = `${origin.replace(/^http/, "ws")}${basePath}/socket`;
@@ -383,41 +383,19 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
 
   async function callRaw(request: CallRequest): Promise<RawAnswer | CallFailure> {
     const limitMs = request.limitMs ?? callLimitMs;
-    const deadline = new AbortController();
-    const timer = setTimeout(() => deadline.abort(), limitMs);
     const headers: Record<string, string> = { "user-agent": userAgent, ...request.headers };
     if (request.authorization !== undefined) headers.authorization = request.authorization;
     if (request.body !== undefined) headers["content-type"] = "application/json";
-    try {
-      const response = await pool.request({
-        method: request.method,
-        path: `${request.atRoot === true ? "" : basePath}${request.path}`,
-        headers,
-        body: request.rawBody ?? (request.body === undefined ? null : JSON.stringify(request.body)),
-        headersTimeout: limitMs,
-        signal: deadline.signal,
-      });
-      const chunks: Buffer[] = [];
-      let length = 0;
-      for await (const chunk of response.body as AsyncIterable<Buffer>) {
-        length += chunk.length;
-        if (length > bodyLimitBytes) {
-          // Leaving the loop destroys the body, and with it the connection.
-          return failed("tooLarge", "maybe", `the answer is larger than ${bodyLimitBytes} bytes`);
-        }
-        chunks.push(chunk);
-      }
-      return {
-        outcome: "answered",
-        status: response.statusCode,
-        bytes: Buffer.concat(chunks),
-        headers: response.headers,
-      };
-    } catch (error) {
-      return failureOf(error, deadline.signal.aborted, limitMs);
-    } finally {
-      clearTimeout(timer);
-    }
+    const body =
+      request.rawBody ?? (request.body === undefined ? undefined : JSON.stringify(request.body));
+    const end = await calls.send({
+      method: request.method,
+      path: `${request.atRoot === true ? "" : basePath}${request.path}`,
+      headers,
+      body: body === undefined ? undefined : Buffer.from(body, "utf8"),
+      limitMs,
+    });
+    return answerOf(end, limitMs, bodyLimitBytes);
   }
 
   async function get(path: string, authorization?: string): Promise<Answer | CallFailure> {
@@ -821,7 +799,7 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
     holdPresence,
 
     async close() {
-      await pool.destroy();
+      calls.close();
     },
   };
 }
@@ -881,6 +859,39 @@ function isRefusal(answer: unknown): answer is Refusal {
   return (answer as Refusal).outcome === "refused";
 }
 
+function answerOf(end: CallEnd, limitMs: number, limitBytes: number): RawAnswer | CallFailure {
+  switch (end.end) {
+    case "answered":
+      return {
+        outcome: "answered",
+        status: end.head.status,
+        bytes: end.body,
+        headers: byLowerName(end.head.headers),
+      };
+    case "unfit":
+      return failed("broke", "nothing", "the call cannot be written as HTTP");
+    case "closed":
+      return failed("stopped", "nothing", "this client was closed");
+    case "timedOut":
+      return failed("timedOut", "maybe", `no whole answer within ${limitMs} ms`);
+    case "tooLarge":
+      return failed("tooLarge", "maybe", `the answer is larger than ${limitBytes} bytes`);
+    case "broke":
+      return end.phase === "notConnected"
+        ? failed("notConnected", "nothing", `no connection can be made (${end.why})`)
+        : failed("broke", "maybe", `the connection broke (${end.why})`);
+  }
+}
+
+function byLowerName(headers: readonly string[]): Record<string, string> {
+  const named: Record<string, string> = {};
+  for (let index = 0; index < headers.length; index += 2) {
+    named[(headers[index] ?? "").toLowerCase()] ??= headers[index + 1] ?? "";
+  }
+  return named;
+}
+
+/** A socket's handshake failed before there was a connection. */
 const notConnectedCodes: ReadonlySet<string> = new Set([
   "ECONNREFUSED",
   "EHOSTUNREACH",
@@ -890,27 +901,7 @@ const notConnectedCodes: ReadonlySet<string> = new Set([
   "EADDRNOTAVAIL",
   "ENOTFOUND",
   "EAI_AGAIN",
-  "UND_ERR_CONNECT_TIMEOUT",
 ]);
-
-const timeoutCodes: ReadonlySet<string> = new Set([
-  "UND_ERR_HEADERS_TIMEOUT",
-  "UND_ERR_BODY_TIMEOUT",
-]);
-
-function failureOf(error: unknown, pastDeadline: boolean, limitMs: number): CallFailure {
-  const code = errorCode(error);
-  if (notConnectedCodes.has(code)) {
-    return failed("notConnected", "nothing", `no connection can be made (${code})`);
-  }
-  if (pastDeadline || timeoutCodes.has(code)) {
-    return failed("timedOut", "maybe", `no whole answer within ${limitMs} ms`);
-  }
-  if (code === "UND_ERR_DESTROYED" || code === "UND_ERR_CLOSED") {
-    return failed("stopped", "nothing", "this client was closed");
-  }
-  return failed("broke", "maybe", `the connection broke (${code === "" ? "no code" : code})`);
-}
 
 /** The code of an error, of its first cause when several addresses were tried. */
 function errorCode(error: unknown): string {
@@ -936,8 +927,9 @@ function onSocketRefused(socket: WebSocket, told: (refusal: Refusal | CallFailur
   socket.on("error", (error) => {
     // A refusal was told already; what follows it is only that we ended the handshake.
     if (socket.readyState === WebSocket.CONNECTING || socket.readyState === WebSocket.CLOSING) {
-      const failure = failureOf(error, false, 0);
-      if (failure.failure === "notConnected") told(failure);
+      const code = errorCode(error);
+      if (!notConnectedCodes.has(code)) return;
+      told(failed("notConnected", "nothing", `no connection can be made (${code})`));
     }
   });
 }

@@ -6,7 +6,6 @@
 // What administrators read back of such changes is read at the leader's server while that is ready.
 
 import { STATUS_CODES } from "node:http";
-import { request as send } from "undici";
 import {
   epochHeader,
   epochHeaderName,
@@ -152,6 +151,8 @@ async function callGate(
   headers.push(epochHeaderName, epoch, proofHeaderName, proof[proofHeaderName]);
   const leaving = AbortSignal.timeout(connectLimitMs + answerLimitMs);
   try {
+    // Imported with the first use, which most processes never make (see lanes/upload.ts).
+    const { request: send } = await import("undici");
     const answer = await send(gate.origin + path, {
       method: facts.method as "GET",
       headers,

@@ -6,10 +6,16 @@
 
 import type { ReplyHead } from "../../core/jellyfin/playback.ts";
 import { type Continuation, continues } from "../../core/jellyfin/playback.ts";
+import type {
+  BrokenPhase,
+  Exchange,
+  ResponseHead,
+  WireRequest,
+  WireSink,
+} from "../../core/jellyfin/wire.ts";
 import type { Client, HeldReply } from "../client.ts";
 import type { Link, Running } from "../links.ts";
 import type { Outcome } from "../retry.ts";
-import type { BrokenPhase, Exchange, ResponseHead, WireRequest, WireSink } from "../wire.ts";
 
 /** The outcome of an attempt whose whole answer is in hand, unsent. */
 export type Answered = { readonly kind: "answered"; readonly reply: HeldReply };

@@ -4,10 +4,10 @@
 // streamed, counted, and can break off like any other stream.
 
 import { parseRange } from "../../core/jellyfin/playback.ts";
+import type { BrokenPhase, Exchange, ResponseHead, WireSink } from "../../core/jellyfin/wire.ts";
 import type { Client, HeldReply } from "../client.ts";
 import type { Link, Running } from "../links.ts";
 import type { HeldSegment, SegmentMemory } from "../segments.ts";
-import type { BrokenPhase, Exchange, ResponseHead, WireSink } from "../wire.ts";
 import { type Attempt, isDoubtful, type LaneOutcome, track } from "./relay.ts";
 
 export type SegmentOutcome =

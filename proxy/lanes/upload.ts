@@ -2,9 +2,8 @@
 // cannot be repeated once its first byte has gone.
 
 import { Readable } from "node:stream";
-import { Pool } from "undici";
+import type { ResponseHead } from "../../core/jellyfin/wire.ts";
 import type { HeldReply } from "../client.ts";
-import type { ResponseHead } from "../wire.ts";
 import type { LaneOutcome } from "./relay.ts";
 
 export interface Upload {
@@ -22,6 +21,8 @@ export interface Upload {
 /** Streams an upload to `origin` and answers with the whole reply in hand. */
 export async function upload(origin: string, request: Upload): Promise<LaneOutcome> {
   let hasBegun = false;
+  // Imported with the first upload: few doors ever carry one, and its package is a tenth of their memory.
+  const { Pool } = await import("undici");
   const pool = new Pool(origin, { connections: 1, connect: { timeout: request.connectLimitMs } });
   try {
     const response = await pool.request({

@@ -26,7 +26,7 @@ import {
   type WirePoolOptions,
   type WireRequest,
   type WireSink,
-} from "../../proxy/wire.ts";
+} from "../../core/jellyfin/wire.ts";
 
 // ---- A raw server and a sink that remembers -----------------------------------------------------------
 

@@ -1,4 +1,4 @@
-// The wire: HTTP/1.1 towards replicas, as little of it as the door needs and as cheap as it can be. A
+// The wire: HTTP/1.1 towards servers, as little of it as we need and as cheap as it can be. A
 // request is one buffered write; an answer is read into one reused buffer per connection and handed on as
 // views of it, so that a film's bytes are never copied in JavaScript.
 //
@@ -55,6 +55,8 @@ export interface WirePoolOptions {
   readonly idleLimitMs: number;
   /** A larger response head breaks the exchange. */
   readonly headLimitBytes: number;
+  /** False: idle connections let the process end. Default true. */
+  readonly lingers?: boolean;
   readonly now: () => number;
 }
 
@@ -145,6 +147,7 @@ export class WirePool {
     if (!request.fresh) {
       const idle = this.#idle.pop();
       if (idle !== undefined) {
+        if (this.options.lingers === false) idle.holdProcess(true);
         idle.begin(exchange, true);
         return exchange;
       }
@@ -204,6 +207,7 @@ export class WirePool {
       return;
     }
     connection.idleSinceMs = this.options.now();
+    if (this.options.lingers === false) connection.holdProcess(false);
     this.#idle.push(connection);
   }
 
@@ -331,6 +335,12 @@ class Connection {
       if (reused) this.#socket.uncork();
     }
     if (!reused) this.#socket.uncork();
+  }
+
+  /** Whether the process stays alive for this connection. */
+  holdProcess(does: boolean): void {
+    if (does) this.#socket.ref();
+    else this.#socket.unref();
   }
 
   resume(): void {
