@@ -12,8 +12,9 @@ import {
   readOptions,
   required,
 } from "../core/service/options.ts";
+import { type Rebuildable, rebuildable } from "../sidecar/seed/choice.ts";
 import { codeOf, SeedProblem } from "../sidecar/seed/problem.ts";
-import { type Rebuildable, rebuildable, seed } from "../sidecar/seed/seed.ts";
+import { seed } from "../sidecar/seed/seed.ts";
 import { type CommandHelp, commandHelp } from "./help.ts";
 
 export interface SeedOutput {

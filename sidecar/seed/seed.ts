@@ -8,10 +8,9 @@
 // onto the disk; only then put it into place (target.ts says why no moment of this is dangerous).
 
 import { existsSync } from "node:fs";
-import { realpath, stat } from "node:fs/promises";
+import { realpath } from "node:fs/promises";
 import { dirname, join, relative, sep } from "node:path";
 import {
-  explained,
   findSource,
   findTarget,
   refuse,
@@ -23,6 +22,7 @@ import {
   refuseState,
   requireServerId,
 } from "./checks.ts";
+import { type Rebuildable, walkOptionsOf } from "./choice.ts";
 import {
   copyFiles,
   giveAttributes,
@@ -32,13 +32,12 @@ import {
   makeTimesExact,
   prune,
   stagedPaths,
-  syncFolder,
 } from "./copy.ts";
-import { checkDatabase, copyDatabase } from "./database.ts";
-import { isInside, layoutText, rootsOf, type ServerFolders, serverDatabases } from "./layout.ts";
-import { moveDatabasePaths, readOwnPath } from "./paths.ts";
+import { copyDatabase } from "./database.ts";
+import { giveRootAttributes, type Landing, land, prove, rollForward } from "./landing.ts";
+import { isInside, layoutText, rootsOf, type ServerFolders } from "./layout.ts";
 import { type CopyPlan, type PlannedFile, planCopy, type WalkOptions } from "./plan.ts";
-import { codeOf, firstOf, SeedProblem } from "./problem.ts";
+import { codeOf, firstOf } from "./problem.ts";
 import {
   filesThatMention,
   readSettings,
@@ -47,32 +46,16 @@ import {
   settingsProblems,
 } from "./settings.ts";
 import {
-  block,
-  clearServer,
-  emptyStaging,
   findMounts,
-  finish,
   inspectTarget,
   isSameSource,
-  lockTarget,
   type Marker,
-  markerName,
   maySkipStaged,
-  openStaging,
   passingFolder,
-  place,
   readBootId,
-  readServerId,
   stagedPath,
-  stagingName,
-  type TargetState,
-  writeMarkers,
 } from "./target.ts";
 import { countText, Progress, sizeText } from "./text.ts";
-
-/** What a server can make again from its media and its databases, or does not need. */
-export const rebuildable = ["trickplay", "subtitles", "attachments", "backups"] as const;
-export type Rebuildable = (typeof rebuildable)[number];
 
 export interface SeedOptions {
   readonly from: string;
@@ -92,20 +75,7 @@ export interface SeedOptions {
 
 export type Tell = (line: string) => void;
 
-/** Made anew by every server, so never copied. */
-const ownEntries = ["cache", "log", "logs", "transcodes", "transcoding-temp"];
 const shownLimit = 20;
-/** Tables which tell an owner at a glance whether all is there: of 10.11 and later, then of 10.10. */
-const toldTables = [
-  "Users",
-  "Devices",
-  "ApiKeys",
-  "BaseItems",
-  "UserData",
-  "TypedBaseItems",
-  "UserDatas",
-];
-
 /**
  * Copies a server.
  *
@@ -126,7 +96,15 @@ export async function seed(options: SeedOptions, tell: Tell): Promise<void> {
   const state = await inspectTarget(target);
   refuseState(state, options.replace, serverId, options.to);
   await refuseRunningTarget(target);
-  const job: Job = { options, source, target, settings, marker, state, tell };
+  const job: Job = {
+    ...{ options, source, target, settings, marker, state, tell },
+    seenAs: options.seenAs,
+    isOwnPath: async (path) => (await realpath(path).catch(() => undefined)) === source.dataFolder,
+    async giveRoots() {
+      await giveRootAttributes(source.dataFolder, target.dataFolder);
+      await giveRootAttributes(source.configFolder, target.configFolder);
+    },
+  };
   const begun = state.kind === "unfinished" ? state.marker : undefined;
   if (begun !== undefined && begun.phase !== "copying" && isSameSource(begun, marker)) {
     await rollForward(job, begun);
@@ -136,16 +114,9 @@ export async function seed(options: SeedOptions, tell: Tell): Promise<void> {
   await tellEnd(job);
 }
 
-interface Job {
+interface Job extends Landing {
   readonly options: SeedOptions;
-  readonly source: ServerFolders;
-  readonly target: ServerFolders;
   readonly settings: ServerSettings;
-  /** What this run writes into the target. */
-  readonly marker: Marker;
-  /** What the target held at first. */
-  readonly state: TargetState;
-  readonly tell: Tell;
 }
 
 async function copyServer(job: Job): Promise<void> {
@@ -160,70 +131,12 @@ async function copyServer(job: Job): Promise<void> {
   await refuseClosedTarget(target);
   refuseMounts(await findMounts(target, topTargets(plan, target)));
 
-  await openStaging(target);
-  const unlock = lockTarget(target);
-  try {
-    await begin(job, mayKeep);
+  await land(job, mayKeep, async () => {
     const kept = plan.files.length - left.length;
     if (kept > 0) tell(`${countText(kept, "file")} of an earlier run need no copying.`);
     tell("Copying.");
     await stage(job, walk, plan, left);
-    await refuseRunningTarget(target);
-    await writeMarkers(target, { ...marker, phase: "clearing" });
-    if (state.kind === "server") await clearServer(target);
-    await finishPlacing(job);
-  } catch (error) {
-    throw explained(error, marker);
-  } finally {
-    unlock();
-  }
-}
-
-/** Marks the target as unfinished and makes it ready to be copied into. */
-async function begin({ target, marker, state }: Job, mayKeep: boolean): Promise<void> {
-  if (!mayKeep) await emptyStaging(target);
-  // What another source's copy left in place before it was interrupted was never a whole server.
-  if (
-    state.kind === "unfinished" &&
-    state.marker !== undefined &&
-    state.marker.phase !== "copying"
-  ) {
-    await clearServer(target);
-  }
-  await writeMarkers(target, { ...marker, phase: "copying" });
-  await block(target, state.kind === "server");
-}
-
-/** Everything is staged: puts it into place. */
-async function finishPlacing({ source, target, marker }: Job): Promise<void> {
-  await writeMarkers(target, { ...marker, phase: "placing" });
-  await place(target);
-  const placedId = await readServerId(target.dataFolder);
-  if (placedId !== marker.serverId) {
-    throw new SeedProblem(
-      `What was copied into ${target.dataFolder} is not there any more: remove ${markerName}` +
-        ` and ${stagingName} from it, and run the same command again.`,
-    );
-  }
-  await giveRootAttributes(source.dataFolder, target.dataFolder);
-  await giveRootAttributes(source.configFolder, target.configFolder);
-  await finish(target);
-}
-
-/** An earlier run had everything staged and was interrupted while it put it into place. */
-async function rollForward(job: Job, begun: Marker): Promise<void> {
-  const { target, tell } = job;
-  tell(`The copy begun at ${begun.startedAt} was whole and only had to be put into place.`);
-  await openStaging(target);
-  const unlock = lockTarget(target);
-  try {
-    if (begun.phase === "clearing") await clearServer(target);
-    await finishPlacing(job);
-  } catch (error) {
-    throw explained(error, begun);
-  } finally {
-    unlock();
-  }
+  });
 }
 
 /** Copies everything to staging, proves it there, and brings it onto the disk. */
@@ -249,16 +162,7 @@ async function stage(
   if (!(await makeTimesExact(final.files, walk.pieces, staged))) {
     tell("File times are kept to the microsecond only: there is no GNU cp here to set them.");
   }
-  await moveOwnPaths(final.databases, job);
-  await proveDatabases(final.databases, job);
-  if ((await readServerId(staged(target.dataFolder))) !== job.marker.serverId) {
-    throw new SeedProblem("The server's id changed while it was copied: run this again.");
-  }
-  for (const folder of [...final.directories].reverse()) {
-    // A folder that its owner may not write to could not be moved, nor be used by a server.
-    await giveAttributes(staged(folder.target), { ...folder, mode: folder.mode | 0o700 });
-  }
-  for (const root of rootsOf(target)) await syncFolder(staged(root));
+  await prove(job, final);
 }
 
 /** Copies what a running server changed since the first walk. Returns what is staged in the end. */
@@ -320,76 +224,11 @@ async function copyDatabases(
   }
 }
 
-/** Makes the copy's own databases speak of the copy's folder, where that has another path. */
-async function moveOwnPaths(databases: readonly PlannedFile[], job: Job): Promise<void> {
-  const { options, source, target, tell } = job;
-  const own = databases.filter((file) =>
-    serverDatabases.some((name) => file.source === join(source.dataFolder, "data", name)),
-  );
-  const staged = own.map((file) => ({ file, path: stagedPath(target, file.target) }));
-  const seen = staged.map(({ path }) => readOwnPath(path)).find((path) => path !== undefined);
-  if (seen === undefined) return;
-  const isSeenHere = (await realpath(seen).catch(() => undefined)) === source.dataFolder;
-  const goal = options.seenAs ?? (isSeenHere ? target.dataFolder : seen);
-  let rows = 0;
-  if (goal !== seen) {
-    for (const { file, path } of staged) {
-      rows += moveDatabasePaths(path, seen, goal);
-      await giveAttributes(path, file);
-    }
-  }
-  tell(
-    goal === seen
-      ? `The new server must see its data folder as ${goal}, as the old one does; if it does not, add --seen-as DIR.`
-      : `The new server will see its data folder as ${goal}, not ${seen}: ${countText(rows, "path")} in its databases moved.`,
-  );
-}
-
-async function proveDatabases(
-  databases: readonly PlannedFile[],
-  { source, target, tell }: Job,
-): Promise<void> {
-  tell(`Checking ${countText(databases.length, "database")}.`);
-  const problems: string[] = [];
-  for (const file of databases) {
-    const { damage, unchecked, rows } = checkDatabase(stagedPath(target, file.target), toldTables);
-    if (damage.length > 0) {
-      problems.push(
-        `The database ${file.source} is damaged (${damage.join("; ")}): repair it on the old server first. Nothing was put into place.`,
-      );
-      continue;
-    }
-    const counts = [...rows].map(([table, count]) => `${table} ${count.toLocaleString("en-US")}`);
-    const verdict = unchecked === undefined ? "whole" : `copied, but not checked (${unchecked})`;
-    tell(`  ${relative(source.dataFolder, file.source)}: ${[verdict, ...counts].join(", ")}.`);
-  }
-  refuse(problems);
-}
-
 // ---- Deciding what is copied -------------------------------------------------------------------------
 
 function walkOptions({ options, source, target, settings }: Job): WalkOptions {
-  const { dataFolder, configFolder } = source;
-  const own = [dataFolder, configFolder].flatMap((folder) =>
-    [...ownEntries, stagingName, markerName].map((name) => join(folder, name)),
-  );
-  const remade = ["CachePath", "TranscodingTempPath"]
-    .map((name) => settings.ownFolders.get(name))
-    .filter((path) => path !== undefined && path !== dataFolder && path !== configFolder);
-  const chosen = options.without.map((name) => join(dataFolder, "data", name));
-  // Each piece leaves the other one to it, where one lies in the other.
-  const others = [dataFolder, configFolder];
-  return {
-    pieces: [
-      { source: dataFolder, target: target.dataFolder },
-      { source: configFolder, target: target.configFolder },
-    ],
-    leaveOut: new Set(
-      [...own, ...remade, ...chosen, ...others].filter((path) => path !== undefined),
-    ),
-    followLinks: options.followLinks,
-    forbidden: [dataFolder, configFolder, target.dataFolder, target.configFolder],
-  };
+  const { without, followLinks } = options;
+  return walkOptionsOf({ source, settings, without, followLinks, goal: target });
 }
 
 async function notStaged(
@@ -423,18 +262,6 @@ async function newMarker(source: ServerFolders, serverId: string): Promise<Marke
     bootId: (await readBootId()) ?? "",
     startedAt: new Date().toISOString(),
   };
-}
-
-/** The target's own folder belongs to whom the source's belongs to, so that the new server may use it. */
-async function giveRootAttributes(from: string, to: string): Promise<void> {
-  const { mode, uid, gid, mtimeNs } = await stat(from, { bigint: true });
-  const entry = { mode: Number(mode) & 0o7777, uid: Number(uid), gid: Number(gid) };
-  try {
-    await giveAttributes(to, { ...entry, source: from, target: to, modifiedNs: mtimeNs });
-  } catch (error) {
-    // A folder that somebody else made for us stays theirs; they let us write to it.
-    if (codeOf(error) !== "EPERM") throw error;
-  }
 }
 
 // ---- What is told ------------------------------------------------------------------------------------
