@@ -41,7 +41,7 @@ export interface ChangeDraft {
    * secrets (core/store/secrets.ts) under the intent's id, sealed with `secretContext`, before the intent is written.
    */
   readonly secret?: string;
-  /** What an answer's body (of a status below 300) tells that the other servers need: the outcome's facts. */
+  /** What an answer's body (of a status below 300) tells that the other servers need: the outcome's facts. Never throws. */
   readonly told?: (answer: string) => unknown;
 }
 

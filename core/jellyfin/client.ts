@@ -6,6 +6,7 @@
 // answer of the server is a value whatever its status; a failure says what the server may have seen, so
 // that the caller knows whether repeating is safe; no error contains a token or a key.
 
+import { createHash } from "node:crypto";
 import { connect as connectTcp, type Socket } from "node:net";
 import { WebSocket } from "ws";
 import { type CallEnd, Calls } from "./calls.ts";
@@ -232,6 +233,8 @@ export type PresenceEnd =
 export interface JellyfinClient {
   readonly origin: string;
   readonly basePath: string;
+  /** SHA-256 of the API key as 64 lower-case hex digits; undefined without one. */
+  readonly keyHash?: string;
   health(): Promise<HealthAnswer>;
   /** GET /System/Info/Public. */
   publicInfo(): Promise<InfoAnswer>;
@@ -297,6 +300,17 @@ export interface JellyfinClient {
     body?: unknown,
     accept?: string,
   ): Promise<PlainAnswer | CallFailure>;
+  /** A client's request made again in its name, with its own token. `path` with query, without the base path. */
+  sendAs(
+    token: string,
+    device: DeviceFields,
+    request: {
+      readonly method: string;
+      readonly path: string;
+      readonly contentType: string;
+      readonly body: string;
+    },
+  ): Promise<PlainAnswer | CallFailure>;
   /** Any other call with the API key. `path` with query, without the base path. */
   callWithKey(
     method: "GET" | "POST" | "DELETE",
@@ -315,7 +329,13 @@ export interface JellyfinClient {
    * Keeps a socket with the API key open until it closes or `signal` aborts. `onOpen` is called when the
    * server has accepted it, so that the session is there.
    */
-  holdPresence(device: DeviceFields, onOpen: () => void, signal: AbortSignal): Promise<PresenceEnd>;
+  holdPresence(
+    device: DeviceFields,
+    onOpen: () => void,
+    signal: AbortSignal,
+    /** Told of every message, as it came; it must not throw. */
+    onMessage?: (text: string) => void,
+  ): Promise<PresenceEnd>;
   close(): Promise<void>;
 }
 
@@ -461,6 +481,7 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
     device: DeviceFields,
     onOpen: () => void,
     signal: AbortSignal,
+    onMessage?: (text: string) => void,
   ): Promise<PresenceEnd> {
     if (signal.aborted) return { outcome: "stopped" };
     const socket = dial(device, options.apiKey);
@@ -488,7 +509,9 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
       socket.once("message", onOpen);
       socket.on("message", (data) => {
         expectWord();
-        if (messageType(data.toString()) === "ForceKeepAlive") socket.send(keepAliveRequest);
+        const text = data.toString();
+        if (messageType(text) === "ForceKeepAlive") socket.send(keepAliveRequest);
+        onMessage?.(text);
       });
       onSocketRefused(socket, (refusal) => {
         end ??= refusal;
@@ -505,6 +528,9 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
   return {
     origin,
     basePath,
+    ...(options.apiKey !== undefined && {
+      keyHash: createHash("sha256").update(options.apiKey).digest("hex"),
+    }),
 
     async health() {
       const startedMs = now();
@@ -737,6 +763,15 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
         authorization: buildAuthorization(device, token),
         ...(body !== undefined && { body }),
         ...(accept !== undefined && { headers: { accept } }),
+      });
+    },
+
+    async sendAs(token, device, { method, path, contentType, body }) {
+      return await call({
+        method: method as CallRequest["method"],
+        path,
+        authorization: buildAuthorization(device, token),
+        ...(body.length > 0 && { rawBody: body, headers: { "content-type": contentType } }),
       });
     },
 

@@ -1,0 +1,156 @@
+// Users with two ids. Jellyfin gives a new user a random id (Entities/User.cs) and lets nobody choose one, so a user
+// who was made while the cluster ran has another id on each replica. Clients know the one of the replica where the
+// user was made first; an alias says what another replica calls that user, and the views whose ids are made of it.
+//
+// An alias is a note in the store, written by the sidecar of the replica it tells of, with a MAC: whoever can write
+// the store must not make one user pass for another. Where there are none, asking costs a look at a number.
+
+import { createHash } from "node:crypto";
+import { objectOf, parsedObject } from "../service/json.ts";
+import type { Seal } from "../service/seal.ts";
+import type { Note } from "../store/store.ts";
+import type { Memory } from "./memory.ts";
+
+export interface UserAlias {
+  readonly replica: string;
+  /** As clients know the user: 32 lower-case hex digits. */
+  readonly userId: string;
+  /** As this replica knows the user. */
+  readonly here: string;
+  /** Further ids that are made of the user's, as clients know them to what this replica calls them. */
+  readonly views: Readonly<Record<string, string>>;
+}
+
+/** Ids of one replica, both ways. */
+export interface AliasPairs {
+  /** From what clients know to what the replica knows. */
+  readonly toHere: ReadonlyMap<string, string>;
+  readonly fromHere: ReadonlyMap<string, string>;
+}
+
+const idPattern = /^[0-9a-f]{32}$/;
+const viewsLimit = 100;
+
+export function aliasNoteId(replica: string, userId: string): string {
+  return `${replica}:${userId}`;
+}
+
+export function aliasText(alias: UserAlias, seal: Pick<Seal, "mac">): string {
+  const { userId, here, views } = alias;
+  return JSON.stringify({ userId, here, views, mac: seal.mac(...macParts(alias)) });
+}
+
+/** Reads a note; undefined when it is none of ours. */
+export function readAlias(note: Note, seal: Pick<Seal, "verifyMac">): UserAlias | undefined {
+  const fields = parsedObject(note.value);
+  if (fields === undefined) return undefined;
+  const { userId, here, mac } = fields;
+  const views = objectOf(fields.views) ?? {};
+  if (!isId(userId) || !isId(here) || typeof mac !== "string") return undefined;
+  const entries = Object.entries(views);
+  if (entries.length > viewsLimit) return undefined;
+  const sound: Record<string, string> = {};
+  for (const [known, own] of entries) {
+    if (!isId(known) || !isId(own)) return undefined;
+    sound[known] = own;
+  }
+  const alias: UserAlias = { replica: note.replica, userId, here, views: sound };
+  if (note.id !== aliasNoteId(alias.replica, userId)) return undefined;
+  return seal.verifyMac(mac, ...macParts(alias)) ? alias : undefined;
+}
+
+function macParts({ replica, userId, here, views }: UserAlias): readonly string[] {
+  const listed = Object.entries(views).sort(([left], [right]) => (left < right ? -1 : 1));
+  const digest = createHash("sha256").update(JSON.stringify(listed)).digest("hex");
+  return ["userAlias", replica, userId, here, digest];
+}
+
+function isId(value: unknown): value is string {
+  return typeof value === "string" && idPattern.test(value);
+}
+
+const noPairs: AliasPairs = { toHere: new Map(), fromHere: new Map() };
+
+/** What one process knows of aliases, kept true by the store's feed. */
+export class UserAliases {
+  readonly #seal: Seal;
+  readonly #notes = new Map<string, UserAlias>();
+  readonly #pairs = new Map<string, AliasPairs>();
+
+  constructor(memory: Memory, seal: Seal) {
+    this.#seal = seal;
+    for (const note of memory.notes("userAlias").values()) this.#apply(note);
+    memory.onNote((note) => {
+      if (note.kind === "userAlias") this.#apply(note);
+    });
+    memory.onReload(() => {
+      this.#notes.clear();
+      this.#pairs.clear();
+      for (const note of memory.notes("userAlias").values()) this.#apply(note);
+    });
+  }
+
+  /** How many there are; 0: ids are the same everywhere. */
+  get size(): number {
+    return this.#notes.size;
+  }
+
+  /** The ids that replica has aliases for. */
+  pairsOf(replica: string): AliasPairs {
+    return this.#pairs.get(replica) ?? noPairs;
+  }
+
+  /** What that replica calls the user whom clients know by `userId`. */
+  idAt(replica: string, userId: string): string {
+    return this.#notes.size === 0 ? userId : (this.pairsOf(replica).toHere.get(userId) ?? userId);
+  }
+
+  /** What clients call the user whom that replica knows by `here`. */
+  knownId(replica: string, here: string): string {
+    return this.#notes.size === 0 ? here : (this.pairsOf(replica).fromHere.get(here) ?? here);
+  }
+
+  /** Whether the user has another id there than clients know. */
+  isForeign(replica: string, userId: string): boolean {
+    return this.#notes.size > 0 && this.pairsOf(replica).toHere.has(userId);
+  }
+
+  aliasOf(replica: string, userId: string): UserAlias | undefined {
+    return this.#notes.get(aliasNoteId(replica, userId));
+  }
+
+  #apply(note: Note): void {
+    const alias = note.value === "" ? undefined : readAlias(note, this.#seal);
+    if (alias === undefined) {
+      if (!this.#notes.delete(note.id)) return;
+    } else this.#notes.set(note.id, alias);
+    this.#gather();
+  }
+
+  #gather(): void {
+    this.#pairs.clear();
+    for (const { replica, userId, here, views } of this.#notes.values()) {
+      const known = this.#pairs.get(replica);
+      const toHere = new Map(known?.toHere);
+      const fromHere = new Map(known?.fromHere);
+      for (const [one, other] of [[userId, here], ...Object.entries(views)] as const) {
+        if (one === undefined || other === undefined || one === other) continue;
+        toHere.set(one, other);
+        fromHere.set(other, one);
+      }
+      this.#pairs.set(replica, { toHere, fromHere });
+    }
+  }
+}
+
+const known = new WeakMap<Memory, UserAliases>();
+
+/** The aliases that this memory knows: one for each memory, made when it is asked for first. */
+export function userAliasesOf(memory: Memory, seal: Seal): UserAliases {
+  let aliases = known.get(memory);
+  if (aliases === undefined) {
+    aliases = new UserAliases(memory, seal);
+    known.set(memory, aliases);
+  }
+  return aliases;
+}

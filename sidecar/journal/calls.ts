@@ -1,0 +1,152 @@
+// What the handlers of documents, users, passwords and keys share: reading and writing at their own server, and what
+// an answer of it means for the follower. A server that is away or busy is asked again; one that says no is not.
+
+import type { Intent } from "../../core/cluster/journal.ts";
+import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
+import type { CallFailure, PlainAnswer } from "../../core/jellyfin/client.ts";
+import { objectOf } from "../../core/service/json.ts";
+import { StoreUnavailable } from "../../core/store/store.ts";
+import type { Applied, JournalHands } from "./handler.ts";
+
+export type Answer = PlainAnswer | CallFailure;
+
+/** What reading a document came to. */
+export type Read =
+  | { readonly outcome: "read"; readonly value: unknown }
+  /** The server has no such thing. */
+  | { readonly outcome: "unknown" }
+  | { readonly outcome: "failed"; readonly applied: Applied };
+
+export async function readJson(hands: Pick<JournalHands, "client">, path: string): Promise<Read> {
+  const answer = await hands.client.callWithKey("GET", path);
+  if (answer.outcome === "answered" && (answer.status === 404 || answer.status === 400)) {
+    return { outcome: "unknown" };
+  }
+  if (answer.outcome !== "answered" || answer.status !== 200) {
+    return { outcome: "failed", applied: appliedOf(answer, "a question") };
+  }
+  try {
+    return { outcome: "read", value: JSON.parse(answer.text) };
+  } catch {
+    // A body that is no JSON is no document; whoever sent it is no Jellyfin, or ended in mid-sentence.
+    return { outcome: "failed", applied: again("the server's answer cannot be read") };
+  }
+}
+
+export async function writeJson(
+  hands: JournalHands,
+  method: "POST" | "DELETE",
+  path: string,
+  body: unknown,
+  what: string,
+): Promise<Applied> {
+  return appliedOf(await hands.client.callWithKey(method, path, body), what);
+}
+
+/** What a write's answer means. `what` names it in a sentence: no secrets. */
+export function appliedOf(answer: Answer, what: string): Applied {
+  if (answer.outcome === "failed") {
+    return answer.failure === "tooLarge" || answer.failure === "notUnderstood"
+      ? refused(`${what}: ${answer.message}`)
+      : again(answer.message);
+  }
+  const { status } = answer;
+  if (status >= 200 && status < 300) return done;
+  if (status === 503 || status === 502 || status === 504) return again(`it answers ${status}`);
+  return refused(`${what} was answered ${status}`);
+}
+
+export const done: Applied = { outcome: "done" };
+export const skipped: Applied = { outcome: "skipped" };
+
+export function again(why: string): Applied {
+  return { outcome: "again", why };
+}
+
+export function refused(why: string): Applied {
+  return { outcome: "refused", why };
+}
+
+/** What this server calls a user. */
+export function idHere({ memory, seal, replica }: JournalHands, userId: string): string {
+  return userAliasesOf(memory, seal).idAt(replica, userId);
+}
+
+/** What another replica calls a user. */
+export function idAt({ memory, seal }: JournalHands, replica: string, userId: string): string {
+  return userAliasesOf(memory, seal).idAt(replica, userId);
+}
+
+/** A user of this server as it tells of them. */
+export interface UserHere {
+  /** As this server knows it. */
+  readonly id: string;
+  readonly name: string;
+  readonly policy: Readonly<Record<string, unknown>>;
+  readonly configuration: Readonly<Record<string, unknown>>;
+}
+
+export type UsersRead =
+  | { readonly outcome: "read"; readonly users: readonly UserHere[] }
+  | { readonly outcome: "failed"; readonly applied: Applied };
+
+/** GET /Users: the only way to find a user by name. */
+export async function readUsers(hands: JournalHands): Promise<UsersRead> {
+  const read = await readJson(hands, "/Users");
+  if (read.outcome === "unknown") return { outcome: "failed", applied: again("it lists no users") };
+  if (read.outcome === "failed") return read;
+  const list = Array.isArray(read.value) ? read.value : [];
+  return { outcome: "read", users: list.flatMap((dto) => userHere(dto) ?? []) };
+}
+
+export function userHere(dto: unknown): UserHere | undefined {
+  const fields = objectOf(dto);
+  const id = fields?.Id;
+  const name = fields?.Name;
+  if (typeof id !== "string" || typeof name !== "string") return undefined;
+  return {
+    id: id.replaceAll("-", "").toLowerCase(),
+    name,
+    policy: objectOf(fields?.Policy) ?? {},
+    configuration: objectOf(fields?.Configuration) ?? {},
+  };
+}
+
+/** The user of an effect at this server, by id; undefined: it has none of that id. */
+export function byId(users: readonly UserHere[], id: string): UserHere | undefined {
+  return users.find((user) => user.id === id);
+}
+
+/** Names are compared as UserManager does: without regard to letter case. */
+export function byName(users: readonly UserHere[], name: string): UserHere | undefined {
+  const wanted = name.toUpperCase();
+  return users.find((user) => user.name.toUpperCase() === wanted);
+}
+
+/** The body of an intent's request as text; undefined: it was left out, or is not ours to open. */
+export function bodyOf({ id, request }: Intent, { seal }: JournalHands): string | undefined {
+  if (request.bodyTooBig === true) return undefined;
+  if (request.isSealed !== true) return request.body;
+  return seal.open(request.body, bodySealContext(id));
+}
+
+/** What the body of an intent is sealed for, as the door does it (proxy/attendants/journal.ts). */
+export function bodySealContext(intentId: string): string {
+  return `jellybloom journal body\n${intentId}`;
+}
+
+/** A deed in the store; undefined when it is done, else what the follower is told. */
+export async function inStore(
+  { memory }: Pick<JournalHands, "memory">,
+  deed: () => Promise<void>,
+): Promise<Applied | undefined> {
+  try {
+    await deed();
+    return undefined;
+  } catch (error) {
+    if (error instanceof RangeError) return refused(error.message);
+    if (!(error instanceof StoreUnavailable)) throw error;
+    memory.noteStoreFailure(error);
+    return again("the store cannot be reached");
+  }
+}

@@ -1,0 +1,403 @@
+// Users: made, renamed, deleted once, and so everywhere. A user who is made on one server is made on the others under
+// ids of their own, because Jellyfin gives out ids by chance; an alias says which belong together (core/cluster/
+// user-aliases.ts). A login may have made its user, too (LDAP, SSO): what the server that let them in says of them is
+// compared with what this one has.
+//
+// It promises that a user is found by id or by name before one is made, so that dying at any moment makes none twice;
+// and that a login's end of wrong passwords, or one more of them, counts on every server.
+
+import type { Effect, Intent, Outcome, Placed } from "../../core/cluster/journal.ts";
+import { readSecret } from "../../core/cluster/secret.ts";
+import {
+  aliasNoteId,
+  aliasText,
+  type UserAlias,
+  userAliasesOf,
+} from "../../core/cluster/user-aliases.ts";
+import {
+  fieldOf,
+  readPasswordSecret,
+  readUserFacts,
+  textField,
+} from "../../core/jellyfin/documents.ts";
+import { merged, saysNothingNew } from "../../core/jellyfin/per-server.ts";
+import { objectOf } from "../../core/service/json.ts";
+import {
+  again,
+  appliedOf,
+  byId,
+  byName,
+  done,
+  idHere,
+  inStore,
+  readJson,
+  readUsers,
+  refused,
+  skipped,
+  type UserHere,
+  userHere,
+  writeJson,
+} from "./calls.ts";
+import { userLane } from "./documents.ts";
+import type { Applied, JournalHandler, JournalHands, Published } from "./handler.ts";
+
+/** A view of a user's home page: its id is made of the user's where it stands for several libraries. */
+interface View {
+  readonly id: string;
+  readonly key: string;
+}
+
+export function createUsers(): JournalHandler {
+  return {
+    kinds: ["user"],
+    lane: ({ userId }) => userLane(userId),
+    publish,
+    apply: ({ entry }, hands) => applyUser(entry, hands),
+    redo,
+  };
+}
+
+// ---- What this server made of it --------------------------------------------------------------------------
+
+async function publish(
+  { entry: intent }: Placed<Intent>,
+  outcome: Outcome | undefined,
+  hands: JournalHands,
+): Promise<Published> {
+  const facts = readUserFacts(intent.facts);
+  if (facts === undefined) return { outcome: "given up", why: "its facts make no sense" };
+  const effect = (userId: string, payload: unknown): Published => ({
+    outcome: "effects",
+    effects: [{ userId, itemId: "", payload }],
+  });
+  switch (facts.what) {
+    case "deleted":
+      await dropAlias(hands, intent.userId);
+      return effect(intent.userId, { what: "deleted" });
+    case "updated": {
+      const user = await userOf(hands, intent.userId);
+      return effect(intent.userId, {
+        what: "updated",
+        name: facts.name,
+        ...(user !== undefined && { configuration: user.configuration }),
+      });
+    }
+    case "created":
+    case "login":
+      return await publishPresent(intent, outcome, hands);
+  }
+}
+
+/** A user who is there now: the others look whether they have them, too. */
+async function publishPresent(
+  intent: Intent,
+  outcome: Outcome | undefined,
+  hands: JournalHands,
+): Promise<Published> {
+  const facts = readUserFacts(intent.facts);
+  const told = outcome?.facts;
+  const name = textField(told, "name") ?? textField(facts, "name");
+  const read = await readUsers(hands);
+  if (read.outcome === "failed") return { outcome: "again", why: whyOf(read.applied) };
+  const knownId = idField(told, "id") ?? intent.userId;
+  const here = knownId === "" ? "" : idHere(hands, knownId);
+  const user =
+    byId(read.users, here) ?? (name === undefined ? undefined : byName(read.users, name));
+  if (user === undefined) return { outcome: "given up", why: "that user is not there any more" };
+  const userId = knownId === "" ? user.id : knownId;
+  const views = await viewsOf(hands, user.id);
+  // Made again here after the server that made them first has died: clients know that one's id.
+  if (userId !== user.id) await noteAlias(hands, userId, user.id, []);
+  if (facts?.what === "created") await settle(hands, intent.id);
+  const { policy, configuration } = user;
+  const payload = { what: facts?.what, name: user.name, policy, configuration, views };
+  return { outcome: "effects", effects: [{ userId, itemId: "", payload }] };
+}
+
+// ---- What another server has ------------------------------------------------------------------------------
+
+async function applyUser(effect: Effect, hands: JournalHands): Promise<Applied> {
+  const { payload, userId } = effect;
+  switch (fieldOf(payload, "what")) {
+    case "created":
+    case "login":
+      return await applyPresent(effect, hands);
+    case "updated":
+      return await applyUpdated(userId, payload, hands);
+    case "deleted":
+      return await applyDeleted(userId, hands);
+    case "wrongPassword":
+      return await applyWrongPassword(payload, hands);
+    default:
+      return refused("its payload makes no sense");
+  }
+}
+
+async function applyPresent(effect: Effect, hands: JournalHands): Promise<Applied> {
+  const { payload, userId } = effect;
+  const name = textField(payload, "name");
+  if (name === undefined || !isId(userId)) return refused("its payload makes no sense");
+  const read = await readUsers(hands);
+  if (read.outcome === "failed") return read.applied;
+  const known = byId(read.users, idHere(hands, userId));
+  if (known !== undefined) {
+    if (fieldOf(payload, "what") === "created") return await settled(hands, effect.of, skipped);
+    return await forgiveWrongPasswords(known, hands);
+  }
+  let user = byName(read.users, name);
+  let isNew = false;
+  if (user === undefined) {
+    const made = await make(effect, name, hands);
+    if (made.outcome !== "made") return made.applied;
+    user = made.user;
+    isNew = true;
+  }
+  if (user.id !== userId) {
+    const failed = await noteAlias(hands, userId, user.id, viewsIn(payload));
+    if (failed !== undefined) return failed;
+  }
+  hands.log.info(
+    isNew
+      ? `user ${name} was made at ${hands.replica}, too`
+      : `user ${name} is at ${hands.replica} already, under an id of its own`,
+  );
+  const brought = await bringDocuments(user, payload, hands);
+  if (brought.outcome !== "done" && brought.outcome !== "skipped") return brought;
+  return await settled(hands, effect.of, done);
+}
+
+type Made =
+  | { readonly outcome: "made"; readonly user: UserHere }
+  | { readonly outcome: "not"; readonly applied: Applied };
+
+async function make(effect: Effect, name: string, hands: JournalHands): Promise<Made> {
+  let password: string | undefined;
+  const failed = await inStore(hands, async () => {
+    const secret = await readSecret(hands.store, hands.seal, effect.of);
+    password = secret === undefined ? undefined : readPasswordSecret(secret)?.next;
+  });
+  if (failed !== undefined) return { outcome: "not", applied: failed };
+  const body = { Name: name, ...(password !== undefined && { Password: password }) };
+  const answer = await hands.client.callWithKey("POST", "/Users/New", body);
+  if (answer.outcome !== "answered" || answer.status !== 200) {
+    return { outcome: "not", applied: appliedOf(answer, `making user ${name}`) };
+  }
+  const user = userHere(jsonOf(answer.text));
+  if (user !== undefined) return { outcome: "made", user };
+  return { outcome: "not", applied: again("its answer to a new user cannot be read") };
+}
+
+async function bringDocuments(
+  user: UserHere,
+  payload: unknown,
+  hands: JournalHands,
+): Promise<Applied> {
+  const policy = objectOf(fieldOf(payload, "policy"));
+  const wanted = policy === undefined ? undefined : merged("userPolicy", policy, user.policy);
+  if (wanted !== undefined && !saysNothingNew(wanted, user.policy)) {
+    const path = `/Users/${user.id}/Policy`;
+    const applied = await writeJson(hands, "POST", path, wanted, "a user's policy");
+    if (applied.outcome === "again") return applied;
+    if (applied.outcome === "refused") hands.log.warn(`${hands.replica}: ${applied.why}`);
+  }
+  const configuration = objectOf(fieldOf(payload, "configuration"));
+  if (configuration === undefined || saysNothingNew(configuration, user.configuration)) return done;
+  const path = `/Users/Configuration?userId=${user.id}`;
+  return await writeJson(hands, "POST", path, configuration, "a user's configuration");
+}
+
+async function applyUpdated(
+  userId: string,
+  payload: unknown,
+  hands: JournalHands,
+): Promise<Applied> {
+  const name = textField(payload, "name");
+  const user = await userOf(hands, userId);
+  if (name === undefined) return refused("its payload makes no sense");
+  if (user === undefined) return refused("that user is not there");
+  const configuration = objectOf(fieldOf(payload, "configuration")) ?? user.configuration;
+  if (user.name === name && saysNothingNew(configuration, user.configuration)) return skipped;
+  const body = { Id: user.id, Name: name, Configuration: configuration };
+  return await writeJson(hands, "POST", `/Users?userId=${user.id}`, body, "a user's new name");
+}
+
+async function applyDeleted(userId: string, hands: JournalHands): Promise<Applied> {
+  const read = await readUsers(hands);
+  if (read.outcome === "failed") return read.applied;
+  const here = idHere(hands, userId);
+  if (byId(read.users, here) === undefined) {
+    return (await dropAlias(hands, userId)) ?? skipped;
+  }
+  const answer = await hands.client.callWithKey("DELETE", `/Users/${here}`);
+  const isGone = answer.outcome === "answered" && answer.status === 404;
+  const applied = isGone ? done : appliedOf(answer, "a user's end");
+  if (applied.outcome !== "done") return applied;
+  return (await dropAlias(hands, userId)) ?? done;
+}
+
+async function redo({ entry: intent }: Placed<Intent>, hands: JournalHands): Promise<Applied> {
+  const facts = readUserFacts(intent.facts);
+  const asEffect = (payload: unknown): Effect => ({
+    type: "effect",
+    id: intent.id,
+    of: intent.id,
+    ofNumber: 0,
+    kind: "user",
+    replica: "",
+    userId: intent.userId,
+    itemId: "",
+    payload,
+  });
+  switch (facts?.what) {
+    case "created": {
+      const read = await readUsers(hands);
+      if (read.outcome === "failed") return read.applied;
+      if (byName(read.users, facts.name) !== undefined) return done;
+      const made = await make(asEffect({}), facts.name, hands);
+      return made.outcome === "made" ? done : made.applied;
+    }
+    case "updated":
+      return await applyUpdated(intent.userId, facts, hands);
+    case "deleted":
+      return await applyDeleted(intent.userId, hands);
+    default:
+      // Whoever logged in is let in by the servers that live; there is nothing to repeat.
+      return refused("it is nothing that could be done again");
+  }
+}
+
+// ---- Wrong passwords --------------------------------------------------------------------------------------
+
+/**
+ * One more wrong password, given at another server: it counts here, too, and locks the user out here when it is the
+ * last that is allowed (UserManager.AuthenticateUser). Administrators cannot be disabled by a policy
+ * (UserController.UpdateUserPolicy): their next wrong password here does it.
+ */
+async function applyWrongPassword(payload: unknown, hands: JournalHands): Promise<Applied> {
+  const name = textField(payload, "name");
+  if (name === undefined) return refused("its payload makes no sense");
+  const read = await readUsers(hands);
+  if (read.outcome === "failed") return read.applied;
+  const user = byName(read.users, name);
+  if (user === undefined || user.policy.IsDisabled === true) return skipped;
+  const limit = countOf(user.policy.LoginAttemptsBeforeLockout);
+  const count = countOf(user.policy.InvalidLoginAttemptCount) + 1;
+  const isLast = limit > 0 && count >= limit;
+  const isAdministrator = user.policy.IsAdministrator === true;
+  const policy = {
+    ...user.policy,
+    InvalidLoginAttemptCount: count,
+    ...(isLast && !isAdministrator && { IsDisabled: true }),
+  };
+  if (isLast) hands.log.info(`user ${name} is locked out at ${hands.replica}, too`);
+  const path = `/Users/${user.id}/Policy`;
+  return await writeJson(hands, "POST", path, policy, "a count of wrong passwords");
+}
+
+async function forgiveWrongPasswords(user: UserHere, hands: JournalHands): Promise<Applied> {
+  if (countOf(user.policy.InvalidLoginAttemptCount) === 0) return skipped;
+  const policy = { ...user.policy, InvalidLoginAttemptCount: 0 };
+  const path = `/Users/${user.id}/Policy`;
+  return await writeJson(hands, "POST", path, policy, "a count of wrong passwords");
+}
+
+// ---- Aliases ----------------------------------------------------------------------------------------------
+
+/** Writes down what this server calls a user; undefined when it is written. */
+async function noteAlias(
+  hands: JournalHands,
+  userId: string,
+  here: string,
+  elsewhere: readonly View[],
+): Promise<Applied | undefined> {
+  const { store, memory, seal, replica } = hands;
+  const own = elsewhere.length === 0 ? [] : await viewsOf(hands, here);
+  const views: Record<string, string> = {};
+  for (const { id, key } of elsewhere) {
+    const same = own.find((view) => view.key === key);
+    if (same !== undefined && same.id !== id) views[id] = same.id;
+  }
+  const alias: UserAlias = { replica, userId, here, views };
+  const id = aliasNoteId(replica, userId);
+  const note = { kind: "userAlias", id, replica, value: aliasText(alias, seal) } as const;
+  return await inStore(hands, async () => {
+    await store.putNote(note, 0);
+    memory.apply({ type: "note", note: { ...note, expiresAtMs: 0 } });
+  });
+}
+
+async function dropAlias(hands: JournalHands, userId: string): Promise<Applied | undefined> {
+  const { store, memory, seal, replica } = hands;
+  if (userAliasesOf(memory, seal).aliasOf(replica, userId) === undefined) return undefined;
+  const id = aliasNoteId(replica, userId);
+  return await inStore(hands, async () => {
+    await store.dropNotes({ kind: "userAlias", id });
+    const gone = { kind: "userAlias", id, replica, value: "", expiresAtMs: 0 } as const;
+    memory.apply({ type: "note", note: gone });
+  });
+}
+
+/** A user's views here. None when they cannot be read: then only the user's own id has an alias. */
+async function viewsOf(hands: JournalHands, here: string): Promise<readonly View[]> {
+  const read = await readJson(hands, `/UserViews?userId=${here}`);
+  const items = read.outcome === "read" ? fieldOf(read.value, "Items") : undefined;
+  if (!Array.isArray(items)) return [];
+  return items.flatMap((item) => {
+    const id = idField(item, "Id");
+    const key = `${textField(item, "CollectionType") ?? ""}/${textField(item, "Name") ?? ""}`;
+    return id === undefined ? [] : [{ id, key }];
+  });
+}
+
+function viewsIn(payload: unknown): readonly View[] {
+  const views = fieldOf(payload, "views");
+  if (!Array.isArray(views)) return [];
+  return views.slice(0, 100).flatMap((view) => {
+    const id = idField(view, "id");
+    const key = textField(view, "key");
+    return id === undefined || key === undefined ? [] : [{ id, key }];
+  });
+}
+
+// ---- Small things -----------------------------------------------------------------------------------------
+
+async function userOf(hands: JournalHands, userId: string): Promise<UserHere | undefined> {
+  const read = await readUsers(hands);
+  return read.outcome === "read" ? byId(read.users, idHere(hands, userId)) : undefined;
+}
+
+async function settle(hands: JournalHands, intentId: string): Promise<Applied | undefined> {
+  if (intentId === "") return undefined;
+  return await inStore(hands, () => hands.store.settleSecret(intentId, hands.replica));
+}
+
+/** This server has what the secret was for. */
+async function settled(hands: JournalHands, intentId: string, applied: Applied): Promise<Applied> {
+  return (await settle(hands, intentId)) ?? applied;
+}
+
+function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    // Whoever asks looks for fields, and finds none.
+    return undefined;
+  }
+}
+
+function isId(id: string): boolean {
+  return /^[0-9a-f]{32}$/.test(id);
+}
+
+function idField(value: unknown, name: string): string | undefined {
+  const id = textField(value, name)?.replaceAll("-", "").toLowerCase();
+  return id !== undefined && isId(id) ? id : undefined;
+}
+
+function countOf(value: unknown): number {
+  return typeof value === "number" && Number.isSafeInteger(value) ? value : 0;
+}
+
+function whyOf(applied: Applied): string {
+  return "why" in applied ? applied.why : "the server cannot be asked";
+}
