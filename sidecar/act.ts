@@ -14,6 +14,7 @@ import {
   sealContext,
 } from "../core/cluster/identity.ts";
 import type { Memory } from "../core/cluster/memory.ts";
+import { userAliasesOf } from "../core/cluster/user-aliases.ts";
 import type { CallFailure, JellyfinClient } from "../core/jellyfin/client.ts";
 import type { DeviceFields } from "../core/jellyfin/credentials.ts";
 import type { Seal } from "../core/service/seal.ts";
@@ -49,6 +50,11 @@ export function deviceOf(identity: Identity): DeviceFields {
     deviceId,
     version: version === "" ? "1" : version,
   };
+}
+
+/** What that replica calls the identity's user (core/cluster/user-aliases.ts). */
+function idAt({ memory, seal }: Tools, replica: string, { userId }: Identity): string {
+  return userAliasesOf(memory, seal).idAt(replica, userId);
 }
 
 function factsOf(identity: Identity): IdentityFacts {
@@ -87,7 +93,8 @@ async function mintUnderClaim(
   const adopted = await adopt(tools, identity);
   if (adopted !== undefined) return adopted;
 
-  const user = await client.user(identity.userId);
+  const userId = idAt(tools, replica, identity);
+  const user = await client.user(userId);
   if (user.outcome === "failed") return serverAway(user);
   if (user.outcome === "refused") return { end: "keyRefused" };
   if (user.outcome === "unknownUser") return { end: "unknownUser" };
@@ -107,7 +114,7 @@ async function mintUnderClaim(
   // From here on a token may exist, so this is the last moment to find that it must not.
   if (!isStillWanted(tools, identity)) return { end: "notWanted" };
   if (tools.monotonicMs() > deadlineMs) return { end: "late" };
-  const authorized = await client.quickConnectAuthorize(initiated.code, identity.userId);
+  const authorized = await client.quickConnectAuthorize(initiated.code, userId);
   switch (authorized.outcome) {
     case "ok":
       break;
@@ -132,7 +139,7 @@ async function mintUnderClaim(
   }
   const { token } = answer;
   const isExpected =
-    answer.user.id === identity.userId &&
+    answer.user.id === userId &&
     (answer.deviceId === undefined || answer.deviceId === identity.deviceId);
   if (!isExpected) {
     await discard(tools, identity, token);
@@ -166,7 +173,8 @@ async function adopt(tools: Tools, identity: Identity): Promise<MintEnd | undefi
   for (const token of knownTokens(tools, identity).slice(0, tools.knownTokensTried)) {
     const me = await tools.client.me(token);
     if (me.outcome === "failed") return serverAway(me);
-    if (me.outcome !== "ok" || me.user.id !== identity.userId || me.user.isDisabled) continue;
+    if (me.outcome !== "ok" || me.user.isDisabled) continue;
+    if (me.user.id !== idAt(tools, tools.replica, identity)) continue;
     if (!isStillWanted(tools, identity)) return { end: "notWanted" };
     const kept = await keep(tools, identity, token);
     if (kept === "recorded") return { end: "adopted" };
@@ -204,7 +212,7 @@ export async function askOthers(
       peer.me(token).then((me) => {
         if (me.outcome === "failed") return "silent";
         const isAccepted =
-          me.outcome === "ok" && me.user.id === identity.userId && !me.user.isDisabled;
+          me.outcome === "ok" && me.user.id === idAt(tools, name, identity) && !me.user.isDisabled;
         return isAccepted ? "accepted" : "refused";
       }),
     );
@@ -279,8 +287,10 @@ export async function record(tools: Tools, { identity, token }: Unrecorded): Pro
 export async function settle(tools: Tools, revocation: Revocation): Promise<boolean> {
   const { client, store, memory, replica, log } = tools;
   const device: DeviceFields = { deviceId: revocation.deviceId };
+  // An API key cannot be logged out (SessionManager.Logout): it is deleted.
+  const isKey = revocation.userId === "" && revocation.identityKey.startsWith("apikey.");
   for (const token of revokedTokens(tools, revocation)) {
-    const ended = await client.logout(token, device);
+    const ended = isKey ? await deleteKey(tools, token) : await client.logout(token, device);
     if (ended.outcome === "failed") {
       log.debug(`a logout at ${replica} is tried again: ${ended.message}`);
       return false;
@@ -298,6 +308,16 @@ export async function settle(tools: Tools, revocation: Revocation): Promise<bool
     memory.apply({ type: "revocation", revocation: { ...known, pending } });
   }
   return true;
+}
+
+/** Never the key by which the cluster itself works here, whoever revoked it. */
+async function deleteKey(
+  { client }: Tools,
+  key: string,
+): Promise<{ readonly outcome: "done" } | CallFailure> {
+  if (hashOf(key) === client.keyHash) return { outcome: "done" };
+  const answer = await client.callWithKey("DELETE", `/Auth/Keys/${encodeURIComponent(key)}`);
+  return answer.outcome === "failed" ? answer : { outcome: "done" };
 }
 
 function revokedTokens(tools: Tools, revocation: Revocation): string[] {
@@ -358,7 +378,7 @@ export async function verify(tools: Tools, identity: Identity): Promise<Verified
   if (opinion === "silent") return "unknown";
   if (opinion === "refused") return "refusedByAll";
   // A disabled user is refused here and is not to be minted for again.
-  const user = await client.user(current.userId);
+  const user = await client.user(idAt(tools, replica, current));
   if (user.outcome !== "ok" || user.user.isDisabled) return "refusedByAll";
   try {
     await store.dropToken(current.key, current.generation, replica, hashOf(token));

@@ -78,6 +78,12 @@ export class Observer {
         this.#noteRevocation(revocation);
         changed();
       }),
+      memory.onNote(({ kind, id, value }) => {
+        const here = `${this.#options.replica}:`;
+        if (kind !== "userAlias" || value === "" || !id.startsWith(here)) return;
+        this.#forgetMints(id.slice(here.length));
+        changed();
+      }),
       memory.onStoreAvailable(() => {
         // The store may have been read again as a whole, and what it no longer has is not told one by one.
         this.#readAll();
@@ -127,6 +133,13 @@ export class Observer {
     if (!enabled) return;
     for (const [name, trial] of this.trials) {
       if (trial.problem === problem) this.trials.delete(name);
+    }
+  }
+
+  /** A user who was not at this server is there now: what failed for that is tried again at once. */
+  #forgetMints(userId: string): void {
+    for (const identity of this.#lacking.values()) {
+      if (identity.userId === userId) this.trials.delete(`mint ${identity.key}`);
     }
   }
 

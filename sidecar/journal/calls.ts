@@ -1,7 +1,7 @@
 // What the handlers of documents, users, passwords and keys share: reading and writing at their own server, and what
 // an answer of it means for the follower. A server that is away or busy is asked again; one that says no is not.
 
-import type { Intent } from "../../core/cluster/journal.ts";
+import { type IntentRequest, journalBodyContext } from "../../core/cluster/journal.ts";
 import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
 import type { CallFailure, PlainAnswer } from "../../core/jellyfin/client.ts";
 import { objectOf } from "../../core/service/json.ts";
@@ -124,15 +124,10 @@ export function byName(users: readonly UserHere[], name: string): UserHere | und
 }
 
 /** The body of an intent's request as text; undefined: it was left out, or is not ours to open. */
-export function bodyOf({ id, request }: Intent, { seal }: JournalHands): string | undefined {
+export function bodyOf(request: IntentRequest, { seal }: JournalHands): string | undefined {
   if (request.bodyTooBig === true) return undefined;
   if (request.isSealed !== true) return request.body;
-  return seal.open(request.body, bodySealContext(id));
-}
-
-/** What the body of an intent is sealed for, as the door does it (proxy/attendants/journal.ts). */
-export function bodySealContext(intentId: string): string {
-  return `jellybloom journal body\n${intentId}`;
+  return seal.open(request.body, journalBodyContext);
 }
 
 /** A deed in the store; undefined when it is done, else what the follower is told. */

@@ -89,7 +89,7 @@ async function publishDocument(
   if (shelf === undefined) return { outcome: "given up", why: "its facts make no sense" };
   if (shelf.table in perServerDocuments) return { outcome: "effects", effects: [] };
   const isReadBack = fieldOf(intent.facts, "isReadBack") === true;
-  const said = isReadBack ? undefined : jsonOf(bodyOf(intent, hands));
+  const said = isReadBack ? undefined : jsonOf(bodyOf(intent.request, hands));
   const read = await shelf.read();
   if (said === undefined && read.outcome !== "read") {
     return read.outcome === "unknown"
@@ -147,7 +147,7 @@ async function bring(
 async function redo({ entry: intent }: Placed<Intent>, hands: JournalHands): Promise<Applied> {
   if (isPicture(intent.kind)) return await redoPicture(intent, hands);
   const shelf = shelfOf(intent, intent.facts, hands);
-  const text = bodyOf(intent, hands);
+  const text = bodyOf(intent.request, hands);
   if (shelf === undefined) return refused("its facts make no sense");
   if (text === undefined) return refused("its body was too long to be kept");
   if (fieldOf(intent.facts, "isReadBack") === true) {
