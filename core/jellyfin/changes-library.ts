@@ -1,11 +1,229 @@
-// Changes of playlists, collections, items and libraries: which intent each of their routes makes. Pure.
+// Changes of playlists, collections, items and libraries: which intent each of their routes makes (PlaylistsController,
+// CollectionController, ItemUpdateController, ImageController, LibraryController, SubtitleController, LyricsController,
+// VideosController and LibraryStructureController of Jellyfin). Pure.
 //
-// It promises that a route which is not about one of them makes none here.
+// It promises that a route which is not about one of them makes none here, that every draft names the item or list it
+// is about where the request does, and that nothing that lets somebody in is kept of a query.
 
-import type { ChangeReader } from "./change-request.ts";
+import {
+  bodyLeftOut,
+  type ChangeAsked,
+  type ChangeDraft,
+  type ChangeReader,
+  cleanedQuery,
+  fieldsOf,
+  plainGuid,
+  type RequestBody,
+  requestOf,
+  userMeant,
+} from "./change-request.ts";
+import { isGated } from "./gated.ts";
+import { queryValue } from "./playback.ts";
 import type { Route } from "./routes.ts";
 
+/** What an intent of kind `playlist` or `collection` does. */
+export const listDeeds = ["created", "updated", "shared", "appended", "moved", "removed"] as const;
+export type ListDeed = (typeof listDeeds)[number];
+
+/** The facts of an intent of kind `playlist` or `collection`. */
+export interface ListFacts {
+  readonly what: ListDeed;
+}
+
+/**
+ * What an intent of kind `metadata` does: `repeat` is the request itself on every server, `images` brings the pictures
+ * of one type to those of the server that answered.
+ */
+export type MetadataFacts =
+  | { readonly what: "repeat" }
+  | { readonly what: "images"; readonly imageType: string };
+
+/** The facts of an intent of kind `itemGone`: plain ids. */
+export interface ItemGoneFacts {
+  readonly ids: readonly string[];
+}
+
+/** The facts of an intent of kind `itemFile`. */
+export interface ItemFileFacts {
+  readonly file: "subtitle" | "lyrics";
+  readonly what: "added" | "removed";
+}
+
+/** More ids in one request than this are not taken apart; a client's page of marked items is far smaller. */
+const idsLimit = 2000;
+const textLengthMax = 240 * 1024;
+
 /** The reader of this route's requests; undefined: it changes nothing in a list or a library. */
-export function libraryChange(_route: Route): ChangeReader | undefined {
+export function libraryChange(route: Route): ChangeReader | undefined {
+  if (!route.changes || route.methods.includes("GET")) return undefined;
+  switch (route.kind) {
+    case "playlist":
+    case "collection":
+      return readList;
+    case "metadata":
+      return metadataReader(route);
+    case "library":
+      return libraryReader(route);
+    default:
+      return undefined;
+  }
+}
+
+/** Whether only the leader's replica may write it, though it passes no gate: one order, one history of names. */
+export function isWrittenAtLeader(route: Route): boolean {
+  if (!route.needsLeader || isGated(route)) return false;
+  switch (route.kind) {
+    case "playlist":
+    case "collection":
+    case "library":
+      return true;
+    case "metadata":
+      return route.pattern !== refreshPattern;
+    default:
+      return false;
+  }
+}
+
+/** Done on every server by an attendant of its own (proxy/attendants/refresh.ts). */
+const refreshPattern = "/Items/{itemId}/Refresh";
+
+// ---- Playlists and collections ----------------------------------------------------------------------------
+
+function readList(asked: ChangeAsked): ChangeDraft | undefined {
+  const { route, params } = asked;
+  const kind = route.kind === "collection" ? "collection" : "playlist";
+  const what = deedOf(route);
+  const itemId = plainGuid(params.playlistId ?? params.collectionId) ?? "";
+  if (what === undefined || (itemId === "" && what !== "created")) return undefined;
+  const facts: ListFacts = { what };
+  return {
+    kind,
+    userId: kind === "collection" ? "" : ownerMeant(asked),
+    itemId,
+    request: requestOf(asked, cleanedQuery(asked.rawQuery), textOf(asked, "application/json")),
+    facts,
+    ...(what === "created" && { told: idToldIn }),
+  };
+}
+
+function deedOf({ pattern, methods }: Route): ListDeed | undefined {
+  const isDelete = methods.includes("DELETE");
+  if (pattern === "/Playlists" || pattern === "/Collections") return "created";
+  if (pattern.endsWith("/Items")) return isDelete ? "removed" : "appended";
+  if (pattern.includes("/Move/")) return "moved";
+  if (pattern.includes("/Users/")) return "shared";
+  return "updated";
+}
+
+/** A playlist's user: a share's path names somebody else, whose list it is not. */
+function ownerMeant(asked: ChangeAsked): string {
+  const { route, rawQuery, caller } = asked;
+  if (caller?.kind === "user" && route.pattern.includes("/Users/")) return caller.userId;
+  const inBody = fieldsOf(asked.bodyText ?? "")?.get("userid");
+  if (route.pattern === "/Playlists" && plainGuid(queryValue(rawQuery, "userId")) === undefined) {
+    const owner = plainGuid(inBody);
+    if (owner !== undefined) return owner;
+  }
+  return userMeant(asked);
+}
+
+/** A PlaylistCreationResult or CollectionCreationResult: the id of what was made. */
+function idToldIn(answer: string): unknown {
+  const id = plainGuid(fieldsOf(answer)?.get("id"));
+  return id === undefined ? undefined : { id };
+}
+
+// ---- Items ------------------------------------------------------------------------------------------------
+
+function metadataReader({ pattern }: Route): ChangeReader | undefined {
+  if (pattern === refreshPattern) return undefined;
+  if (pattern.includes("/Images") || pattern.endsWith("/RemoteImages/Download")) return readImages;
+  if (pattern.includes("/Subtitles")) return (asked) => readFile(asked, "subtitle");
+  if (pattern.includes("/Lyrics")) return (asked) => readFile(asked, "lyrics");
+  return readMetadata;
+}
+
+function readMetadata(asked: ChangeAsked): ChangeDraft | undefined {
+  const ids = idsIn(asked.rawQuery, "ids");
+  const itemId = plainGuid(asked.params.itemId) ?? ids[0];
+  if (itemId === undefined) return undefined;
+  const facts: MetadataFacts = { what: "repeat" };
+  const request = requestOf(asked, cleanedQuery(asked.rawQuery), textOf(asked, "application/json"));
+  return { kind: "metadata", userId: "", itemId, request, facts };
+}
+
+function readImages(asked: ChangeAsked): ChangeDraft | undefined {
+  const { params, rawQuery, route } = asked;
+  const itemId = plainGuid(params.itemId);
+  const isDownload = route.pattern.endsWith("/RemoteImages/Download");
+  const imageType = isDownload ? queryValue(rawQuery, "type") : params.imageType;
+  if (itemId === undefined || imageType === undefined || !/^[A-Za-z]{1,20}$/.test(imageType)) {
+    return undefined;
+  }
+  const facts: MetadataFacts = { what: "images", imageType };
+  const body = textOf(asked, asked.contentType.split(";")[0]?.trim() ?? "");
+  const request = requestOf(asked, cleanedQuery(rawQuery), body);
+  return { kind: "metadata", userId: "", itemId, request, facts };
+}
+
+function readFile(asked: ChangeAsked, file: ItemFileFacts["file"]): ChangeDraft | undefined {
+  const itemId = plainGuid(asked.params.itemId);
+  if (itemId === undefined) return undefined;
+  const facts: ItemFileFacts = { file, what: asked.method === "DELETE" ? "removed" : "added" };
+  const type = asked.contentType.split(";")[0]?.trim() ?? "";
+  const request = requestOf(asked, cleanedQuery(asked.rawQuery), textOf(asked, type));
+  return { kind: "itemFile", userId: "", itemId, request, facts };
+}
+
+// ---- The library itself -----------------------------------------------------------------------------------
+
+function libraryReader(route: Route): ChangeReader | undefined {
+  const { pattern } = route;
+  if (pattern === "/Items" || pattern === "/Items/{itemId}") return readGone;
+  if (pattern === "/Library/VirtualFolders/LibraryOptions") return undefined;
+  if (pattern.startsWith("/Library/VirtualFolders"))
+    return (asked) => plain(asked, "virtualFolder");
+  if (/^\/Library\/(?:Media|Series|Movies)\//.test(pattern)) {
+    return (asked) => plain(asked, "libraryNews");
+  }
   return undefined;
+}
+
+function readGone(asked: ChangeAsked): ChangeDraft | undefined {
+  const own = plainGuid(asked.params.itemId);
+  const ids = own === undefined ? idsIn(asked.rawQuery, "ids") : [own];
+  if (ids.length === 0) return undefined;
+  const facts: ItemGoneFacts = { ids };
+  const request = requestOf(asked, own === undefined ? `ids=${ids.join(",")}` : "");
+  return { kind: "itemGone", userId: "", itemId: ids[0] ?? "", request, facts };
+}
+
+function plain(asked: ChangeAsked, kind: "virtualFolder" | "libraryNews"): ChangeDraft {
+  const request = requestOf(asked, cleanedQuery(asked.rawQuery), textOf(asked, "application/json"));
+  return { kind, userId: "", itemId: "", request, facts: {} };
+}
+
+// ---- Small things -----------------------------------------------------------------------------------------
+
+/** The ids of a list parameter, which clients repeat or separate by commas; each once, in their order. */
+export function idsIn(rawQuery: string, name: string): string[] {
+  const found = new Set<string>();
+  for (const [key, value] of new URLSearchParams(rawQuery)) {
+    if (key.toLowerCase() !== name.toLowerCase()) continue;
+    for (const part of value.split(",")) {
+      const id = plainGuid(part);
+      if (id !== undefined && found.size < idsLimit) found.add(id);
+    }
+  }
+  return [...found];
+}
+
+function textOf({ bodyText, body }: ChangeAsked, contentType: string): RequestBody {
+  if (bodyText === undefined || bodyText.length > textLengthMax) return bodyLeftOut;
+  if (bodyText === "") return { contentType: "", body: "" };
+  // Text that is none (a lyrics file in another encoding) would not survive being read as such.
+  const isText = body === undefined || body.equals(Buffer.from(bodyText, "utf8"));
+  return isText
+    ? { contentType, body: bodyText }
+    : { contentType, body: body.toString("base64"), isBase64: true };
 }

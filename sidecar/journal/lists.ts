@@ -1,0 +1,636 @@
+// The handler of `playlist`, `collection` and `itemGone`. Lists have one writer, the leader's replica; what a change
+// made of a list there is read back whole and brought to every other replica: members in their order, name, shares.
+// Deletions are in the same lane, because a list that is deleted and made anew gets the same id again.
+//
+// It promises that an append counts once on each replica, however often it is tried: a list is compared with what it
+// should be before and after every step; that a list made on another replica has the same id there, or the difference
+// is said and counted; that a file which another server still sees is never deleted a second time.
+
+import type { Effect, Intent, Placed } from "../../core/cluster/journal.ts";
+import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
+import { plainGuid } from "../../core/jellyfin/change-request.ts";
+import { type ListDeed, listDeeds } from "../../core/jellyfin/changes-library.ts";
+import { queryValue } from "../../core/jellyfin/playback.ts";
+import { isRecord, objectOf, parsedObject } from "../../core/service/json.ts";
+import { serverEyes } from "../tasks/media.ts";
+import { again, appliedOf, done, idHere, refused, skipped } from "./calls.ts";
+import type { Applied, JournalHandler, JournalHands, Published } from "./handler.ts";
+import {
+  collectionSteps,
+  isSameList,
+  isSameSet,
+  type ListStep,
+  playlistSteps,
+} from "./list-steps.ts";
+
+export interface ListOptions {
+  /** Told of each list that is not on this replica what it is on the writer's, for the metrics. */
+  readonly onDifference?: () => void;
+}
+
+export type ListKind = "playlist" | "collection";
+
+/** What an effect says of a list: all of it. */
+export interface ListState {
+  readonly list: ListKind;
+  readonly name: string;
+  /** Plain ids, in order; an item that was added twice is there twice. */
+  readonly items: readonly string[];
+  readonly mediaType?: string;
+  /** Whose request it was, and who may see and change a playlist; left out where no token could read it. */
+  readonly settings?: PlaylistSettings;
+}
+
+export interface PlaylistSettings {
+  readonly isOpen: boolean;
+  readonly shares: readonly { readonly userId: string; readonly canEdit: boolean }[];
+}
+
+/** A playlist of more entries is carried as far as this; Jellyfin's clients add a few hundred at once. */
+const itemsLimit = 10_000;
+/** Ids in one request's address: 32 characters each, below what servers take for a line. */
+const idsAtOnce = 150;
+/** Lists of a name that are made until one has the id it should have. */
+const namesakesLimit = 5;
+const rememberedLimit = 1000;
+const lane = "lists";
+
+export function createLists(options: ListOptions = {}): JournalHandler {
+  return new Lists(options);
+}
+
+class Lists implements JournalHandler {
+  readonly kinds = ["playlist", "collection", "itemGone"] as const;
+  readonly #options: ListOptions;
+  /** The newest intent whose state a list was brought to: what waited for an item must not overwrite it. */
+  readonly #newest = new Map<string, number>();
+  /** What was made here for an intent whose server died. */
+  readonly #made = new Map<string, string>();
+  /** Who sees every library, for reading without a user of one's own. */
+  #reader: string | undefined;
+
+  constructor(options: ListOptions) {
+    this.#options = options;
+  }
+
+  lane(): string {
+    return lane;
+  }
+
+  // ---- Publishing ----------------------------------------------------------------------------------
+
+  async publish(
+    { entry }: Placed<Intent>,
+    outcome: { readonly facts?: unknown } | undefined,
+    hands: JournalHands,
+  ): Promise<Published> {
+    if (entry.kind === "itemGone") {
+      const ids = idsOf(objectOf(entry.facts)?.ids);
+      const effects = [{ userId: "", itemId: ids[0] ?? "", payload: { ids } }];
+      return { outcome: "effects", effects: ids.length === 0 ? [] : effects };
+    }
+    const kind: ListKind = entry.kind === "collection" ? "collection" : "playlist";
+    const id =
+      plainGuid(entry.itemId) ??
+      plainGuid(objectOf(outcome?.facts)?.id) ??
+      this.#made.get(entry.id) ??
+      (await this.#findNamesake(entry, kind, hands));
+    if (id === undefined) return { outcome: "given up", why: "nobody knows which list was made" };
+    const read = await this.#read(kind, id, entry.userId, hands);
+    if (read.outcome === "again") return read;
+    // It was deleted since, which is an effect of its own.
+    if (read.outcome === "gone") return { outcome: "effects", effects: [] };
+    const settings = kind === "playlist" ? await readSettings(id, entry.userId, hands) : undefined;
+    const payload: ListState = { ...read.state, ...(settings !== undefined && { settings }) };
+    return { outcome: "effects", effects: [{ userId: entry.userId, itemId: id, payload }] };
+  }
+
+  // ---- Applying ------------------------------------------------------------------------------------
+
+  async apply({ entry, number }: Placed<Effect>, hands: JournalHands): Promise<Applied> {
+    if (entry.kind === "itemGone") {
+      return await removeItems(idsOf(objectOf(entry.payload)?.ids), hands);
+    }
+    const state = readListState(entry.payload);
+    const id = plainGuid(entry.itemId);
+    if (state === undefined || id === undefined) return refused("what it says makes no sense");
+    const order = entry.ofNumber === 0 ? number : entry.ofNumber;
+    if ((this.#newest.get(id) ?? -1) > order) return skipped;
+    const applied = await this.#bring(id, entry.userId, state, hands);
+    if (applied.outcome !== "again" && applied.outcome !== "refused") {
+      remember(this.#newest, id, order);
+    }
+    return applied;
+  }
+
+  async #bring(
+    id: string,
+    userId: string,
+    state: ListState,
+    hands: JournalHands,
+  ): Promise<Applied> {
+    let read = await this.#read(state.list, id, userId, hands);
+    if (read.outcome === "again") return read;
+    if (read.outcome === "gone") {
+      const made = await this.#make(id, userId, state, hands);
+      if (made !== undefined) return made;
+      read = await this.#read(state.list, id, userId, hands);
+      if (read.outcome === "again") return read;
+      if (read.outcome === "gone") return again("a list that was just made is not there yet");
+    }
+    const isPlaylist = state.list === "playlist";
+    const own = read.state.items;
+    const steps = isPlaylist ? playlistSteps(own, state.items) : collectionSteps(own, state.items);
+    let isChanged = false;
+    for (const step of steps) {
+      const lacking = step.do === "append" ? await firstLacking(step.ids, hands) : undefined;
+      const ids = lacking === undefined ? step.ids : step.ids.filter((one) => !lacking.has(one));
+      const why = await this.#step(state.list, id, userId, { ...step, ids }, hands);
+      if (why !== undefined) return why;
+      isChanged ||= ids.length > 0;
+    }
+    const settled = isPlaylist ? await applySettings(id, userId, state, hands) : undefined;
+    if (settled !== undefined && settled.outcome !== "done") return settled;
+    if (!isChanged && steps.length === 0) return settled ?? skipped;
+    return await this.#compare(id, userId, state, hands);
+  }
+
+  async #step(
+    list: ListKind,
+    id: string,
+    userId: string,
+    step: ListStep,
+    hands: JournalHands,
+  ): Promise<Applied | undefined> {
+    const name = step.do === "remove" && list === "playlist" ? "entryIds" : "ids";
+    const method = step.do === "remove" ? "DELETE" : "POST";
+    const folder = list === "playlist" ? "Playlists" : "Collections";
+    const user =
+      list === "playlist" && step.do === "append" ? `&userId=${idHere(hands, userId)}` : "";
+    for (let from = 0; from < step.ids.length; from += idsAtOnce) {
+      const ids = step.ids.slice(from, from + idsAtOnce).join(",");
+      const path = `/${folder}/${id}/Items?${name}=${ids}${user}`;
+      const applied = appliedOf(
+        await hands.client.callWithKey(method, path),
+        `a step of a ${list}`,
+      );
+      if (applied.outcome !== "done") return applied;
+    }
+    return undefined;
+  }
+
+  /** Undefined: the list is there now, with the id it should have. */
+  async #make(
+    id: string,
+    userId: string,
+    state: ListState,
+    hands: JournalHands,
+  ): Promise<Applied | undefined> {
+    const { client, log, replica } = hands;
+    const others: string[] = [];
+    let end: Applied | undefined;
+    for (let tries = 0; tries < namesakesLimit; tries++) {
+      const answer =
+        state.list === "playlist"
+          ? await client.callWithKey("POST", "/Playlists", newPlaylist(userId, state, hands))
+          : await client.callWithKey("POST", `/Collections?name=${encodeURIComponent(state.name)}`);
+      end = appliedOf(answer, `making a ${state.list}`);
+      if (end.outcome !== "done") break;
+      const made =
+        answer.outcome === "answered" ? plainGuid(parsedObject(answer.text)?.Id) : undefined;
+      end = undefined;
+      if (made === id || made === undefined) break;
+      others.push(made);
+      end = refused(`a ${state.list} has another id here than on the server where it was made`);
+      // A collection's second creation would empty the first; a playlist's takes the next name.
+      if (state.list === "collection") break;
+    }
+    // The server's history of names is another than the writer's: what was made on the way is none of the cluster's.
+    for (const other of others) await client.callWithKey("DELETE", `/Items/${other}`);
+    if (end?.outcome === "refused") {
+      this.#options.onDifference?.();
+      log.warn(`${replica} cannot have a ${state.list} as the others do: ${end.why}`);
+    }
+    return end;
+  }
+
+  /** After the steps: an item that this server lacks is waited for, anything else is said and counted. */
+  async #compare(
+    id: string,
+    userId: string,
+    state: ListState,
+    hands: JournalHands,
+  ): Promise<Applied> {
+    const read = await this.#read(state.list, id, userId, hands);
+    if (read.outcome !== "read") return read.outcome === "again" ? read : done;
+    const { items } = read.state;
+    const isSame =
+      state.list === "playlist" ? isSameList(items, state.items) : isSameSet(items, state.items);
+    if (isSame) return done;
+    const lacking = await firstLacking(state.items, hands);
+    const [itemId] = lacking ?? [];
+    if (itemId !== undefined) return { outcome: "aside", itemId };
+    this.#options.onDifference?.();
+    hands.log.warn(
+      `${hands.replica} holds ${items.length} entries of a ${state.list} that has ${state.items.length}`,
+    );
+    return done;
+  }
+
+  // ---- Doing it again, as the leader ----------------------------------------------------------------
+
+  async redo({ entry }: Placed<Intent>, hands: JournalHands): Promise<Applied> {
+    if (entry.kind === "itemGone") {
+      const ids = idsOf(objectOf(entry.facts)?.ids);
+      const { replica } = hands;
+      const own = await mayDelete(ids, hands);
+      if (own.outcome !== "done") return own;
+      hands.log.info(`a deletion whose server is gone is done again on ${replica}`);
+      return await this.#repeat(entry, hands);
+    }
+    const kind: ListKind = entry.kind === "collection" ? "collection" : "playlist";
+    const what = deedIn(entry.facts);
+    if (what === undefined) return refused("what it changes makes no sense");
+    const namesake = what === "created" ? await this.#findNamesake(entry, kind, hands) : undefined;
+    if (namesake !== undefined) {
+      remember(this.#made, entry.id, namesake);
+      // A second creation would empty the collection, or make a second playlist of the same content.
+      if (kind === "playlist") return done;
+      const ids = createdItems(entry);
+      const step = await this.#step(kind, namesake, entry.userId, { do: "append", ids }, hands);
+      return step ?? done;
+    }
+    if (what === "appended" && (await this.#hasTail(entry, kind, hands))) return done;
+    return await this.#repeat(entry, hands);
+  }
+
+  /** The request as it was, by the identity's own token: it may do what its user may. */
+  async #repeat(entry: Intent, hands: JournalHands): Promise<Applied> {
+    const body = textIn(entry);
+    if (body === undefined) return refused("its body was too long for the journal");
+    const sender = senderOf(entry.identityKey, hands);
+    if (sender === undefined) return again("its user has no token here yet");
+    const { method, path, query, contentType } = entry.request;
+    const target = query === "" ? path : `${path}?${query}`;
+    const answer = await hands.client.sendAs(sender.token, sender.device, {
+      method,
+      path: target,
+      contentType,
+      body,
+    });
+    const applied = appliedOf(answer, "a change of a list");
+    if (answer.outcome === "answered" && applied.outcome === "done") {
+      const id = plainGuid(parsedObject(answer.text)?.Id);
+      if (id !== undefined) remember(this.#made, entry.id, id);
+    }
+    return applied;
+  }
+
+  /** Whether the list ends with what an append would append: then it has been done here. */
+  async #hasTail(entry: Intent, kind: ListKind, hands: JournalHands): Promise<boolean> {
+    const ids = idsIn(entry.request.query, "ids");
+    const read = await this.#read(kind, entry.itemId, entry.userId, hands);
+    if (read.outcome !== "read" || ids.length === 0) return false;
+    const { items } = read.state;
+    return kind === "playlist"
+      ? isSameList(items.slice(-ids.length), ids)
+      : ids.every((id) => items.includes(id));
+  }
+
+  /** The list that a creation would make a second time: of this name, and for a playlist with the same content. */
+  async #findNamesake(
+    entry: Intent,
+    kind: ListKind,
+    hands: JournalHands,
+  ): Promise<string | undefined> {
+    const name = createdName(entry);
+    const reader = await this.#readerHere(entry.userId, hands);
+    if (name === undefined || reader === undefined) return undefined;
+    const type = kind === "playlist" ? "Playlist" : "BoxSet";
+    const query = `userId=${reader}&recursive=true&includeItemTypes=${type}&enableImages=false`;
+    const answer = await hands.client.callWithKey("GET", `/Items?${query}&limit=${itemsLimit}`);
+    if (answer.outcome !== "answered" || answer.status !== 200) return undefined;
+    const wanted = createdItems(entry);
+    const found = listOf(parsedObject(answer.text)?.Items).filter((item) => item.Name === name);
+    for (const item of found) {
+      const id = plainGuid(item.Id);
+      if (id === undefined) continue;
+      if (kind === "collection") return id;
+      const read = await this.#read(kind, id, entry.userId, hands);
+      if (read.outcome === "read" && isSameList(read.state.items, wanted)) return id;
+    }
+    return undefined;
+  }
+
+  // ---- Reading -------------------------------------------------------------------------------------
+
+  async #read(list: ListKind, id: string, userId: string, hands: JournalHands): Promise<ListRead> {
+    const reader = await this.#readerHere(userId, hands);
+    if (reader === undefined) return { outcome: "again", why: "its users cannot be read" };
+    const item = await hands.client.callWithKey("GET", `/Items/${id}?userId=${reader}`);
+    const gone = judged(item);
+    if (gone !== undefined) return gone;
+    const fields = item.outcome === "answered" ? (parsedObject(item.text) ?? {}) : {};
+    const query = `userId=${reader}&enableImages=false&enableUserData=false&limit=${itemsLimit}`;
+    const path =
+      list === "playlist" ? `/Playlists/${id}/Items?${query}` : `/Items?parentId=${id}&${query}`;
+    const answer = await hands.client.callWithKey("GET", path);
+    const missing = judged(answer);
+    if (missing !== undefined) return missing;
+    const entries = answer.outcome === "answered" ? listOf(parsedObject(answer.text)?.Items) : [];
+    const items = entries.flatMap((entry) => plainGuid(entry.Id) ?? []);
+    const name = typeof fields.Name === "string" ? fields.Name : "";
+    const { MediaType } = fields;
+    return {
+      outcome: "read",
+      state: { list, name, items, ...(typeof MediaType === "string" && { mediaType: MediaType }) },
+    };
+  }
+
+  /** The user themself, or an administrator where a list is nobody's own. */
+  async #readerHere(userId: string, hands: JournalHands): Promise<string | undefined> {
+    if (userId !== "") return idHere(hands, userId);
+    if (this.#reader !== undefined) return this.#reader;
+    const answer = await hands.client.users();
+    if (answer.outcome !== "ok") return undefined;
+    const admin = answer.users.find((user) => user.isAdministrator && !user.isDisabled);
+    this.#reader = admin?.id;
+    return this.#reader;
+  }
+}
+
+type ListRead =
+  | { readonly outcome: "read"; readonly state: ListState }
+  | { readonly outcome: "gone" }
+  | { readonly outcome: "again"; readonly why: string };
+
+type Answered = Awaited<ReturnType<JournalHands["client"]["callWithKey"]>>;
+
+/** Undefined when the answer can be read. A list that a user may not see (403) is there and told by nobody. */
+function judged(answer: Answered): Exclude<ListRead, { outcome: "read" }> | undefined {
+  if (answer.outcome === "failed") return { outcome: "again", why: answer.message };
+  if (answer.status === 404 || answer.status === 400) return { outcome: "gone" };
+  if (answer.status !== 200) return { outcome: "again", why: `it answers ${answer.status}` };
+  return undefined;
+}
+
+// ---- A playlist's name and shares: only its own users may change them -----------------------------------
+
+interface Sender {
+  readonly token: string;
+  readonly device: { client: string; device: string; deviceId: string; version: string };
+}
+
+/** The identity's token at this replica, or that of another login of the same user. */
+function senderOf(identityKey: string, hands: JournalHands, userId = ""): Sender | undefined {
+  const { memory, replica } = hands;
+  const own = memory.identities.get(identityKey);
+  const owner = own?.userId ?? userId;
+  const others = owner === "" ? [] : memory.identitiesOfUser(owner);
+  for (const identity of own === undefined ? others : [own, ...others]) {
+    const token = memory.openToken(identity, replica);
+    if (token === undefined) continue;
+    const { client, device, deviceId, version } = identity;
+    return { token, device: { client, device, deviceId, version } };
+  }
+  return undefined;
+}
+
+async function readSettings(
+  id: string,
+  userId: string,
+  hands: JournalHands,
+): Promise<PlaylistSettings | undefined> {
+  const sender = senderOf("", hands, userId);
+  if (sender === undefined) return undefined;
+  const answer = await hands.client.callAs(sender.token, sender.device, "GET", `/Playlists/${id}`);
+  if (answer.outcome !== "answered" || answer.status !== 200) return undefined;
+  const fields = parsedObject(answer.text);
+  if (fields === undefined) return undefined;
+  const aliases = userAliasesOf(hands.memory, hands.seal);
+  const shares = listOf(fields.Shares).flatMap((share) => {
+    const here = plainGuid(share.UserId);
+    if (here === undefined) return [];
+    return [{ userId: aliases.knownId(hands.replica, here), canEdit: share.CanEdit === true }];
+  });
+  return { isOpen: fields.OpenAccess === true, shares };
+}
+
+/** Undefined: nothing was to be done, or nobody can. */
+async function applySettings(
+  id: string,
+  userId: string,
+  { name, settings }: ListState,
+  hands: JournalHands,
+): Promise<Applied | undefined> {
+  if (settings === undefined) return undefined;
+  const now = await readSettings(id, userId, hands);
+  const sender = senderOf("", hands, userId);
+  if (sender === undefined || now === undefined) {
+    const isLoggedIn = hands.memory.identitiesOfUser(userId).length > 0;
+    return isLoggedIn && sender === undefined ? again("its user has no token here yet") : undefined;
+  }
+  const item = await hands.client.callWithKey(
+    "GET",
+    `/Items/${id}?userId=${idHere(hands, userId)}`,
+  );
+  const fields = item.outcome === "answered" ? parsedObject(item.text) : undefined;
+  if (fields?.Name === name && isSameSettings(now, settings)) return undefined;
+  const body = {
+    Name: name,
+    IsPublic: settings.isOpen,
+    Users: settings.shares.map((share) => ({
+      UserId: idHere(hands, share.userId),
+      CanEdit: share.canEdit,
+    })),
+  };
+  const answer = await hands.client.callAs(
+    sender.token,
+    sender.device,
+    "POST",
+    `/Playlists/${id}`,
+    body,
+  );
+  return appliedOf(answer, "the name and the shares of a playlist");
+}
+
+function isSameSettings(one: PlaylistSettings, other: PlaylistSettings): boolean {
+  const text = ({ shares }: PlaylistSettings): string[] =>
+    shares.map(({ userId, canEdit }) => `${userId} ${canEdit}`);
+  return one.isOpen === other.isOpen && isSameSet(text(one), text(other));
+}
+
+function newPlaylist(userId: string, state: ListState, hands: JournalHands): object {
+  const { name, mediaType, settings } = state;
+  return {
+    Name: name,
+    Ids: [],
+    UserId: idHere(hands, userId),
+    MediaType: mediaType ?? "Video",
+    IsPublic: settings?.isOpen ?? false,
+    Users: (settings?.shares ?? []).map((share) => ({
+      UserId: idHere(hands, share.userId),
+      CanEdit: share.canEdit,
+    })),
+  };
+}
+
+// ---- Items that are gone --------------------------------------------------------------------------------
+
+/**
+ * Takes the rows of items away whose files another server has deleted. Jellyfin deletes an item's files with it, so an
+ * item whose file is still seen here stays: its media are not those that were deleted, or they are not whole.
+ */
+async function removeItems(ids: readonly string[], hands: JournalHands): Promise<Applied> {
+  let isDone = false;
+  for (const id of ids) {
+    const may = await mayRemove(id, hands);
+    if (may.outcome === "skipped") continue;
+    if (may.outcome !== "done") return may;
+    const answer = await hands.client.callWithKey("DELETE", `/Items/${id}`);
+    if (answer.outcome === "answered" && answer.status === 404) continue;
+    const applied = appliedOf(answer, "a deletion");
+    if (applied.outcome !== "done") return applied;
+    isDone = true;
+  }
+  return isDone ? done : skipped;
+}
+
+/** `done`: it may go. `skipped`: it is gone already. */
+async function mayRemove(id: string, { client, replica, log }: JournalHands): Promise<Applied> {
+  const answer = await client.callWithKey("GET", `/Items?ids=${id}&fields=Path&enableImages=false`);
+  if (answer.outcome === "failed") return again(answer.message);
+  if (answer.status !== 200) return appliedOf(answer, "a question");
+  const [item] = listOf(parsedObject(answer.text)?.Items);
+  if (item === undefined) return skipped;
+  // A list has its folder beside its own server: it is every server's own.
+  if (item.Type === "Playlist" || item.Type === "BoxSet") return done;
+  const path = item.Path;
+  if (typeof path !== "string" || path === "") return done;
+  const eyes = serverEyes(client);
+  const locations = await eyes.locations();
+  if (locations === undefined) return again("its libraries cannot be looked at now");
+  const location = locations.find((one) => path.startsWith(one.path.replace(/[\\/]+$/, "")));
+  const entries = location === undefined ? [] : await eyes.list(location.path);
+  if (entries === "away" || (location !== undefined && entries.length === 0)) {
+    return refused("its media are not whole, so that nothing is deleted there");
+  }
+  const seen = await client.callWithKey("POST", "/Environment/ValidatePath", { Path: path });
+  if (seen.outcome === "failed") return again(seen.message);
+  if (seen.status === 404) return done;
+  log.warn(`${replica} still sees the files of a deleted item: its media are not the others'`);
+  return refused("the files of a deleted item are still seen there");
+}
+
+/** Before a deletion is done again, files and all: nothing of it is a surprise to this server. */
+async function mayDelete(ids: readonly string[], { client }: JournalHands): Promise<Applied> {
+  if (ids.length === 0) return refused("what it deletes makes no sense");
+  const answer = await client.callWithKey("GET", `/Items?ids=${ids.slice(0, idsAtOnce).join(",")}`);
+  if (answer.outcome === "failed") return again(answer.message);
+  const left = listOf(parsedObject(answer.text)?.Items);
+  return left.length === 0 ? skipped : done;
+}
+
+/** Of these items, those that this server does not have; undefined: none, or it cannot be asked. */
+async function firstLacking(
+  ids: readonly string[],
+  { client }: JournalHands,
+): Promise<ReadonlySet<string> | undefined> {
+  const wanted = [...new Set(ids)];
+  const lacking = new Set<string>();
+  for (let from = 0; from < wanted.length; from += idsAtOnce) {
+    const some = wanted.slice(from, from + idsAtOnce);
+    const query = `ids=${some.join(",")}&enableImages=false&limit=${idsAtOnce}`;
+    const answer = await client.callWithKey("GET", `/Items?${query}`);
+    if (answer.outcome !== "answered" || answer.status !== 200) return undefined;
+    const there = new Set(listOf(parsedObject(answer.text)?.Items).map(({ Id }) => plainGuid(Id)));
+    for (const id of some) if (!there.has(id)) lacking.add(id);
+  }
+  return lacking.size === 0 ? undefined : lacking;
+}
+
+// ---- What entries say -----------------------------------------------------------------------------------
+
+/** What an effect says of a list; undefined when it is none. Whoever writes the store cannot make it ours. */
+export function readListState(payload: unknown): ListState | undefined {
+  const fields = objectOf(payload);
+  const { list, name, items, mediaType } = fields ?? {};
+  if (list !== "playlist" && list !== "collection") return undefined;
+  if (typeof name !== "string" || name === "" || !Array.isArray(items)) return undefined;
+  const ids = items.flatMap((id) => plainGuid(id) ?? []);
+  if (ids.length !== items.length || ids.length > itemsLimit) return undefined;
+  const settings = readSettingsIn(fields?.settings);
+  return {
+    list,
+    name,
+    items: ids,
+    ...(typeof mediaType === "string" && { mediaType }),
+    ...(settings !== undefined && { settings }),
+  };
+}
+
+function readSettingsIn(value: unknown): PlaylistSettings | undefined {
+  const fields = objectOf(value);
+  if (fields === undefined) return undefined;
+  const shares = listOf(fields.shares).flatMap(({ userId, canEdit }) => {
+    const id = plainGuid(userId);
+    return id === undefined ? [] : [{ userId: id, canEdit: canEdit === true }];
+  });
+  return { isOpen: fields.isOpen === true, shares };
+}
+
+/** The body of a request as text; undefined: it was too long for the journal. */
+function textIn({ request }: Intent): string | undefined {
+  return request.bodyTooBig === true ? undefined : request.body;
+}
+
+function deedIn(facts: unknown): ListDeed | undefined {
+  const what = objectOf(facts)?.what;
+  return listDeeds.find((deed) => deed === what);
+}
+
+/** What a creation says of name and content: in its body, or in the query of the old form. */
+function createdName(entry: Intent): string | undefined {
+  const { query } = entry.request;
+  const name = queryValue(query, "name") ?? bodyField(entry, "name");
+  return typeof name === "string" && name !== "" ? name : undefined;
+}
+
+function createdItems(entry: Intent): readonly string[] {
+  const inQuery = idsIn(entry.request.query, "ids");
+  return inQuery.length > 0 ? inQuery : idsOf(bodyField(entry, "ids"));
+}
+
+function bodyField(entry: Intent, name: string): unknown {
+  const fields = parsedObject(textIn(entry) ?? "") ?? {};
+  const found = Object.entries(fields).find(([key]) => key.toLowerCase() === name);
+  return found?.[1];
+}
+
+/** The ids of a list parameter, repeated ones included: an item may be added twice. */
+function idsIn(query: string, name: string): readonly string[] {
+  const found: string[] = [];
+  for (const [key, value] of new URLSearchParams(query)) {
+    if (key.toLowerCase() === name) found.push(...value.split(","));
+  }
+  return idsOf(found);
+}
+
+function idsOf(value: unknown): readonly string[] {
+  const list = Array.isArray(value) ? value : [];
+  return list.slice(0, itemsLimit).flatMap((id) => plainGuid(id) ?? []);
+}
+
+function listOf(value: unknown): readonly Record<string, unknown>[] {
+  return Array.isArray(value) ? value.filter(isRecord) : [];
+}
+
+function remember<Value>(map: Map<string, Value>, key: string, value: Value): void {
+  map.delete(key);
+  map.set(key, value);
+  if (map.size <= rememberedLimit) return;
+  for (const oldest of map.keys()) {
+    map.delete(oldest);
+    break;
+  }
+}
