@@ -18,12 +18,17 @@ export interface HomesOptions {
   readonly meet: () => Promise<void>;
 }
 
+/** Users who changed a list or an item within the last seconds. */
+const readersLimit = 1000;
+
 export class Homes {
   /** This process, in every epoch it is granted. */
   readonly owner = randomBytes(16).toString("hex");
   readonly #options: HomesOptions;
   readonly #claims = new Map<string, Promise<string>>();
   readonly #local = new Map<string, string>();
+  /** Where a user's questions go for a moment, because what they changed is known there first. */
+  readonly #readAt = new Map<string, { readonly replica: string; readonly untilMs: number }>();
   #sights: readonly ProxySight[] = [];
   #looking: Promise<void> | undefined;
 
@@ -36,6 +41,22 @@ export class Homes {
 
   homeOf(userId: string): string | undefined {
     return this.#local.get(userId) ?? this.#options.memory.homes.get(userId)?.replica;
+  }
+
+  /** Until then, on the monotonic clock, what this user asks is asked at `replica` and not at home. */
+  readFor(userId: string, replica: string, untilMs: number): void {
+    if (this.#readAt.size >= readersLimit) this.#readAt.clear();
+    this.#readAt.set(userId, { replica, untilMs });
+  }
+
+  /** Where this user reads for the moment; undefined: at home, as nearly always. */
+  readsAt(userId: string, nowMs: () => number): string | undefined {
+    if (this.#readAt.size === 0) return undefined;
+    const known = this.#readAt.get(userId);
+    if (known === undefined) return undefined;
+    if (known.untilMs > nowMs()) return known.replica;
+    this.#readAt.delete(userId);
+    return undefined;
   }
 
   /** What the other proxies last said they can reach. */

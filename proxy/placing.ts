@@ -150,7 +150,8 @@ export class Placing {
     const { homes, prefer } = this.#parts;
     const { facts, identity } = job;
     const userId = identity?.kind === "user" ? identity.userId : undefined;
-    const home = userId === undefined ? undefined : homes.homeOf(userId);
+    const home =
+      userId === undefined ? undefined : (this.#readsAt(job, userId) ?? homes.homeOf(userId));
     if (
       userId !== undefined &&
       facts.route.boundTo === "home" &&
@@ -187,6 +188,16 @@ export class Placing {
       barred: this.#barred(identity),
       prefer,
     };
+  }
+
+  /** A question of somebody who has just changed something elsewhere, where they have a token. */
+  #readsAt({ facts, identity }: Job, userId: string): string | undefined {
+    const { homes, health, clock } = this.#parts;
+    const replica = homes.readsAt(userId, clock.monotonicMs);
+    if (replica === undefined || identity?.tokens[replica] === undefined) return undefined;
+    const { route } = facts;
+    const isQuestion = !route.changes && route.kind === "read" && route.boundTo === "home";
+    return isQuestion && stateOf(health.view, replica) === "ready" ? replica : undefined;
   }
 
   /** A login goes to the home of the user it names, so that wrong passwords are counted in one place. */

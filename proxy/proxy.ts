@@ -33,6 +33,8 @@ import type { Seal } from "../core/service/seal.ts";
 import { type Member, type Store, StoreUnavailable } from "../core/store/store.ts";
 import type { Attendant } from "./attendant.ts";
 import { createGateAttendant } from "./attendants/gate.ts";
+import { type EntryWriter, Journal, journalLimits } from "./attendants/journal.ts";
+import { createLists } from "./attendants/lists.ts";
 import { Plays, playsLimits } from "./attendants/plays.ts";
 import { createQuickConnect } from "./attendants/quick-connect.ts";
 import { createRefresh } from "./attendants/refresh.ts";
@@ -53,6 +55,7 @@ import { Logins } from "./logins.ts";
 import type { Caretakers, DoorLimits, DoorParts } from "./parts.ts";
 import { newPlaces } from "./place.ts";
 import { PlainConnections } from "./plain.ts";
+import { Pushes, pushesLimits } from "./pushes.ts";
 import { Roster, sameReplicas } from "./roster.ts";
 import { SegmentMemory } from "./segments.ts";
 import { Door } from "./server.ts";
@@ -82,6 +85,7 @@ export interface ProxyConfig extends DoorLimits {
   readonly headerLimitBytes: number;
   readonly headersTimeLimitMs: number;
   readonly requestTimeLimitMs: number;
+  readonly journalWaitLimitMs: number;
   readonly clientStallLimitMs: number;
   readonly keepAliveLimitMs: number;
   readonly connectionsLimit: number;
@@ -102,6 +106,8 @@ export interface ProxyParts {
   readonly caretakers: Caretakers;
   /** A client for our own calls to a replica, probes included. Closed by the proxy when it goes. */
   readonly connect: (config: ReplicaConfig) => JellyfinClient;
+  /** Who writes the journal's entries; undefined: changes are not written down. */
+  readonly journal?: EntryWriter | undefined;
   /** Told of the registry's members whose proof holds, whenever it was read. */
   readonly onMembers?: (members: readonly Member[]) => void;
   /** Where that replica's gate is reached, as far as that is proven; left out where nobody can lead. */
@@ -278,6 +284,29 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     clientOf: (replica) => clients.get(replica),
     goneForMs,
   });
+  const journal =
+    parts.journal === undefined
+      ? undefined
+      : new Journal({
+          writer: parts.journal,
+          store,
+          seal,
+          clock,
+          log: log.log,
+          metrics,
+          replicaNames: () => [...health.view.replicas.keys()],
+          noteStoreFailure: (error) => memory.noteStoreFailure(error),
+          limits: { ...journalLimits, waitLimitMs: config.journalWaitLimitMs },
+        });
+  const pushes = new Pushes({
+    store,
+    seal,
+    clock,
+    metrics,
+    whenSeveral: (signal) => whenSeveral(health, signal),
+    noteStoreFailure: (error) => memory.noteStoreFailure(error),
+    limits: pushesLimits,
+  });
   const doorParts: DoorParts = {
     limits: config,
     store,
@@ -312,6 +341,16 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       television,
       plays,
       balancer.attendant,
+      createLists({
+        memory,
+        clock,
+        clientOf: (replica) => clients.get(replica),
+        isReady: (replica) => stateOf(health.view, replica) === "ready",
+        isCluster: () => health.view.replicas.size > 1,
+        urgent: (replica, key) => caretakers.urgent(replica, key),
+        homeOf: (userId) => homes.homeOf(userId),
+        readAt: (userId, replica, untilMs) => homes.readFor(userId, replica, untilMs),
+      }),
       createTaskAttendant(memory),
       createRefresh({
         memory,
@@ -322,6 +361,8 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
         urgent: caretakers.urgent,
         apiKeyOf: caretakers.apiKeyOf,
       }),
+      // Before the gate, which carries requests out itself.
+      ...(journal === undefined ? [] : [journal]),
       ...gates,
     ],
     trusted: trustedProxies(config.trustedProxies),
@@ -352,7 +393,9 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
   links.follow(health.view);
 
   const sockets = createSocketLane({
-    host: createSocketHost(door, doorParts, syncPlay, sessions),
+    host: createSocketHost(door, doorParts, syncPlay, sessions, (replica, text) =>
+      pushes.shown(replica, text),
+    ),
     limits: {
       connectLimitMs: config.connectLimitMs,
       upstreamMessageLimitBytes: 64 * mebibyte,
@@ -452,6 +495,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     },
     { name: "meeting", run: (signal) => repeat(meetIntervalMs, signal, meet) },
     { name: "balance", run: (signal) => balancer.run(signal) },
+    ...(journal === undefined ? [] : [{ name: "pushes", run: pushes.run.bind(pushes) }]),
     {
       name: "door",
       async start(signal) {
@@ -475,6 +519,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
         clearInterval(stopIdle);
         server.closeAllConnections();
         plain.closeAll();
+        await Promise.race([journal?.flush(), aborted(cut)]);
       },
     },
   ];
@@ -549,6 +594,21 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       return typeof address === "object" && address !== null ? address.port : config.listen.port;
     },
   };
+}
+
+/** Resolves when there is more than one replica, or `signal` aborts. */
+function whenSeveral(health: Health, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const look = (): void => {
+      if (health.view.replicas.size < 2 && !signal.aborted) return;
+      stop();
+      signal.removeEventListener("abort", look);
+      resolve();
+    };
+    const stop = health.onChange(look);
+    signal.addEventListener("abort", look, { once: true });
+    look();
+  });
 }
 
 function gateAttendant(

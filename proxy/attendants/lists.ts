@@ -1,0 +1,211 @@
+// The attendant of changes that have one writer: playlists, collections, items and their pictures. Ids of lists come
+// from the history of their names, and what is appended or moved depends on what was there, so that every server must
+// see these changes in one order: they go to the leader's replica, whose sidecar publishes what became of them.
+//
+//   before   waits, within the request's time, until somebody leads whose server has the caller's token
+//   bound    the leader's replica
+//   after    who made the change reads at that replica for a moment, so that they see what they did although their
+//            home is elsewhere and hears of it some 100 ms later
+//
+// A collection whose name is taken would be emptied by its second creation and keep its id (Jellyfin's
+// CollectionManager). Here the items are added to the one there is, and its id is answered: the web client shows the
+// collection it is given, with what was added, and nothing is lost. An error would be shown as «there was a problem»
+// and leave the viewer to find the collection by hand.
+
+import type { Identity } from "../../core/cluster/identity.ts";
+import type { Memory } from "../../core/cluster/memory.ts";
+import { plainGuid } from "../../core/jellyfin/change-request.ts";
+import { idsIn, isWrittenAtLeader } from "../../core/jellyfin/changes-library.ts";
+import type { JellyfinClient } from "../../core/jellyfin/client.ts";
+import { queryValue } from "../../core/jellyfin/playback.ts";
+import type { Clock } from "../../core/service/clock.ts";
+import { isRecord, parsedObject } from "../../core/service/json.ts";
+import type { Attendant, Attended } from "../attendant.ts";
+import type { HeldReply } from "../client.ts";
+import { ownReply, unavailable } from "../reply.ts";
+
+export interface ListsParts {
+  readonly memory: Pick<Memory, "lease" | "identities" | "onLease" | "highestLeaseNumber">;
+  readonly clock: Pick<Clock, "monotonicMs">;
+  readonly clientOf: (replica: string) => JellyfinClient | undefined;
+  readonly isReady: (replica: string) => boolean;
+  /** With one replica there is nothing to put in order. */
+  readonly isCluster: () => boolean;
+  /** Asks that this identity's token at that replica be made soon. */
+  readonly urgent: (replica: string, identityKey: string) => void;
+  readonly homeOf: (userId: string) => string | undefined;
+  /** From now until then this user's questions go there. */
+  readonly readAt: (userId: string, replica: string, untilMs: number) => void;
+}
+
+/** How long whoever changed something reads where it was changed; the others have it within a second. */
+const readAtWriterMs = 3000;
+const lookIntervalMs = 100;
+const collectionsLimit = 10_000;
+const createPattern = "/Collections";
+
+export function createLists(parts: ListsParts): Attendant {
+  const { memory, clock, isCluster, isReady } = parts;
+  /** The collection that an asked-for name has already. */
+  const existing = new WeakMap<Attended, string>();
+  /** Creations of one name under way here, one after another. */
+  const creations = new Map<string, Promise<void>>();
+  const releases = new WeakMap<Attended, () => void>();
+
+  function leader(): string | undefined {
+    const { lease } = memory;
+    return lease === undefined || lease.replica === "" ? undefined : lease.replica;
+  }
+
+  /** The leader's replica once it can take this request; a sentence when the time is up. */
+  async function writer(asked: Attended): Promise<{ readonly replica: string } | string> {
+    for (;;) {
+      const replica = leader();
+      const identity = identityNow(memory, asked);
+      let why = "Nobody leads the cluster right now.";
+      if (replica !== undefined && !isReady(replica)) why = "The leader's server is not ready.";
+      else if (replica !== undefined) {
+        if (!lacksToken(identity, replica)) return { replica };
+        parts.urgent(replica, identity?.key ?? "");
+        why = "The leader's server does not know this login yet.";
+      }
+      const leftMs = asked.deadlineMs - clock.monotonicMs();
+      if (leftMs <= 0 || asked.hasLeft) return why;
+      await nextLease(memory, Math.min(leftMs, lookIntervalMs));
+    }
+  }
+
+  /** Waits for a creation of the same name that came before, and is what the next one waits for. */
+  async function takeTurn(asked: Attended, name: string): Promise<void> {
+    const earlier = creations.get(name);
+    let release: () => void = () => undefined;
+    const mine = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    const turn = Promise.all([earlier, mine]).then(() => {
+      if (creations.get(name) === turn) creations.delete(name);
+    });
+    creations.set(name, turn);
+    releases.set(asked, release);
+    await Promise.race([earlier, timeUp(asked.deadlineMs - clock.monotonicMs())]);
+  }
+
+  async function findCollection(replica: string, name: string): Promise<string | undefined | null> {
+    const query = `recursive=true&includeItemTypes=BoxSet&enableImages=false&limit=${collectionsLimit}`;
+    const answer = await parts.clientOf(replica)?.callWithKey("GET", `/Items?${query}`);
+    if (answer?.outcome !== "answered" || answer.status !== 200) return null;
+    const items = parsedObject(answer.text)?.Items;
+    const wanted = folderName(name);
+    for (const item of Array.isArray(items) ? items.filter(isRecord) : []) {
+      if (typeof item.Name === "string" && folderName(item.Name) === wanted)
+        return plainGuid(item.Id);
+    }
+    return undefined;
+  }
+
+  return {
+    name: "one writer",
+    attends: isWrittenAtLeader,
+
+    async before(asked) {
+      const { route, rawQuery } = asked.facts;
+      // Where no sidecar ever led, nobody keeps the servers equal, and the home is as good as any.
+      if (!isCluster() || asked.identity === undefined || memory.highestLeaseNumber === 0) {
+        return undefined;
+      }
+      const found = await writer(asked);
+      if (typeof found === "string") return asked.hasLeft ? undefined : unavailable(found);
+      const name = queryValue(rawQuery, "name");
+      if (route.pattern !== createPattern || name === undefined || name === "") return undefined;
+      await takeTurn(asked, folderName(name));
+      const known = await findCollection(found.replica, name);
+      if (known === null) {
+        releases.get(asked)?.();
+        return unavailable("Whether this collection exists already cannot be found out right now.");
+      }
+      if (known === undefined) return undefined;
+      if (idsIn(rawQuery, "ids").length === 0) {
+        releases.get(asked)?.();
+        return created(asked, known);
+      }
+      existing.set(asked, known);
+      return undefined;
+    },
+
+    async again(asked) {
+      if (isCluster() && memory.highestLeaseNumber > 0) await writer(asked);
+    },
+
+    bound() {
+      const replica = isCluster() ? leader() : undefined;
+      return replica === undefined ? undefined : { replica, kind: "leader" };
+    },
+
+    rewrite(asked) {
+      const id = existing.get(asked);
+      return id === undefined
+        ? undefined
+        : { path: `${asked.facts.path.replace(/\/+$/, "")}/${id}/Items` };
+    },
+
+    async after(asked, reply, replica) {
+      const { identity } = asked;
+      if (reply.head.status < 300 && identity?.kind === "user" && isCluster()) {
+        if (parts.homeOf(identity.userId) !== replica) {
+          parts.readAt(identity.userId, replica, clock.monotonicMs() + readAtWriterMs);
+        }
+      }
+      const id = existing.get(asked);
+      return id === undefined || reply.head.status >= 300 ? reply : created(asked, id);
+    },
+
+    ended(asked) {
+      releases.get(asked)?.();
+    },
+  };
+}
+
+function identityNow(
+  memory: Pick<Memory, "identities">,
+  { identity }: Attended,
+): Identity | undefined {
+  if (identity === undefined) return undefined;
+  const now = memory.identities.get(identity.key);
+  return now?.generation === identity.generation ? now : identity;
+}
+
+function lacksToken(identity: Identity | undefined, replica: string): boolean {
+  return identity?.kind === "user" && identity.tokens[replica] === undefined;
+}
+
+/** Two names with one folder are one collection (ManagedFileSystem.GetValidFilename on Linux). */
+function folderName(name: string): string {
+  return name.replaceAll("/", " ").replaceAll("\0", " ");
+}
+
+/** A CollectionCreationResult, spelled as the client asked for its answers. */
+function created({ rawHeaders }: Attended, id: string): HeldReply {
+  const accept = rawHeaders.findIndex((name, at) => at % 2 === 0 && /^accept$/i.test(name));
+  const isCamel = accept >= 0 && /profile="?CamelCase/i.test(rawHeaders[accept + 1] ?? "");
+  const text = JSON.stringify(isCamel ? { id } : { Id: id });
+  return ownReply(200, "OK", text, ["Content-Type", "application/json; charset=utf-8"]);
+}
+
+/** Resolves when the lease changes, or after `limitMs`. */
+function nextLease(memory: Pick<Memory, "onLease">, limitMs: number): Promise<void> {
+  return new Promise((resolve) => {
+    const finish = (): void => {
+      clearTimeout(timer);
+      stop();
+      resolve();
+    };
+    const timer = setTimeout(finish, limitMs);
+    const stop = memory.onLease(finish);
+  });
+}
+
+function timeUp(limitMs: number): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, Math.max(0, limitMs)).unref();
+  });
+}
