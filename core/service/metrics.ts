@@ -313,6 +313,25 @@ export function createMetrics(version: string) {
       "1 while a sidecar of this process leads the cluster, else 0.",
     ),
 
+    // The journal.
+    journalIntents: make.counter(
+      "jellybloom_journal_intents_total",
+      "Changes asked for by clients that the door wrote down before it sent them on.",
+    ),
+    journalLate: make.counter(
+      "jellybloom_journal_late_total",
+      "Of these, the ones that went on before it was known that they were written down.",
+    ),
+    journalWait: make.duration(
+      "jellybloom_journal_wait_seconds",
+      "How long a change waited until it was written down.",
+      shortMs,
+    ),
+    pushesDropped: make.counter(
+      "jellybloom_pushes_dropped_total",
+      "Messages about user data that told a client of nothing but a position, which no single server sends.",
+    ),
+
     // The store.
     storeFailures: make.counter(
       "jellybloom_store_failures_total",
@@ -321,6 +340,28 @@ export function createMetrics(version: string) {
     failsafe: make.gauge(
       "jellybloom_failsafe",
       "1 while the store cannot be reached and this process goes on from memory, else 0.",
+    ),
+
+    // The journal of changes.
+    journalWritten: make.counter(
+      "jellybloom_journal_written_total",
+      "Entries that this process wrote into the journal of changes.",
+    ),
+    journalSpooled: make.counter(
+      "jellybloom_journal_spooled_total",
+      "Entries that waited in this process because the store did not take them at once.",
+    ),
+    journalRefused: make.counter(
+      "jellybloom_journal_refused_total",
+      "Entries that were neither written nor kept: the store was away and no more may wait.",
+    ),
+    journalWaiting: make.gauge(
+      "jellybloom_journal_waiting",
+      "Entries that wait in this process for the store now.",
+    ),
+    journalEnd: make.gauge(
+      "jellybloom_journal_end",
+      "The number of the newest entry of the journal that this process wrote or read.",
     ),
 
     text: make.text,

@@ -21,6 +21,7 @@ import {
   journalKeptDefault,
 } from "./journal.ts";
 import { asEntries, asList, asText, asTexts, entriesOf, type StreamEntry } from "./replies.ts";
+import { StoreUnavailable } from "./store.ts";
 
 /** A connection that a follower has for itself. */
 export interface OwnConnection {
@@ -150,17 +151,15 @@ export function redisJournal(parts: RedisJournalParts): JournalStore {
     try {
       const seen = batch.map((one) => newer(one.seen)).reduce(highestOf, undefined);
       const values = batch.flatMap((one) => one.values);
-      const answer = asTexts(
-        await run("appendJournal", scriptKeys, [
-          ...knowledge(seen),
-          Math.max(journalKept, 1),
-          journalKeptBytes,
-          journalEntryOverheadBytes,
-          ...values,
-        ]),
-      );
-      const [generation = "", last = "", mark = ""] = answer;
-      let number = numberFrom(last) - values.length;
+      const answer = await run("appendJournal", scriptKeys, [
+        ...knowledge(seen),
+        Math.max(journalKept, 1),
+        journalKeptBytes,
+        journalEntryOverheadBytes,
+        ...values,
+      ]);
+      const { generation, last, mark } = understood(answer, appendedFrom);
+      let number = last - values.length;
       if (values.length > 0) learn({ generation, number: number + values.length, mark });
       for (const { values: own, resolve } of batch) {
         number += own.length;
@@ -174,7 +173,7 @@ export function redisJournal(parts: RedisJournalParts): JournalStore {
 
   /** A page, or why there is none. What the script says is learned by the way. */
   function pageFrom(after: JournalCursor, answer: unknown): JournalPage {
-    const { isHeld, ends, entries } = readingFrom(answer);
+    const { isHeld, ends, entries } = understood(answer, readingFrom);
     noteEnds(ends);
     if (!isHeld) return { outcome: "lost", ends };
     const { taken, cursor, missingBefore } = takenFrom(after, entries, isReachable);
@@ -216,7 +215,7 @@ export function redisJournal(parts: RedisJournalParts): JournalStore {
       for (;;) {
         const read = await own.wait(keys.journal, from, followEntries, followIdleMs);
         if (read === undefined) return "ended";
-        const news = entriesOf(read.answer);
+        const news = understood(read.answer, entriesOf);
         const last = news.at(-1);
         if (last === undefined) break;
         from = last[0];
@@ -244,7 +243,7 @@ export function redisJournal(parts: RedisJournalParts): JournalStore {
 
     async journalEnds() {
       const values = [...knowledge(known), 0, pageBytes];
-      const { ends } = readingFrom(await run("readJournal", scriptKeys, values));
+      const { ends } = understood(await run("readJournal", scriptKeys, values), readingFrom);
       noteEnds(ends);
       return ends;
     },
@@ -302,6 +301,23 @@ function highestOf(
 ): JournalCursor | undefined {
   if (left === undefined || right === undefined) return left ?? right;
   return right.number >= left.number ? right : left;
+}
+
+/** What the script that appends says. */
+function appendedFrom(answer: unknown) {
+  const [generation = "", last = "", mark = ""] = asTexts(answer);
+  return { generation, last: numberFrom(last), mark };
+}
+
+/** An answer that makes no sense comes of what somebody else wrote: the journal is not to be had, and nobody stops. */
+function understood<Value>(answer: unknown, reading: (answer: unknown) => Value): Value {
+  try {
+    return reading(answer);
+  } catch (error) {
+    throw new StoreUnavailable("what lies in Redis as the journal cannot be read", {
+      cause: error,
+    });
+  }
 }
 
 function readingFrom(answer: unknown): Reading {
