@@ -4,6 +4,7 @@
 import { randomBytes } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { JournalWriter, spoolLimits } from "../core/cluster/journal-writer.ts";
 import { Memory } from "../core/cluster/memory.ts";
 import type { ReplicaConfig } from "../core/cluster/replica.ts";
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
@@ -29,6 +30,8 @@ const revokedKeepMs = 30 * 24 * 3_600_000;
 const proofWindowMs = 30_000;
 const proofNoncesKept = 10_000;
 const clusterKeyFile = "cluster.key";
+const journalSpoolFile = "journal-door.spool";
+const journalRetryLimitMs = 2000;
 
 /** What every command with a door shares while it runs. */
 export interface Common {
@@ -36,6 +39,8 @@ export interface Common {
   readonly store: Store;
   readonly seal: Seal;
   readonly memory: Memory;
+  /** Writes into the journal of changes for everybody in this process. */
+  readonly journal: JournalWriter;
   readonly metrics: Metrics;
   readonly version: string;
   readonly life: Life;
@@ -97,6 +102,15 @@ export async function runDoor(plan: DoorPlan, io: Io): Promise<number> {
   const seal = createSeal(clusterKey);
   const metrics = createMetrics(version);
   const memory = new Memory({ store, seal, log, tokensRemembered, storeRetryMs });
+  const journal = new JournalWriter({
+    store,
+    seal,
+    log,
+    metrics,
+    limits: spoolLimits,
+    ...(config.data !== undefined && { file: join(config.data, journalSpoolFile) }),
+    retryLimitMs: journalRetryLimitMs,
+  });
   const life = new Life({
     unreadyWaitMs: config.unreadyWaitMs,
     drainLimitMs: config.drainLimitMs,
@@ -124,6 +138,7 @@ export async function runDoor(plan: DoorPlan, io: Io): Promise<number> {
     store,
     seal,
     memory,
+    journal,
     metrics,
     version,
     life,
@@ -149,6 +164,7 @@ export async function runDoor(plan: DoorPlan, io: Io): Promise<number> {
     clock: systemClock,
     caretakers: plan.caretakers(common),
     connect: plan.connect,
+    journal,
     ...(onMembers !== undefined && { onMembers: (members) => onMembers(common, members) }),
     ...(gateUrlOf !== undefined && { gateUrlOf: (replica) => gateUrlOf(common, replica) }),
   });
@@ -179,6 +195,8 @@ export async function runDoor(plan: DoorPlan, io: Io): Promise<number> {
     },
   };
   const exitCode = await life.run([
+    // First, so that it ends last: what others write as they end is still written.
+    journal,
     ...watchers,
     admin,
     ...plan.helpers(common, proxy),

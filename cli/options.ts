@@ -33,6 +33,7 @@ import {
   secretText,
   urlOf,
 } from "../core/service/options.ts";
+import { type Rebuildable, rebuildable } from "../sidecar/seed/choice.ts";
 
 const second = 1000;
 const minute = 60 * second;
@@ -384,6 +385,15 @@ const doorLimits = {
     default: "4s",
     description:
       "How long a request may wait for a token which its replica has yet to be asked for.",
+  }),
+  journalWaitLimitMs: option({
+    name: "journal-wait-limit",
+    section: "Limits",
+    type: durationMs(0, minute),
+    default: "500ms",
+    description:
+      "How long a change waits until the store has its entry in the journal. After that it goes on, and" +
+      " the entry is written as soon as the store can be reached.",
   }),
   bodyBufferLimitBytes: option({
     name: "body-buffer-limit",
@@ -794,6 +804,89 @@ export const leaveOptions = {
   }),
 } satisfies OptionTable;
 
+const rebuildables: OptionType<readonly Rebuildable[]> = {
+  placeholder: "NAMES",
+  parse(text) {
+    const given = text.split(",").map((name) => name.trim());
+    const known = rebuildable.filter((name) => given.includes(name));
+    return given.every((name) => rebuildable.some((candidate) => candidate === name))
+      ? { value: known }
+      : { mistake: `must be some of ${rebuildable.join(", ")}, separated by commas` };
+  },
+};
+
+/** Whoever wants to know how far a replica has come in the journal asks the sidecar beside it. */
+const beside = {
+  sidecar: optional({
+    name: "sidecar",
+    section: "Cluster",
+    type: httpUrl,
+    description:
+      "The address of the sidecar beside the server that is copied (of `up`: its admin address and" +
+      " /jellybloom/of/NAME). It tells how far the journal had come there; without --from it also sends the" +
+      " data, for which it needs --server.",
+  }),
+  clusterKey: optional({
+    name: "cluster-key",
+    section: "Cluster",
+    type: secretText(16),
+    secret: true,
+    description: "The cluster key, by which the sidecar knows who asks.",
+  }),
+} satisfies OptionTable;
+
+export const backupOptions = {
+  from: optional({
+    name: "from",
+    section: "Folders",
+    type: path,
+    description:
+      "The folder of the server, which may be running: what is /config in a container, /var/lib/jellyfin of a" +
+      " system package, or its data folder. It is only read.",
+  }),
+  fromConfig: optional({
+    name: "from-config",
+    section: "Folders",
+    type: path,
+    description: "Its config folder (the one with system.xml), where that is not found by --from.",
+  }),
+  to: optional({
+    name: "to",
+    section: "Folders",
+    type: path,
+    description: "The archive to write, a tar file; - writes it to the standard output.",
+  }),
+  scratch: optional({
+    name: "scratch",
+    section: "Folders",
+    type: path,
+    description:
+      "Where a database is copied to before it goes into the archive. It must have room for the largest. Left" +
+      " out: the system's folder for such files.",
+  }),
+  verify: optional({
+    name: "verify",
+    section: "Folders",
+    type: path,
+    description:
+      "An archive to prove instead of writing one: every byte, every database in it, and the server's id.",
+  }),
+  without: optional({
+    name: "without",
+    section: "What is copied",
+    type: rebuildables,
+    description: `What to leave out, of ${rebuildable.join(", ")}. Caches, logs and transcodes always are.`,
+  }),
+  followLinks: flag({
+    name: "follow-links",
+    section: "What is copied",
+    description: "Copies what is behind links that lead out of the server's folders.",
+  }),
+  ...beside,
+} satisfies OptionTable;
+
+export type BackupConfig = ConfigOf<typeof backupOptions>;
+
 export const doctorOptions = {
   replica: list({
     name: "replica",
@@ -1009,6 +1102,33 @@ export const leaveRules: readonly OptionRule<typeof leaveOptions>[] = [
 
 export const sidecarRules: readonly OptionRule<typeof sidecarOptions>[] = [
   { about: ["lockRedis"], check: ({ lockRedis }) => evenLocks(lockRedis) },
+];
+/** What is asked of a sidecar needs the cluster key. */
+export function besideMistakes({
+  sidecar,
+  clusterKey,
+}: Pick<BackupConfig, "sidecar" | "clusterKey">): string[] {
+  return sidecar !== undefined && clusterKey === undefined
+    ? ["--sidecar needs --cluster-key: it answers nobody else."]
+    : [];
+}
+
+export const backupRules: readonly OptionRule<typeof backupOptions>[] = [
+  { about: ["sidecar", "clusterKey"], check: besideMistakes },
+  {
+    about: ["from", "sidecar", "to", "verify"],
+    check({ from, sidecar, to, verify }) {
+      if (verify !== undefined) {
+        return from === undefined && sidecar === undefined && to === undefined
+          ? []
+          : ["--verify proves an archive and goes with neither --from, --sidecar nor --to."];
+      }
+      return [
+        ...(from === undefined && sidecar === undefined ? ["--from or --sidecar is needed."] : []),
+        ...(to === undefined ? ["--to is needed: the archive to write, or - ."] : []),
+      ];
+    },
+  },
 ];
 export const doctorRules: readonly OptionRule<typeof doctorOptions>[] = [
   { about: ["replica"], check: ({ replica }) => repeatedReplicas(replica) },

@@ -32,6 +32,8 @@ export interface Attended {
   readonly refusedBy: ReadonlySet<string>;
   /** How often each status was such a refusal. */
   readonly refusals: ReadonlyMap<number, number>;
+  /** The replica that an attendant has passed the request to itself, whose answer is given as the door's own. */
+  passedTo?: string;
 }
 
 /** The replica whose memory a request is bound to, with what binds it, for the reason. */
@@ -73,6 +75,11 @@ export interface Attendant {
     reply: HeldReply,
     replica: string,
   ) => Promise<"again" | "show" | undefined>;
+  /**
+   * True when the request may be carried out on another ready replica though one that was sent it froze or broke
+   * off, whatever its route says.
+   */
+  readonly repeats?: (asked: Attended) => boolean;
   /** The request has ended; `status` is undefined when it was cut, `replica` empty when none was asked. */
   readonly ended?: (asked: Attended, status: number | undefined, replica: string) => void;
 }

@@ -34,6 +34,7 @@ export class Job {
   readonly refusals = new Map<number, number>();
   refusal: HeldReply | undefined;
   waitedMs = 0;
+  passedTo?: string;
 
   constructor(client: Client, facts: RequestFacts, startedMs: number) {
     this.client = client;

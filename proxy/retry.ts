@@ -25,6 +25,8 @@ export interface AttemptFacts {
   readonly answer: AnswerRule;
   /** What it does dies with its server. */
   readonly memoryOnly: boolean;
+  /** Its change is in the journal: what a server did of it before it broke off is overwritten when that is back. */
+  readonly isJournalled: boolean;
   /** A token was shown and the cluster knows it as a current one. */
   readonly tokenKnown: boolean;
   readonly isSocket: boolean;
@@ -86,10 +88,12 @@ function again(facts: AttemptFacts, why: string): Next {
 
 /**
  * A request that reached a replica may go to another one when doing it twice is harmless, or when what it
- * did has certainly died with its server. A frozen server carries its backlog out when it thaws.
+ * did has certainly died with its server. A frozen server carries its backlog out when it thaws. One that the journal
+ * knows may go to another, but does not wait for the same one.
  */
 function mayBeSentAgain(facts: AttemptFacts): boolean {
   if (facts.repeatable === "yes") return true;
+  if (facts.isJournalled && facts.replicasLeft > 0) return true;
   return facts.memoryOnly && facts.replicaState === "dead";
 }
 

@@ -76,10 +76,19 @@ export class Sending {
     return {
       link,
       wire: { head, body, isHead: facts.method === "HEAD", fresh: !repeatable },
-      repeatable,
+      repeatable: repeatable || this.#mayLeave(job),
       startedMs: this.#parts.clock.monotonicMs(),
       giveUpMs: job.deadlineMs,
     };
+  }
+
+  /** Whether another replica could carry out what one that froze in the middle of it may have begun. */
+  #mayLeave(job: Job): boolean {
+    const repeats = this.#attendants(job.facts.route).some(
+      (attendant) => attendant.repeats?.(job) === true,
+    );
+    // The one that is being asked counts as ready, too.
+    return repeats && this.#placing.replicasLeft(job) > 1;
   }
 
   /** The credentials as this replica knows them. */

@@ -329,6 +329,7 @@ export class Door {
       repeatable: job.repeatable,
       answer: route.answer,
       memoryOnly: route.memoryOnly,
+      isJournalled: this.#attendants(route).some((attendant) => attendant.repeats?.(job) === true),
       tokenKnown: job.identity !== undefined,
       isSocket: false,
       replicaState: stateOf(health.view, job.replica),

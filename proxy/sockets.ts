@@ -23,6 +23,7 @@ export function createSocketHost(
   parts: DoorParts,
   watch?: SocketWatch,
   sessions?: Pick<Sessions, "pushed">,
+  showUserData?: SocketHost["showUserData"],
 ): SocketHost {
   const { memory, health, links } = parts;
   async function replayCapabilities({ identityKey, replica }: SocketTarget): Promise<void> {
@@ -41,6 +42,7 @@ export function createSocketHost(
           }),
       },
     }),
+    ...(showUserData !== undefined && { showUserData }),
     showTasks: (text) => shownTaskMessage(text, memory),
     standing: (asked) => standingOf(parts, asked),
     async recognise(asked) {

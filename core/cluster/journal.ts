@@ -59,7 +59,7 @@ export interface IntentRequest {
   /** Without `?` and without credentials. */
   readonly query: string;
   readonly contentType: string;
-  /** As text (JSON), or base64 where `isBase64`; sealed under `jellybloom journal body` where `isSealed`. Empty: none. */
+  /** As text (JSON), or base64 where `isBase64`; sealed under `journalBodyContext` where `isSealed`. Empty: none. */
   readonly body: string;
   readonly isBase64?: boolean;
   readonly isSealed?: boolean;
@@ -131,6 +131,9 @@ export type ReadEntry =
   | { readonly outcome: "read"; readonly placed: Placed }
   /** Fit for the log; nothing of the entry is repeated in it. */
   | { readonly outcome: "refused"; readonly number: number; readonly why: string };
+
+/** What the body of an intent is sealed for where it holds a secret. */
+export const journalBodyContext = "jellybloom journal body";
 
 export function newEntryId(): string {
   return randomUUID();

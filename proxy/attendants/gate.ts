@@ -95,6 +95,7 @@ async function throughGate(parts: GateAttendantParts, asked: Attended): Promise<
       why = "The leader's server does not know this login yet.";
     } else if (lease !== undefined && url !== undefined) {
       const answer = await callGate(parts, asked, identity, lease, url);
+      if (answer.kind !== "notDone") asked.passedTo = lease.replica;
       if (answer.kind === "reply") return answer.reply;
       why = answer.why;
       log.debug(`the gate of ${lease.replica} did not let a request through: ${why}`);

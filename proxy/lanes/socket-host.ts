@@ -54,6 +54,8 @@ export interface SocketHost {
   readonly watch?: SocketWatch;
   /** A server's message about its scheduled tasks, as the cluster's. */
   readonly showTasks?: (text: string) => string;
+  /** A server's message about its user's data, without what a single server would not have sent. */
+  readonly showUserData?: (replica: string, text: string) => string | undefined;
   /** The sessions of the whole cluster, for those who subscribed to them. */
   readonly sessions?: SocketSessions;
   /** What is known of the token the socket came with, without waiting. */

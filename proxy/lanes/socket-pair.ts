@@ -53,6 +53,8 @@ export interface PairOwner {
   hears(pair: SocketPair, text: string): string | undefined;
   /** What a replica says of its scheduled tasks, as the client is to hear it. */
   showsTasks(text: string): string;
+  /** What a replica says of its user's data, as the client is to hear it; undefined: not at all. */
+  showsUserData(pair: SocketPair, text: string): string | undefined;
   /** A replica's list of sessions, which its client is told when the others' are in it; false: as it is. */
   tellsSessions(pair: SocketPair, text: string): boolean;
   /** The replica's socket closed or broke, and the client is still there. */
@@ -325,6 +327,15 @@ export class SocketPair {
       if (type === "ScheduledTasksInfo") {
         this.#toClient(this.#owner.showsTasks(data.toString("utf8")), false);
         return;
+      }
+      if (type === "UserDataChanged") {
+        const text = data.toString("utf8");
+        const shown = this.#owner.showsUserData(this, text);
+        if (shown === undefined) return;
+        if (shown !== text) {
+          this.#toClient(shown, false);
+          return;
+        }
       }
       if (type === "Sessions" && upstream === this.#upstream) {
         if (this.#owner.tellsSessions(this, data.toString("utf8"))) return;

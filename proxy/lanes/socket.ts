@@ -432,6 +432,11 @@ class Lane implements SocketLane, PairOwner {
     return this.#parts.host.showTasks?.(text) ?? text;
   }
 
+  showsUserData({ replica }: SocketPair, text: string): string | undefined {
+    const { showUserData } = this.#parts.host;
+    return showUserData === undefined ? text : showUserData(replica, text);
+  }
+
   tellsSessions(pair: SocketPair, text: string): boolean {
     return this.#sessions?.heard(pair, text) === true;
   }

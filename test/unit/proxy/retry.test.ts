@@ -9,6 +9,7 @@ const usual: AttemptFacts = {
   repeatable: "yes",
   answer: "doubt401",
   memoryOnly: false,
+  isJournalled: false,
   tokenKnown: true,
   isSocket: false,
   replicaState: "ready",
@@ -115,6 +116,31 @@ const rows: readonly Row[] = [
     duringReply,
     { repeatable: "ifNotSent", memoryOnly: true, replicaState: "dead" },
     "elsewhere",
+  ],
+
+  [
+    "a change that the journal knows is carried out elsewhere: what the first one did is overwritten",
+    beforeReply,
+    { repeatable: "ifNotSent", isJournalled: true },
+    "elsewhere",
+  ],
+  [
+    "so it is when its server froze",
+    timedOut,
+    { repeatable: "ifNotSent", isJournalled: true },
+    "elsewhere",
+  ],
+  [
+    "but it is not sent to the same one again, which would count it twice",
+    beforeReply,
+    { repeatable: "ifNotSent", isJournalled: true, replicasLeft: 0 },
+    "cut",
+  ],
+  [
+    "a 500 for it is shown: a server that answers has decided",
+    refused(500),
+    { repeatable: "ifNotSent", isJournalled: true },
+    "show",
   ],
 
   ["a 401 for a known token is one replica's opinion", refused(401), {}, "elsewhere"],
@@ -241,6 +267,7 @@ const anyFacts: fc.Arbitrary<AttemptFacts> = fc.record({
   repeatable: fc.constantFrom("yes" as const, "ifNotSent" as const, "no" as const),
   answer: fc.constantFrom("final" as const, "doubt401" as const, "doubt404" as const),
   memoryOnly: fc.boolean(),
+  isJournalled: fc.boolean(),
   tokenKnown: fc.boolean(),
   isSocket: fc.boolean(),
   replicaState: fc.constantFrom("ready" as const, "frozen" as const, "dead" as const, undefined),
@@ -259,7 +286,9 @@ test("whatever happens, what may have been carried out is not sent again unless 
         outcome.kind === "timedOut" ||
         (outcome.kind === "refused" && outcome.status === 500);
       const harmless =
-        facts.repeatable === "yes" || (facts.memoryOnly && facts.replicaState === "dead");
+        facts.repeatable === "yes" ||
+        (facts.memoryOnly && facts.replicaState === "dead") ||
+        (facts.isJournalled && facts.replicasLeft > 0 && outcome.kind !== "refused");
       const { next } = decideNext(outcome, facts);
       if (mayBeDone && !harmless) expect(["cut", "show"]).toContain(next);
     }),

@@ -1,0 +1,399 @@
+// The door's side of the journal (design, section 7): a change that every server has to know is written down before
+// the first byte of its request goes to a server, and closed when the client has its answer. Whatever dies in
+// between, the others know what was asked and who may have done it.
+//
+//   before   the intent is written and waited for, within a limit; with the store away it is spooled
+//   rewrite  notes which replicas are sent the request
+//   repeats  a change that is in the journal may be carried out elsewhere when its server breaks off
+//   after    notes what the answer tells that others need, such as a new id
+//   ended    the outcome is written; nobody waits for it
+//
+// It promises that a request never fails for the journal's sake (but one with a new password, which could not reach
+// the other servers), that no credential gets into it, and that a request of a single server, or one that only reads,
+// costs nothing.
+
+import { setTimeout as sleep } from "node:timers/promises";
+import { brotliDecompressSync, gunzipSync, inflateSync } from "node:zlib";
+import {
+  type Entry,
+  type Intent,
+  journalBodyContext,
+  newEntryId,
+  type Outcome,
+} from "../../core/cluster/journal.ts";
+import { forgetSecret, keepSecret } from "../../core/cluster/secret.ts";
+import { readUserDataFacts } from "../../core/cluster/user-data.ts";
+import { bodyLeftOut, type ChangeDraft } from "../../core/jellyfin/change-request.ts";
+import { changeReader } from "../../core/jellyfin/changes.ts";
+import type { Route } from "../../core/jellyfin/routes.ts";
+import type { Clock } from "../../core/service/clock.ts";
+import type { Log } from "../../core/service/log.ts";
+import type { Counter, Durations } from "../../core/service/metrics.ts";
+import type { Seal } from "../../core/service/seal.ts";
+import { type Store, StoreUnavailable } from "../../core/store/store.ts";
+import type { Attendant, Attended } from "../attendant.ts";
+import type { HeldReply } from "../client.ts";
+import { unavailable } from "../reply.ts";
+import { Pace } from "./pace.ts";
+
+/** Who writes entries; it spools them while the store is away, and keeps their order. */
+export interface EntryWriter {
+  /** The entry's number; undefined when it was spooled. */
+  write(entry: Entry): Promise<number | undefined>;
+}
+
+export interface JournalLimits {
+  /** How long a request waits for its intent to be in the store; then it goes on, and the intent is on its way. */
+  readonly waitLimitMs: number;
+  /** Reports of progress of one user and item beyond this are coalesced. */
+  readonly reportBurst: number;
+  readonly reportIntervalMs: number;
+  /** How many users' items wait at once for their last report to be written. */
+  readonly reportsWaiting: number;
+  /** A body whose text is longer is left out of the intent. */
+  readonly bodyLimitCharacters: number;
+  /** Of a longer answer nothing is read. */
+  readonly answerLimitBytes: number;
+}
+
+export const journalLimits: Omit<JournalLimits, "waitLimitMs"> = {
+  reportBurst: 10,
+  reportIntervalMs: 1000,
+  reportsWaiting: 10_000,
+  // An entry is at most 512 Ki characters (core/store/journal.ts), and quotes are written with a backslash.
+  bodyLimitCharacters: 240 * 1024,
+  answerLimitBytes: 4 * 1024 * 1024,
+};
+
+export interface JournalParts {
+  readonly writer: EntryWriter;
+  readonly store: Pick<Store, "putSecret" | "settleSecret">;
+  readonly seal: Pick<Seal, "seal">;
+  readonly clock: Pick<Clock, "monotonicMs">;
+  readonly log: Pick<Log, "error">;
+  readonly metrics: {
+    readonly journalIntents: Counter;
+    readonly journalLate: Counter;
+    readonly journalWait: Pick<Durations, "observe">;
+  };
+  /** All that are known. With one there is nobody else to know of a change. */
+  readonly replicaNames: () => readonly string[];
+  readonly noteStoreFailure: (error: unknown) => void;
+  readonly limits: JournalLimits;
+}
+
+/** A change under way. */
+interface UnderWay {
+  readonly intent: Intent;
+  readonly told: ChangeDraft["told"];
+  /** Whom a secret was kept for; undefined: there is none. */
+  readonly secretFor: readonly string[] | undefined;
+  /** Not written down yet: this client reports too often. */
+  readonly isCoalesced: boolean;
+  /** Replicas that were sent it. */
+  readonly asked: Set<string>;
+  answered: { readonly replica: string; readonly status: number } | undefined;
+  toldFacts: unknown;
+}
+
+/** A report that was carried out and is not written down yet. */
+interface Waiting {
+  readonly intent: Intent;
+  readonly outcome: Outcome;
+  readonly timer: NodeJS.Timeout;
+}
+
+export class Journal implements Attendant {
+  readonly name = "journal";
+  readonly #parts: JournalParts;
+  readonly #pace: Pace;
+  readonly #underWay = new WeakMap<Attended, UnderWay>();
+  readonly #waiting = new Map<string, Waiting>();
+
+  constructor(parts: JournalParts) {
+    this.#parts = parts;
+    const { reportBurst, reportIntervalMs, reportsWaiting } = parts.limits;
+    this.#pace = new Pace({
+      burst: reportBurst,
+      intervalMs: reportIntervalMs,
+      kept: reportsWaiting,
+    });
+  }
+
+  attends(route: Route): boolean {
+    return changeReader(route) !== undefined;
+  }
+
+  async before(asked: Attended): Promise<HeldReply | undefined> {
+    const replicas = this.#parts.replicaNames();
+    if (replicas.length < 2) return undefined;
+    const draft = draftOf(asked);
+    if (draft === undefined) return undefined;
+    const intent = this.#intentOf(draft, asked);
+    if (draft.secret !== undefined && !(await this.#keep(draft.secret, intent.id, replicas))) {
+      return unavailable("A secret cannot reach the other servers right now.");
+    }
+    const key = reportKey(intent);
+    const report = readReport(intent);
+    const isCoalesced =
+      report === "progress" && !this.#pace.passes(key, this.#parts.clock.monotonicMs());
+    this.#underWay.set(asked, {
+      intent,
+      told: draft.told,
+      secretFor: draft.secret === undefined ? undefined : replicas,
+      isCoalesced,
+      asked: new Set(),
+      answered: undefined,
+      toldFacts: undefined,
+    });
+    if (isCoalesced) return undefined;
+    // What waits is older than what is written now, and must not be written after it.
+    if (report !== undefined) this.#forget(key);
+    await this.#written(intent);
+    return undefined;
+  }
+
+  rewrite(asked: Attended, replica: string): undefined {
+    this.#underWay.get(asked)?.asked.add(replica);
+    return undefined;
+  }
+
+  /**
+   * A start, a mark with a date and a stop without a position count a play once more each time, so their routes may
+   * not be repeated. In the journal they may be, on another replica: what the first one counted is overwritten with
+   * what the second one has when it is back, so the play counts once.
+   */
+  repeats(asked: Attended): boolean {
+    const underWay = this.#underWay.get(asked);
+    return underWay?.intent.kind === "userData" && !underWay.isCoalesced;
+  }
+
+  async after(asked: Attended, reply: HeldReply, replica: string): Promise<HeldReply> {
+    const underWay = this.#underWay.get(asked);
+    if (underWay === undefined) return reply;
+    const { status } = reply.head;
+    underWay.answered = { replica, status };
+    if (underWay.told !== undefined && status < 300) {
+      const text = this.#textOf(reply);
+      if (text !== undefined) underWay.toldFacts = underWay.told(text);
+    }
+    return reply;
+  }
+
+  ended(asked: Attended, status: number | undefined, replica: string): void {
+    const underWay = this.#underWay.get(asked);
+    if (underWay === undefined) return;
+    this.#underWay.delete(asked);
+    const outcome = outcomeOf(underWay, asked, status, replica);
+    if (underWay.secretFor !== undefined && outcome.status >= 400) {
+      this.#forgetSecret(underWay.intent.id, underWay.secretFor);
+    }
+    if (underWay.isCoalesced) this.#coalesce(underWay.intent, outcome);
+    else void this.#write(outcome);
+  }
+
+  /** Writes what waits; for the end of the process. */
+  async flush(): Promise<void> {
+    const writes = [...this.#waiting.keys()].map((key) => this.#writeWaiting(key));
+    await Promise.all(writes);
+  }
+
+  // ---- Entries --------------------------------------------------------------------------------------
+
+  #intentOf(draft: ChangeDraft, { identity }: Attended): Intent {
+    const { kind, userId, itemId, facts } = draft;
+    return {
+      type: "intent",
+      id: newEntryId(),
+      kind,
+      identityKey: identity?.key ?? "",
+      userId,
+      itemId,
+      request: this.#requestOf(draft),
+      facts,
+    };
+  }
+
+  #requestOf({ request, isSecret }: ChangeDraft): Intent["request"] {
+    const { bodyLimitCharacters } = this.#parts.limits;
+    // Written as JSON within JSON, a text may become several times as long.
+    if (request.body.length > bodyLimitCharacters || isTooLong(request.body, bodyLimitCharacters)) {
+      return { ...request, ...bodyLeftOut, contentType: request.contentType };
+    }
+    if (isSecret !== true || request.body === "") return request;
+    const body = this.#parts.seal.seal(request.body, journalBodyContext);
+    return { ...request, body, isSealed: true };
+  }
+
+  /** Resolves when the intent is in the store or spooled, or when that takes too long. Never rejects. */
+  async #written(intent: Intent): Promise<void> {
+    const { clock, metrics, limits } = this.#parts;
+    const beganMs = clock.monotonicMs();
+    metrics.journalIntents.add();
+    const patience = new AbortController();
+    const isLate = sleep(limits.waitLimitMs, true, { signal: patience.signal, ref: false }).catch(
+      // Nobody is waited for any more.
+      () => false,
+    );
+    const wasLate = await Promise.race([this.#write(intent).then(() => false), isLate]);
+    patience.abort();
+    if (wasLate) metrics.journalLate.add();
+    metrics.journalWait.observe(clock.monotonicMs() - beganMs);
+  }
+
+  /** False: nobody could be told of it, so the change must not be made. */
+  async #keep(secret: string, id: string, replicas: readonly string[]): Promise<boolean> {
+    const { store, seal, noteStoreFailure } = this.#parts;
+    try {
+      await keepSecret(store, seal, id, secret, replicas);
+      return true;
+    } catch (error) {
+      // Too long for a secret, or the store is away: in both cases the other servers would never hear of it.
+      if (error instanceof StoreUnavailable) noteStoreFailure(error);
+      else if (!(error instanceof RangeError)) throw error;
+      return false;
+    }
+  }
+
+  #forgetSecret(id: string, replicas: readonly string[]): void {
+    const { store, noteStoreFailure } = this.#parts;
+    // What cannot be taken away now ends by itself, and nobody but who has the cluster key can read it.
+    forgetSecret(store, id, replicas).catch(noteStoreFailure);
+  }
+
+  async #write(entry: Entry): Promise<void> {
+    const { writer, log } = this.#parts;
+    try {
+      await writer.write(entry);
+    } catch (error) {
+      // The writer spools what the store does not take: this is a mistake of ours, and no viewer's affair.
+      log.error({ err: error }, "an entry of the journal was not written");
+    }
+  }
+
+  #textOf({ head, body }: HeldReply): string | undefined {
+    const maxOutputLength = this.#parts.limits.answerLimitBytes;
+    if (body.length > maxOutputLength) return undefined;
+    try {
+      switch (headerOf(head.headers, "content-encoding")) {
+        case "":
+        case "identity":
+          return body.toString("utf8");
+        case "gzip":
+          return gunzipSync(body, { maxOutputLength }).toString("utf8");
+        case "br":
+          return brotliDecompressSync(body, { maxOutputLength }).toString("utf8");
+        case "deflate":
+          return inflateSync(body, { maxOutputLength }).toString("utf8");
+        default:
+          return undefined;
+      }
+    } catch {
+      // An answer that cannot be read tells nothing; the client has it as it is.
+      return undefined;
+    }
+  }
+
+  // ---- Reports that come too often --------------------------------------------------------------------
+
+  #coalesce(intent: Intent, outcome: Outcome): void {
+    const key = reportKey(intent);
+    // What was refused changed nothing.
+    if (outcome.status >= 400) return;
+    const { limits } = this.#parts;
+    const isFull = !this.#waiting.has(key) && this.#waiting.size >= limits.reportsWaiting;
+    this.#forget(key);
+    const timer = setTimeout(
+      () => void this.#writeWaiting(key),
+      isFull ? 0 : limits.reportIntervalMs,
+    );
+    timer.unref();
+    this.#waiting.set(key, { intent, outcome, timer });
+  }
+
+  async #writeWaiting(key: string): Promise<void> {
+    const waiting = this.#waiting.get(key);
+    if (waiting === undefined) return;
+    this.#forget(key);
+    this.#parts.metrics.journalIntents.add();
+    const { intent, outcome } = waiting;
+    await Promise.all([this.#write(intent), this.#write(outcome)]);
+  }
+
+  #forget(key: string): void {
+    clearTimeout(this.#waiting.get(key)?.timer);
+    this.#waiting.delete(key);
+  }
+}
+
+function draftOf({
+  facts,
+  identity,
+  body,
+  bodyText,
+  rawHeaders,
+}: Attended): ChangeDraft | undefined {
+  const { route, params, method, rawQuery } = facts;
+  return changeReader(route)?.({
+    route,
+    params,
+    method,
+    rawQuery,
+    contentType: headerOf(rawHeaders, "content-type"),
+    body,
+    bodyText,
+    caller: identity === undefined ? undefined : { kind: identity.kind, userId: identity.userId },
+  });
+}
+
+function outcomeOf(
+  { intent, asked, answered, toldFacts }: UnderWay,
+  { refusedBy, passedTo }: Attended,
+  status: number | undefined,
+  replica: string,
+): Outcome {
+  const common = { type: "outcome", id: newEntryId(), of: intent.id } as const;
+  // A client that left before it was sent its answer changes nothing about who carried the request out.
+  const done = answered ?? (status === undefined ? undefined : { replica, status });
+  if (done !== undefined && passedTo === undefined) {
+    const others = [...asked].filter((name) => name !== done.replica && !refusedBy.has(name));
+    return {
+      ...common,
+      ...done,
+      ...(others.length > 0 && { asked: others }),
+      ...(toldFacts !== undefined && { facts: toldFacts }),
+    };
+  }
+  if (passedTo !== undefined) {
+    // 503 is what the gate's caller is told when nobody knows whether the leader's server did it.
+    return status === undefined || status === 503
+      ? { ...common, replica: "", status: 0, asked: [passedTo] }
+      : { ...common, replica: passedTo, status };
+  }
+  // Nobody was asked: the same as a refusal.
+  if (asked.size === 0) return { ...common, replica: "", status: 503 };
+  return { ...common, replica: "", status: 0, asked: [...asked] };
+}
+
+/** Which of the reports of playback an intent is, as far as it says where the viewer is; else undefined. */
+function readReport({ kind, facts }: Intent): "progress" | "other" | undefined {
+  const read = kind === "userData" ? readUserDataFacts(facts) : undefined;
+  if (read === undefined || !read.fields.includes("position")) return undefined;
+  return read.cause === "progress" ? "progress" : "other";
+}
+
+function reportKey({ userId, itemId }: Intent): string {
+  return `${userId}/${itemId}`;
+}
+
+function isTooLong(body: string, limitCharacters: number): boolean {
+  // Only a long text is worth being written to see its length.
+  return body.length * 6 > limitCharacters && JSON.stringify(body).length > 2 * limitCharacters;
+}
+
+function headerOf(rawHeaders: readonly string[], name: string): string {
+  for (let index = 0; index < rawHeaders.length; index += 2) {
+    if (rawHeaders[index]?.toLowerCase() === name) return rawHeaders[index + 1] ?? "";
+  }
+  return "";
+}
