@@ -79,7 +79,12 @@ export async function runDoor(plan: DoorPlan, io: Io): Promise<number> {
   let clusterKey: string;
   try {
     clusterKey = clusterKeyOf(config);
-    const limits = { changesKept, revokedKeepMs, callLimitMs: config.storeCallLimitMs };
+    const limits = {
+      changesKept,
+      revokedKeepMs,
+      callLimitMs: config.storeCallLimitMs,
+      journalKept: config.journalKept,
+    };
     store =
       config.redis === undefined
         ? openEmbeddedStore({

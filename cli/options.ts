@@ -77,6 +77,19 @@ const storeCall = {
   }),
 } satisfies OptionTable;
 
+/** For whatever writes the journal of changes. */
+const journal = {
+  journalKept: option({
+    name: "journal-kept",
+    section: "Limits",
+    type: integer(1000, 10_000_000),
+    default: "100000",
+    description:
+      "How many entries of the journal of changes are kept, and 64 MiB at most. A change is three entries. A server" +
+      " that was away for longer is compared with the others item by item.",
+  }),
+} satisfies OptionTable;
+
 /** For whatever has sidecars: one of them leads. */
 const leadership = {
   leaseLimitMs: option({
@@ -511,6 +524,7 @@ const doorLimits = {
     description: "WebSocket messages larger than this close their socket.",
   }),
   ...storeCall,
+  ...journal,
   unreadyWaitMs: option({
     name: "unready-wait",
     section: "Limits",
@@ -635,6 +649,7 @@ export const sidecarOptions = {
   ...tasks,
   ...probes,
   ...storeCall,
+  ...journal,
   ...life,
 } satisfies OptionTable;
 

@@ -63,7 +63,12 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
       now: monotonicMs,
     });
 
-  const limits = { changesKept, revokedKeepMs, callLimitMs: config.storeCallLimitMs };
+  const limits = {
+    changesKept,
+    revokedKeepMs,
+    callLimitMs: config.storeCallLimitMs,
+    journalKept: config.journalKept,
+  };
   let store: Awaited<ReturnType<typeof openRedisStore>>;
   try {
     store = await openRedisStore({ url: config.redis, limits, lockUrls: config.lockRedis });
