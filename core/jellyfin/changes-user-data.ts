@@ -199,9 +199,9 @@ function readUserData(asked: ChangeAsked): ChangeDraft | undefined {
     if (!isSaid(value)) continue;
     fields.push(field);
     const sound = read(value);
-    if (sound === undefined) continue;
-    Object.assign(values, { [field]: sound });
-    body[name] = sound;
+    if (sound !== undefined) Object.assign(values, { [field]: sound });
+    // What only the server can read it may be told again.
+    if (sound !== undefined || isDateLike(value)) body[name] = sound ?? value;
   }
   // They are one in Jellyfin (UserItemData.Likes), and a rating is taken last.
   if (fields.includes("rating")) {
@@ -291,6 +291,10 @@ function dateOf(value: unknown): string | undefined {
     old === null ? value : `${old[1]}-${old[2]}-${old[3]}T${old[4]}:${old[5]}:${old[6]}Z`;
   const isPlain = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,7})?Z$/.test(text);
   return isPlain && !Number.isNaN(Date.parse(text)) ? text : undefined;
+}
+
+function isDateLike(value: unknown): boolean {
+  return typeof value === "string" && /^[-+\d:.TZ ]{1,40}$/.test(value);
 }
 
 function camelCase(name: string): string {
