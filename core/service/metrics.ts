@@ -355,6 +355,10 @@ export function createMetrics(version: string) {
       "jellybloom_journal_refused_total",
       "Entries that were neither written nor kept: the store was away and no more may wait.",
     ),
+    journalUnreadable: make.counter(
+      "jellybloom_journal_unreadable_total",
+      "Entries of the journal left out: not written under this cluster key, or of an unknown kind.",
+    ),
     journalWaiting: make.gauge(
       "jellybloom_journal_waiting",
       "Entries that wait in this process for the store now.",
