@@ -8,6 +8,7 @@ import { type Exchange, Refusal, type Routes } from "../http.ts";
 import { itemId } from "../library.ts";
 import type { World } from "../world.ts";
 import { field } from "./accounts.ts";
+import { extraFolders } from "./catalog.ts";
 
 const FILMS = new Set([".mp4", ".mkv", ".webm", ".bin"]);
 
@@ -35,15 +36,26 @@ function locations(world: World): Record<"Movies" | "Shows", string[]> {
 export function addFolderRoutes(routes: Routes): void {
   routes.add("GET", "/Library/VirtualFolders", "admin", (ask) => {
     const { Movies, Shows } = locations(ask.world);
-    const library = (name: string, type: string, paths: string[]) => ({
-      Name: name,
-      Locations: paths,
-      CollectionType: type,
-      LibraryOptions: { Enabled: true, PathInfos: paths.map((Path) => ({ Path })) },
-      ItemId: itemId("CollectionFolder", `root/default/${name}`),
-      RefreshStatus: "Idle",
-    });
-    ask.reply([library("Movies", "movies", Movies), library("Shows", "tvshows", Shows)]);
+    const library = (name: string, type: string, paths: string[]) => {
+      const ItemId = itemId("CollectionFolder", `root/default/${name}`);
+      const PathInfos = paths.map((Path) => ({ Path }));
+      return {
+        Name: name,
+        Locations: paths,
+        CollectionType: type,
+        LibraryOptions: {
+          Enabled: true,
+          PathInfos,
+          ...ask.world.configuration(`library-options/${ItemId}`),
+        },
+        ItemId,
+        RefreshStatus: "Idle",
+      };
+    };
+    const later = extraFolders(ask.world).map(({ Name, CollectionType, Locations }) =>
+      library(Name, CollectionType, Locations),
+    );
+    ask.reply([library("Movies", "movies", Movies), library("Shows", "tvshows", Shows), ...later]);
   });
   routes.add("GET", "/Environment/DirectoryContents", "admin", (ask) => {
     const path = ask.query("path");

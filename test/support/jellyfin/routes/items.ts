@@ -3,9 +3,10 @@ import { existsSync } from "node:fs";
 import type { ListRow } from "../database.ts";
 import { sendFile } from "../files.ts";
 import { type Exchange, Refusal, type Routes } from "../http.ts";
-import { EMPTY_ID, parseId } from "../ids.ts";
+import { EMPTY_ID, idOfText, parseId } from "../ids.ts";
 import { type Item, itemDto, ROOT_ID } from "../library.ts";
 import { actingUser, field, required } from "./accounts.ts";
+import { deleteItem, editsOf, pictureFields, picturesOf } from "./catalog.ts";
 import { channelDto } from "./live-tv.ts";
 import { ownSession } from "./sessions.ts";
 
@@ -33,18 +34,25 @@ function dto(
 ): Record<string, unknown> {
   const { library, serverId, userData } = ask.world;
   const own = userId === undefined ? undefined : userData.dto(userId, item);
-  return itemDto(item, library, serverId, own, full);
+  const written = { ...editsOf(ask.world, item.id), ...pictureFields(ask.world, item) };
+  return { ...itemDto(item, library, serverId, own, full), ...written };
 }
 
 function reply(ask: Exchange, items: Item[], userId: string | undefined): void {
   const start = Number(ask.query("startIndex") ?? 0);
   const limit = Number(ask.query("limit") ?? items.length);
-  const withPath = ask.list("fields").some((name) => name.toLowerCase() === "path");
+  const fields = ask.list("fields").map((name) => name.toLowerCase());
   const page = items.slice(start, start + limit).map((item) => ({
     ...dto(ask, item, userId, false),
-    ...(withPath && { Path: item.path }),
+    ...(fields.length > 0 && wantedFields(dto(ask, item, userId, true), fields)),
   }));
   ask.reply({ Items: page, TotalRecordCount: items.length, StartIndex: start });
+}
+
+function wantedFields(full: Record<string, unknown>, fields: readonly string[]) {
+  return Object.fromEntries(
+    Object.entries(full).filter(([name]) => fields.includes(name.toLowerCase())),
+  );
 }
 
 function addBrowseRoutes(routes: Routes): void {
@@ -66,6 +74,11 @@ function addBrowseRoutes(routes: Routes): void {
     const { library } = ask.world;
     const folders = library.children(ROOT_ID).filter((item) => item.kind === "CollectionFolder");
     const items = folders.map((item) => dto(ask, item, userId, true));
+    // A view that gathers several libraries is the user's own: its id is made of theirs (UserViewManager).
+    if (userId !== undefined && ask.world.configuration("grouped-views").on === true) {
+      const Id = idOfText(`namedview-${userId}-music`);
+      items.push({ Id, Name: "Music", Type: "UserView", CollectionType: "music" });
+    }
     ask.reply({ Items: items, TotalRecordCount: items.length, StartIndex: 0 });
   };
   routes.add("GET", "/UserViews", "user", (ask) => views(ask, actingUser(ask)));
@@ -133,11 +146,7 @@ function addBrowseRoutes(routes: Routes): void {
     routes.add("GET", empty, "user", (ask) => reply(ask, [], undefined));
   }
   routes.add("DELETE", "/Items/:item", "user", (ask) => {
-    const item = itemOf(ask, ask.param(0));
-    const own = ask.world.lists.remove(item.id);
-    if (!own && !ask.caller.isAdmin) throw new Refusal(401, { json: "Unauthorized access" });
-    // Media files belong to the tests and stay; the item is gone from this server's library.
-    if (!own) ask.world.library.remove(item.id);
+    deleteItem(ask, itemOf(ask, ask.param(0)).id);
     ask.noContent();
   });
   routes.add("POST", "/Library/Refresh", "admin", async (ask) => {
@@ -282,15 +291,21 @@ function addListRoutes(routes: Routes): void {
     row.items.flatMap((id) => ask.world.library.get(id) ?? []);
   routes.add("GET", "/Playlists/:id", "user", (ask) => {
     const row = playlist(ask);
+    // It asks for the token's own user, and an API key has none.
+    if (ask.caller.userId === undefined) throw new Refusal(400);
     ask.reply({ OpenAccess: row.isPublic, Shares: row.users, ItemIds: row.items });
   });
   routes.add("POST", "/Playlists/:id", "user", (ask) => {
     const row = ownPlaylist(ask, playlist(ask));
     const body = ask.json();
     const ids = field(body, "Ids");
+    const isPublic = field(body, "IsPublic");
+    const users = field(body, "Users");
     ask.world.lists.update({
       ...row,
       name: String(field(body, "Name") ?? row.name),
+      isPublic: typeof isPublic === "boolean" ? isPublic : row.isPublic,
+      users: Array.isArray(users) ? (users as ListRow["users"]) : row.users,
       items: Array.isArray(ids) ? ids.flatMap((id) => parseId(String(id)) ?? []) : row.items,
     });
     ask.noContent();
@@ -306,7 +321,10 @@ function addListRoutes(routes: Routes): void {
   routes.add("POST", "/Playlists/:id/Items", "user", (ask) => {
     const row = playlist(ask);
     const added = ask.list("ids").flatMap((id) => parseId(id) ?? []);
-    ask.world.lists.update({ ...row, items: [...row.items, ...added] });
+    if (actingUser(ask) === undefined) throw new Refusal(400);
+    const position = ask.query("position");
+    const at = position === undefined ? row.items.length : Math.max(0, Number(position));
+    ask.world.lists.update({ ...row, items: row.items.toSpliced(at, 0, ...added) });
     ask.noContent();
   });
   routes.add("DELETE", "/Playlists/:id/Items", "user", (ask) => {
@@ -354,17 +372,12 @@ function ownPlaylist(ask: Exchange, row: ListRow): ListRow {
 function addImageRoutes(routes: Routes): void {
   const image = async (ask: Exchange) => {
     const item = itemOf(ask, ask.param(0));
-    const kind = ask.param(1).toLowerCase();
-    const path = kind === "backdrop" ? item.backdrop : kind === "primary" ? item.poster : undefined;
+    const path = picturesOf(ask.world, item, ask.param(1))[Number(ask.param(2) || 0)];
     if (path === undefined || !existsSync(path)) throw new Refusal(404, "problem");
     await sendImage(ask, path);
   };
   routes.add("GET|HEAD", "/Items/:item/Images/:kind", "anonymous", image);
   routes.add("GET|HEAD", "/Items/:item/Images/:kind/:index", "anonymous", image);
-  routes.add("GET", "/Items/:item/Images", "user", (ask) => {
-    itemOf(ask, ask.param(0));
-    ask.reply([]);
-  });
 }
 
 /** ImageController.GetImageResult: whatever tag is asked for becomes the ETag, and a year of caching with it. */
