@@ -76,6 +76,10 @@ export function isWrittenAtLeader(route: Route): boolean {
     case "playlist":
     case "collection":
     case "library":
+    case "user":
+    case "userPolicy":
+    case "apiKeys":
+    case "television":
       return true;
     case "metadata":
       return route.pattern !== refreshPattern;

@@ -153,11 +153,6 @@ function addPasswordRoutes(routes: Routes): void {
   };
   routes.add("POST", "/Users/Password", "user", (ask) => change(ask, ask.query("userId")));
   routes.add("POST", "/Users/:id/Password", "user", (ask) => change(ask, ask.param(0)));
-  const pin = { Action: "ContactAdmin", PinFile: undefined, PinExpirationDate: undefined };
-  routes.add("POST", "/Users/ForgotPassword", "anonymous", (ask) => ask.reply(pin));
-  routes.add("POST", "/Users/ForgotPassword/Pin", "anonymous", (ask) =>
-    ask.reply({ Success: false, UsersReset: [] }),
-  );
 }
 
 function addDeviceRoutes(routes: Routes): void {

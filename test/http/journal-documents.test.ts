@@ -1,0 +1,309 @@
+// Documents that were changed at one server, at another: two stand-ins, and the handler that a follower would ask.
+
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { createDocuments } from "../../sidecar/journal/documents.ts";
+import { type StandIn, startPair } from "../support/jellyfin/start.ts";
+import { type AskedBy, HandCluster } from "../support/journal-hands.ts";
+import { emptyFolder } from "./sidecar-cluster.ts";
+
+const media = emptyFolder();
+const handler = createDocuments();
+let a: StandIn;
+let b: StandIn;
+let stopPair: () => Promise<void>;
+let cluster: HandCluster;
+let kid = "";
+
+beforeAll(async () => {
+  ({ a, b, stop: stopPair } = await startPair({ mediaDir: media.path }));
+  cluster = new HandCluster([a, b]);
+  await cluster.start();
+  kid = (await users(a)).find(({ Name }) => Name === "kid")?.Id ?? "";
+});
+
+afterAll(async () => {
+  await cluster.stop();
+  await stopPair();
+  media.remove();
+});
+
+beforeEach(() => {
+  cluster.told.length = 0;
+});
+
+async function call(server: StandIn, method: string, path: string, body?: unknown, type?: string) {
+  return await fetch(server.url + path, {
+    method,
+    headers: {
+      authorization: `MediaBrowser Token="${server.apiKey}"`,
+      "content-type": type ?? "application/json",
+    },
+    body: body === undefined ? null : typeof body === "string" ? body : JSON.stringify(body),
+  });
+}
+
+async function get(server: StandIn, path: string): Promise<Record<string, unknown>> {
+  return (await (await call(server, "GET", path)).json()) as Record<string, unknown>;
+}
+
+async function users(server: StandIn): Promise<{ Id: string; Name: string }[]> {
+  return (await (await call(server, "GET", "/Users")).json()) as { Id: string; Name: string }[];
+}
+
+/** Done at a as a client does it, and carried to b. */
+async function change(method: "POST" | "DELETE", path: string, asked: AskedBy = {}) {
+  const intent = await cluster.intent(method, path, asked);
+  const answer = await call(a, method, path, asked.body, asked.contentType);
+  expect(answer.status).toBe(204);
+  return { intent, outcomes: await cluster.carry(handler, intent, { from: "a", to: "b" }) };
+}
+
+describe("a document that a user changes at one server", () => {
+  test("display preferences are the same at the other, for each client by itself", async () => {
+    const path = `/DisplayPreferences/usersettings?userId=${kid}&client=emby`;
+    const body = { ...(await get(a, path)), CustomPrefs: { homesection0: "resume" } };
+    expect((await change("POST", path, { body })).outcomes).toEqual(["done"]);
+    expect((await get(b, path)).CustomPrefs).toEqual({ homesection0: "resume" });
+    expect((await get(b, path.replace("emby", "tv"))).CustomPrefs).not.toHaveProperty(
+      "homesection0",
+    );
+    // Said once more, nothing is written there.
+    expect((await change("POST", path, { body })).outcomes).toEqual(["skipped"]);
+  });
+
+  test("a configuration, whatever spelling its route has", async () => {
+    const { Configuration } = await get(a, `/Users/${kid}`);
+    const said = { ...(Configuration as object), SubtitleMode: "Always" };
+    const asked = { body: said, userId: kid };
+    expect((await change("POST", `/Users/${kid}/Configuration`, asked)).outcomes).toEqual(["done"]);
+    expect((await get(b, `/Users/${kid}`)).Configuration).toMatchObject({ SubtitleMode: "Always" });
+    const again = { body: { ...said, SubtitleMode: "None" } };
+    const outcomes = (await change("POST", `/Users/Configuration?userId=${kid}`, again)).outcomes;
+    expect(outcomes).toEqual(["done"]);
+    expect((await get(b, `/Users/${kid}`)).Configuration).toMatchObject({ SubtitleMode: "None" });
+  });
+
+  test("a policy, also one that disables, and what a short body leaves out is as the server has it", async () => {
+    const { Policy } = await get(a, `/Users/${kid}`);
+    const body = { ...(Policy as object), IsDisabled: true };
+    expect((await change("POST", `/Users/${kid}/Policy`, { body })).outcomes).toEqual(["done"]);
+    expect((await get(b, `/Users/${kid}`)).Policy).toMatchObject({ IsDisabled: true });
+    const open = { ...(Policy as object), IsDisabled: false };
+    expect((await change("POST", `/Users/${kid}/Policy`, { body: open })).outcomes).toEqual([
+      "done",
+    ]);
+    expect((await get(b, `/Users/${kid}`)).Policy).toEqual(Policy);
+  });
+
+  test("a profile picture: small ones in the journal, large ones fetched from the server that has them", async () => {
+    const small = Buffer.from("a small picture").toString("base64");
+    const picture = { body: small, contentType: "image/png", userId: kid };
+    const path = `/UserImage?userId=${kid}`;
+    expect((await change("POST", path, picture)).outcomes).toEqual(["done"]);
+    const shown = await call(b, "GET", path);
+    expect(shown.headers.get("content-type")).toBe("image/png");
+    expect(await shown.text()).toBe("a small picture");
+    expect((await change("POST", path, picture)).outcomes).toEqual(["skipped"]);
+
+    const large = Buffer.alloc(300_000, "large").toString("base64");
+    const { intent, outcomes } = await change("POST", path, { ...picture, body: large });
+    expect(outcomes).toEqual(["done"]);
+    expect(JSON.stringify(intent).length).toBeLessThan(1000);
+    expect((await (await call(b, "GET", path)).text()).length).toBe(300_000);
+
+    expect((await change("DELETE", path, { userId: kid })).outcomes).toEqual(["done"]);
+    expect((await call(b, "GET", path)).status).toBe(404);
+  });
+
+  test("of a user who is not there is refused with a sentence", async () => {
+    const intent = await cluster.intent("POST", `/Users/${"f".repeat(32)}/Policy`, { body: {} });
+    const draft = { userId: "f".repeat(32), itemId: "", payload: { document: { IsHidden: true } } };
+    const applied = await cluster.apply(handler, "b", "a", intent, draft);
+    expect(applied).toEqual({ outcome: "refused", why: "a user's policy is not there" });
+  });
+});
+
+describe("a document of the server", () => {
+  test("is the same everywhere but for what is a server's own", async () => {
+    await b.control("configure", {
+      document: "system",
+      change: {
+        CachePath: "/b/cache",
+        ServerName: "b",
+        TrickplayOptions: { ProcessThreads: 8, Qscale: 4 },
+      },
+    });
+    const body = {
+      ...(await get(a, "/System/Configuration")),
+      MinResumePct: 7,
+      CachePath: "/a/cache",
+      ServerName: "a",
+      TrickplayOptions: { ProcessThreads: 1, Qscale: 9 },
+    };
+    expect((await change("POST", "/System/Configuration", { body })).outcomes).toEqual(["done"]);
+    expect(await get(b, "/System/Configuration")).toMatchObject({
+      MinResumePct: 7,
+      CachePath: "/b/cache",
+      ServerName: "b",
+      TrickplayOptions: { ProcessThreads: 8, Qscale: 9 },
+    });
+    // Only what is its own differs now, so there is nothing to write.
+    expect((await change("POST", "/System/Configuration", { body })).outcomes).toEqual(["skipped"]);
+  });
+
+  test("by its key: what an encoder may do is carried, which hardware it has is not", async () => {
+    const body = {
+      ...(await get(a, "/System/Configuration/encoding")),
+      H264Crf: 20,
+      VaapiDevice: "/dev/a",
+    };
+    expect((await change("POST", "/System/Configuration/encoding", { body })).outcomes).toEqual([
+      "done",
+    ]);
+    const there = await get(b, "/System/Configuration/encoding");
+    expect(there.H264Crf).toBe(20);
+    expect(there).not.toHaveProperty("VaapiDevice");
+  });
+
+  test("the database's own settings stay where they are", async () => {
+    const path = "/System/Configuration/database";
+    expect((await change("POST", path, { body: { DatabaseType: "x" } })).outcomes).toEqual([]);
+  });
+
+  test("branding and the login page's picture", async () => {
+    const body = {
+      CustomCss: "body { color: red }",
+      LoginDisclaimer: "hello",
+      SplashscreenEnabled: true,
+    };
+    expect((await change("POST", "/System/Configuration/Branding", { body })).outcomes).toEqual([
+      "done",
+    ]);
+    expect(await get(b, "/Branding/Configuration")).toMatchObject(body);
+    const picture = { body: Buffer.from("splash").toString("base64"), contentType: "image/webp" };
+    expect((await change("POST", "/Branding/Splashscreen", picture)).outcomes).toEqual(["done"]);
+    expect(await (await call(b, "GET", "/Branding/Splashscreen")).text()).toBe("splash");
+    expect((await change("DELETE", "/Branding/Splashscreen")).outcomes).toEqual(["done"]);
+    expect((await call(b, "GET", "/Branding/Splashscreen")).status).toBe(404);
+  });
+
+  test("a list of plugin repositories", async () => {
+    const body = [{ Name: "one", Url: "http://127.0.0.1/one", Enabled: true }];
+    expect((await change("POST", "/Repositories", { body })).outcomes).toEqual(["done"]);
+    expect(await get(b, "/Repositories")).toEqual(body);
+    expect((await change("POST", "/Repositories", { body })).outcomes).toEqual(["skipped"]);
+  });
+
+  test("a library's options, but for who watches its folders", async () => {
+    const folders = (await get(a, "/Library/VirtualFolders")) as unknown as {
+      ItemId: string;
+      LibraryOptions: object;
+    }[];
+    const Id = folders[0]?.ItemId ?? "";
+    await b.control("configure", {
+      document: `library-options/${Id}`,
+      change: { EnableRealtimeMonitor: false },
+    });
+    const options = {
+      ...folders[0]?.LibraryOptions,
+      EnablePhotos: false,
+      EnableRealtimeMonitor: true,
+    };
+    const path = "/Library/VirtualFolders/LibraryOptions";
+    const said = { body: { Id, LibraryOptions: options } };
+    expect((await change("POST", path, said)).outcomes).toEqual(["done"]);
+    const there = (await get(b, "/Library/VirtualFolders")) as unknown as {
+      LibraryOptions: object;
+    }[];
+    expect(there[0]?.LibraryOptions).toMatchObject({
+      EnablePhotos: false,
+      EnableRealtimeMonitor: false,
+    });
+
+    const unknown = "e".repeat(32);
+    const intent = await cluster.intent("POST", path, {
+      body: { Id: unknown, LibraryOptions: {} },
+    });
+    const draft = { userId: "", itemId: unknown, payload: { facts: {}, document: {} } };
+    const applied = await cluster.apply(handler, "b", "a", intent, draft);
+    expect(applied).toEqual({ outcome: "aside", itemId: unknown });
+  });
+
+  test("a plugin's configuration is sealed in the journal, and refused where there is no such plugin", async () => {
+    const id = "0123456789abcdef0123456789abcdef";
+    const path = `/Plugins/${id}/Configuration`;
+    await a.control("configure", { document: `plugin/${id}`, change: { Password: "old" } });
+    const body = { Password: "a-word-for-nobody" };
+    const { intent, outcomes } = await change("POST", path, { body });
+    expect(outcomes).toEqual([`refused: the configuration of plugin ${id} is not there`]);
+    const published = await cluster.publish(handler, "a", intent);
+    expect(JSON.stringify([intent, published])).not.toContain("a-word-for-nobody");
+    await b.control("configure", { document: `plugin/${id}`, change: { Password: "other" } });
+    expect((await change("POST", path, { body })).outcomes).toEqual(["done"]);
+    expect(await get(b, path)).toEqual(body);
+  });
+
+  test("tuners are carried as the document that has their ids", async () => {
+    const hosts = [{ Id: "made-by-a", Url: "http://127.0.0.1/tuner", Type: "m3u" }];
+    await a.control("configure", {
+      document: "livetv",
+      change: { TunerHosts: hosts, MediaLocationsCreated: ["/a"] },
+    });
+    const intent = await cluster.intent("POST", "/LiveTv/TunerHosts", { body: { Url: "x" } });
+    const outcomes = await cluster.carry(handler, intent, { from: "a", to: "b" });
+    expect(outcomes).toEqual(["done"]);
+    const there = await get(b, "/System/Configuration/livetv");
+    expect(there.TunerHosts).toEqual(hosts);
+    expect(there).not.toHaveProperty("MediaLocationsCreated");
+  });
+
+  test("that a server refuses is said, and not tried for ever", async () => {
+    await b.control("fail", {
+      path: "/System/Configuration/metadata",
+      method: "POST",
+      status: 400,
+      times: 1,
+    });
+    await a.control("configure", {
+      document: "metadata",
+      change: { UseFileCreationTimeForDateAdded: true },
+    });
+    await b.control("configure", {
+      document: "metadata",
+      change: { UseFileCreationTimeForDateAdded: true },
+    });
+    const body = { UseFileCreationTimeForDateAdded: false };
+    const path = "/System/Configuration/metadata";
+    const why = 'refused: the configuration "metadata" was answered 400';
+    expect((await change("POST", path, { body })).outcomes).toEqual([why]);
+  });
+});
+
+describe("a change whose server died before it could be told", () => {
+  test("is carried out on another by what the journal holds", async () => {
+    const { Policy } = await get(a, `/Users/${kid}`);
+    const body = { ...(Policy as object), MaxActiveSessions: 4 };
+    const intent = await cluster.intent("POST", `/Users/${kid}/Policy`, { body });
+    const redone = await handler.redo(cluster.placed(intent), cluster.hands("b"));
+    expect(redone).toEqual({ outcome: "done" });
+    expect((await get(b, `/Users/${kid}`)).Policy).toMatchObject({ MaxActiveSessions: 4 });
+    const picture = { body: Buffer.from("me").toString("base64"), contentType: "image/png" };
+    const face = await cluster.intent("POST", `/UserImage?userId=${kid}`, picture);
+    expect(await handler.redo(cluster.placed(face), cluster.hands("b"))).toEqual({
+      outcome: "done",
+    });
+    expect(await (await call(b, "GET", `/UserImage?userId=${kid}`)).text()).toBe("me");
+  });
+
+  test("waits while its server is away", async () => {
+    await b.kill9();
+    const intent = await cluster.intent("POST", `/Users/${kid}/Policy`, {
+      body: { IsHidden: true },
+    });
+    expect(await handler.redo(cluster.placed(intent), cluster.hands("b"))).toMatchObject({
+      outcome: "again",
+    });
+    await b.restart();
+    await b.ready();
+  });
+});
