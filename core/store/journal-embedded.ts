@@ -114,7 +114,7 @@ export function embeddedJournal(parts: EmbeddedParts): JournalStore {
   /** Whether the cursor tells of an entry that these data lack, or have another in its place. */
   function isContradicted(head: Head, seen: JournalCursor): boolean {
     if (seen.number > head.last) return true;
-    if (seen.mark === undefined) return false;
+    if (seen.mark === undefined || seen.mark === "") return false;
     const found = row("SELECT mark FROM journal WHERE number = ?", seen.number);
     return found !== undefined && found.mark !== seen.mark;
   }

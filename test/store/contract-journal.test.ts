@@ -2,78 +2,13 @@
 
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import {
-  type JournalCursor,
-  type JournalEntry,
   journalAppendLimit,
   journalGenerationStride,
   journalValueLimitCharacters,
 } from "../../core/store/journal.ts";
-import { type Store, type StoreLimits, StoreUnavailable } from "../../core/store/store.ts";
-import { backends, sleep, type World } from "./worlds.ts";
-
-const pageLimit = 100;
-
-function names(from: number, to: number): string[] {
-  return Array.from({ length: to - from + 1 }, (_unused, index) => `entry ${from + index}`);
-}
-
-/** Follows the journal in the background and keeps what came. */
-function journalFollower(store: Store, after: JournalCursor) {
-  const controller = new AbortController();
-  const entries: JournalEntry[] = [];
-  let calls = 0;
-  let reached = after;
-  const result = store.followJournal(
-    after,
-    (batch, cursor) => {
-      calls += 1;
-      entries.push(...batch);
-      reached = cursor;
-    },
-    controller.signal,
-  );
-  // A test that does not look at the result still must not fail for it.
-  result.catch(() => undefined);
-  return {
-    entries,
-    result,
-    get calls() {
-      return calls;
-    },
-    get cursor() {
-      return reached;
-    },
-    async until(isSo: () => boolean, limitMs = 5000): Promise<void> {
-      const untilMs = Date.now() + limitMs;
-      while (!isSo()) {
-        if (Date.now() > untilMs) throw new Error(`${entries.length} entries came`);
-        await sleep(5);
-      }
-    },
-    stop(): Promise<"aborted" | "lost"> {
-      controller.abort();
-      return result;
-    },
-  };
-}
-
-/** Everything after a cursor, page by page. */
-async function readAll(store: Store, after: JournalCursor) {
-  const entries: JournalEntry[] = [];
-  let cursor = after;
-  for (;;) {
-    const page = await store.readJournal(cursor, pageLimit);
-    if (page.outcome === "lost") throw new Error("lost");
-    if (page.entries.length === 0) return { entries, cursor };
-    entries.push(...page.entries);
-    cursor = page.cursor;
-  }
-}
-
-async function start(store: Store): Promise<JournalCursor> {
-  const { generation, first } = await store.journalEnds();
-  return { generation, number: first - 1 };
-}
+import { type StoreLimits, StoreUnavailable } from "../../core/store/store.ts";
+import { beginningOf, journalFollower, names, readAll } from "./journals.ts";
+import { backends, type World } from "./worlds.ts";
 
 describe.each(backends())("the journal of a store $name", (backend) => {
   let world: World | undefined;
@@ -96,7 +31,7 @@ describe.each(backends())("the journal of a store $name", (backend) => {
     expect(ends).toEqual({ generation: expect.any(String), first: 1, last: 0 });
     expect(ends.generation).not.toBe("");
     expect(await other.journalEnds()).toEqual(ends);
-    expect(await store.readJournal(await start(store), 10)).toMatchObject({
+    expect(await store.readJournal(await beginningOf(store), 10)).toMatchObject({
       outcome: "read",
       entries: [],
     });
@@ -134,7 +69,7 @@ describe.each(backends())("the journal of a store $name", (backend) => {
 
   test("keeps the entries of one call together and each writer's in order, whoever else writes", async () => {
     const { store, other } = await open();
-    const following = journalFollower(other, await start(store));
+    const following = journalFollower(other, await beginningOf(store));
     const calls = Array.from({ length: 200 }, (_unused, index) => index);
     const cursors = await Promise.all(
       calls.map((index) =>
@@ -164,7 +99,7 @@ describe.each(backends())("the journal of a store $name", (backend) => {
   test("is read in pages that follow each other", async () => {
     const { store } = await open();
     await store.appendJournal(names(1, 25));
-    let cursor = await start(store);
+    let cursor = await beginningOf(store);
     const read: string[] = [];
     for (const count of [10, 10, 5, 0]) {
       const page = await store.readJournal(cursor, 10);
@@ -184,14 +119,14 @@ describe.each(backends())("the journal of a store $name", (backend) => {
     await expect(store.appendJournal(names(0, journalAppendLimit))).rejects.toThrow(RangeError);
     expect(await store.journalEnds()).toMatchObject({ last: 0 });
     await store.appendJournal([longest]);
-    const { entries } = await readAll(store, await start(store));
+    const { entries } = await readAll(store, await beginningOf(store));
     expect(entries.map(({ value }) => value.length)).toEqual([longest.length]);
   });
 
   test("tells a follower at once that its cursor is good, and then each entry once", async () => {
     const { store, other } = await open();
     await store.appendJournal(names(1, 3));
-    const following = journalFollower(store, { ...(await start(store)), number: 3 });
+    const following = journalFollower(store, { ...(await beginningOf(store)), number: 3 });
     await following.until(() => following.calls === 1);
     expect(following.entries).toEqual([]);
     for (let index = 4; index <= 30; index += 1) await other.appendJournal([`entry ${index}`]);
@@ -203,7 +138,7 @@ describe.each(backends())("the journal of a store $name", (backend) => {
 
   test("is followed on from the last cursor after a restart of the store's process", async () => {
     const { store, reopen } = await open();
-    const following = journalFollower(store, await start(store));
+    const following = journalFollower(store, await beginningOf(store));
     await store.appendJournal(names(1, 5));
     await following.until(() => following.entries.length === 5);
     await following.stop();
@@ -219,7 +154,7 @@ describe.each(backends())("the journal of a store $name", (backend) => {
 
   test("ends a follower with StoreUnavailable when the store is closed under it", async () => {
     const { store } = await open();
-    const following = journalFollower(store, await start(store));
+    const following = journalFollower(store, await beginningOf(store));
     await following.until(() => following.calls === 1);
     await store.close();
     await expect(following.result).rejects.toThrow(StoreUnavailable);
@@ -229,7 +164,7 @@ describe.each(backends())("the journal of a store $name", (backend) => {
 
   test("keeps as many entries as it is told, and says lost to who is further behind", async () => {
     const { store } = await open({ journalKept: 200 });
-    const begin = await start(store);
+    const begin = await beginningOf(store);
     for (let index = 0; index < 10; index += 1) {
       await store.appendJournal(names(index * 100 + 1, index * 100 + 100));
     }

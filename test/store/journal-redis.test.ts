@@ -1,0 +1,303 @@
+// What only a journal in Redis must promise: Redis is emptied, comes back from an older dump, is frozen and written to
+// by others, and nobody takes another entry for the one that they read, and nobody stops.
+
+import { Redis } from "ioredis";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { journalGenerationStride } from "../../core/store/journal.ts";
+import { storeKeys } from "../../core/store/keys.ts";
+import { openRedisStore, type RedisStore } from "../../core/store/redis.ts";
+import { StoreUnavailable } from "../../core/store/store.ts";
+import { type RedisServer, startRedis } from "../support/redis.ts";
+import { beginningOf, journalFollower, names, readAll } from "./journals.ts";
+import { defaultLimits, sleep } from "./worlds.ts";
+
+const callLimitMs = 400;
+/** What a timer and a busy machine may add to a limit. */
+const slackMs = 400;
+const keys = storeKeys("jellybloom");
+
+let server: RedisServer;
+let admin: Redis;
+const opened: RedisStore[] = [];
+
+beforeAll(async () => {
+  server = await startRedis();
+  admin = new Redis(server.url, { protocol: 2 });
+  // The tests kill this server; the administrator's connection comes back by itself.
+  admin.on("error", () => undefined);
+});
+afterAll(async () => {
+  admin.disconnect();
+  await server.stop();
+});
+beforeEach(async () => {
+  await admin.flushall();
+});
+afterEach(async () => {
+  for (const store of opened.splice(0)) await store.close();
+});
+
+async function open(followIdleMs = 15_000): Promise<RedisStore> {
+  const limits = { ...defaultLimits, callLimitMs };
+  const store = await openRedisStore({
+    url: server.url,
+    limits,
+    followIdleMs,
+    reconnectLimitMs: 50,
+  });
+  opened.push(store);
+  return store;
+}
+
+async function untilAvailable<Result>(work: () => Promise<Result>): Promise<Result> {
+  const untilMs = Date.now() + 5000;
+  for (;;) {
+    try {
+      return await work();
+    } catch (error) {
+      expect(error).toBeInstanceOf(StoreUnavailable);
+      if (Date.now() > untilMs) throw error;
+      await sleep(20);
+    }
+  }
+}
+
+describe("when Redis is emptied", () => {
+  test("the next to write begins a new generation above all it knew, and followers are told at once", async () => {
+    const store = await open();
+    const other = await open();
+    const before = await store.appendJournal(names(1, 5));
+    const following = journalFollower(other, await beginningOf(other));
+    await following.until(() => following.entries.length === 5);
+    await admin.flushall();
+    const after = await store.appendJournal(["entry 6"]);
+    expect(after.generation).not.toBe(before.generation);
+    expect(after.number).toBe(5 + journalGenerationStride + 1);
+    const beganMs = performance.now();
+    expect(await following.result).toBe("lost");
+    expect(performance.now() - beganMs).toBeLessThan(callLimitMs + slackMs);
+    expect(following.entries).toHaveLength(5);
+    // Who stands where the old journal ended has not seen how much is missing.
+    const page = await other.readJournal({ ...after, number: 5 }, 10);
+    expect(page).toMatchObject({ outcome: "lost", ends: { first: after.number } });
+  });
+
+  test("followers are told also when nobody writes again", async () => {
+    const store = await open(200);
+    await store.appendJournal(names(1, 3));
+    const following = journalFollower(store, await beginningOf(store));
+    await following.until(() => following.entries.length === 3);
+    await admin.flushall();
+    const beganMs = performance.now();
+    expect(await following.result).toBe("lost");
+    expect(performance.now() - beganMs).toBeLessThan(200 + slackMs);
+  });
+
+  test("who knew more than what a stranger began since then is not misled by it", async () => {
+    const store = await open();
+    const before = await store.appendJournal(names(1, 5));
+    await admin.flushall();
+    const stranger = await open();
+    expect(await stranger.appendJournal(["stranger"])).toMatchObject({ number: 1 });
+    const following = journalFollower(stranger, await beginningOf(stranger));
+    await following.until(() => following.entries.length === 1);
+    const after = await store.appendJournal(["entry 6"]);
+    expect(after.generation).not.toBe(before.generation);
+    expect(after.number).toBe(5 + journalGenerationStride + 1);
+    // The stranger's entry is still there for all.
+    expect(await following.result).toBe("lost");
+    const { entries } = await readAll(store, { ...after, number: 0 });
+    expect(entries.map(({ value }) => value)).toEqual(["stranger", "entry 6"]);
+  });
+});
+
+describe("when Redis comes back without its last writes", () => {
+  /** Writes 1 to 3, keeps them in a dump, writes 4 to 6, and has Redis killed and started from the dump. */
+  async function loseThree(store: RedisStore) {
+    await store.appendJournal(names(1, 3));
+    await admin.save();
+    const cursor = await store.appendJournal(names(4, 6));
+    await server.kill9();
+    await server.restart();
+    await untilAvailable(() => store.time());
+    return cursor;
+  }
+
+  afterEach(async () => {
+    // The dump would be loaded by the next start, too.
+    await untilAvailable(() =>
+      admin.flushall().catch(() => Promise.reject(new StoreUnavailable())),
+    );
+    await admin.save();
+  });
+
+  test("whoever knows them begins a new generation, which keeps what is left", async () => {
+    const store = await open();
+    const lost = await loseThree(store);
+    const after = await store.appendJournal(["entry 7"]);
+    expect(after.generation).not.toBe(lost.generation);
+    expect(after.number).toBe(6 + journalGenerationStride + 1);
+    const { entries } = await readAll(store, { ...after, number: 0 });
+    expect(entries.map(({ value }) => value)).toEqual([...names(1, 3), "entry 7"]);
+    // Numbers that were read before mean what they meant: one may go on from there.
+    expect((await readAll(store, { ...after, number: 5, mark: "" })).entries).toHaveLength(1);
+    expect((await store.readJournal(lost, 10)).outcome).toBe("lost");
+  });
+
+  test("a follower is told lost when it comes back, and its asking is enough to begin the generation", async () => {
+    const store = await open();
+    const { generation } = await store.journalEnds();
+    const following = journalFollower(store, { generation, number: 0 });
+    const lost = loseThree(store);
+    await expect(following.result).rejects.toThrow(StoreUnavailable);
+    await lost;
+    const { cursor } = following;
+    expect(cursor.number).toBe(6);
+    // Another process: it knows nothing but the cursor that it kept.
+    const other = await open();
+    expect(await journalFollower(other, cursor).result).toBe("lost");
+    expect((await other.journalEnds()).generation).not.toBe(generation);
+  });
+
+  test("a cursor is known for lost also when as much was written again since then", async () => {
+    const store = await open();
+    const lost = await loseThree(store);
+    // A writer who knows nothing of the loss gives the same numbers again.
+    const stranger = await open();
+    expect(await stranger.appendJournal(names(14, 18))).toMatchObject({
+      generation: lost.generation,
+      number: 8,
+    });
+    expect((await stranger.readJournal(lost, 10)).outcome).toBe("lost");
+    expect((await stranger.journalEnds()).generation).not.toBe(lost.generation);
+  });
+
+  test("the writer who knows the lost entries says so with the next one", async () => {
+    const store = await open();
+    const lost = await loseThree(store);
+    const stranger = await open();
+    await stranger.appendJournal(names(14, 18));
+    const after = await store.appendJournal(["entry 7"]);
+    expect(after.generation).not.toBe(lost.generation);
+    expect(after.number).toBe(8 + journalGenerationStride + 1);
+  });
+});
+
+describe("what others write into the journal", () => {
+  test("is passed over where it is no entry", async () => {
+    const store = await open();
+    const following = journalFollower(store, await beginningOf(store));
+    await store.appendJournal(["entry 1"]);
+    await admin.xadd(keys.journal, "1-1", "a", "b");
+    await admin.xadd(keys.journal, "1-7", "mark", "x", "previous", "y", "value", "z");
+    await store.appendJournal(["entry 2"]);
+    await following.until(() => following.entries.length === 2);
+    const { entries } = await readAll(store, await beginningOf(store));
+    expect(entries.map(({ number, value }) => `${number} ${value}`)).toEqual([
+      "1 entry 1",
+      "2 entry 2",
+    ]);
+    await following.stop();
+  });
+
+  test("beyond its end makes it begin anew, and nobody is kept from writing", async () => {
+    const store = await open();
+    const before = await store.appendJournal(["entry 1"]);
+    await admin.xadd(keys.journal, "5000000-0", "a", "b");
+    const after = await store.appendJournal(["entry 2", "entry 3"]);
+    expect(after.generation).not.toBe(before.generation);
+    const { entries } = await readAll(store, { ...after, number: after.number - 2 });
+    expect(entries.map(({ value }) => value)).toEqual(["entry 2", "entry 3"]);
+  });
+
+  test("in its head makes it begin anew", async () => {
+    const store = await open();
+    const before = await store.appendJournal(["entry 1"]);
+    for (const last of ["nonsense", "-3", "1e300"]) {
+      await admin.hset(keys.journalHead, "last", last);
+      const after = await store.appendJournal(["entry 2"]);
+      expect(after.generation).not.toBe(before.generation);
+      expect(after.number).toBeLessThan(1e6);
+    }
+    await admin.hset(keys.journalHead, "blocks", "nonsense 1:2:3", "blockBytes", "many");
+    await store.appendJournal(["entry 3"]);
+  });
+
+  test("in place of it is a store that is away, until it is taken away", async () => {
+    const store = await open();
+    await store.appendJournal(["entry 1"]);
+    await admin.set(keys.journal, "a text");
+    const cursor = await beginningOf(await open()).catch((error: unknown) => error);
+    expect(cursor).toBeInstanceOf(StoreUnavailable);
+    await expect(store.appendJournal(["entry 2"])).rejects.toThrow(StoreUnavailable);
+    await admin.del(keys.journal);
+    expect(await store.appendJournal(["entry 2"])).toMatchObject({ number: 2 });
+  });
+
+  test("is told as lost where entries were taken out, with where it goes on", async () => {
+    const store = await open();
+    const cursor = { ...(await store.appendJournal(names(1, 9))), number: 0, mark: "" };
+    await admin.xdel(keys.journal, "4-0", "5-0");
+    const first = await store.readJournal(cursor, 10);
+    if (first.outcome === "lost") throw new Error("lost");
+    expect(first.entries.map(({ number }) => number)).toEqual([1, 2, 3]);
+    const second = await store.readJournal(first.cursor, 10);
+    expect(second).toMatchObject({ outcome: "lost", ends: { first: 6, last: 9 } });
+    expect((await readAll(store, { ...cursor, number: 5 })).entries).toHaveLength(4);
+  });
+});
+
+describe("a journal under load", () => {
+  test("takes what many append in one moment with a few calls", async () => {
+    const store = await open();
+    await store.appendJournal(["first"]);
+    const monitor = await admin.monitor();
+    let calls = 0;
+    monitor.on("monitor", (_time: string, words: string[], source: string) => {
+      if (source !== "lua" && words[0]?.toLowerCase().startsWith("eval")) calls += 1;
+    });
+    const cursors = await Promise.all(names(1, 1000).map((name) => store.appendJournal([name])));
+    await sleep(50);
+    monitor.disconnect();
+    expect(cursors.map(({ number }) => number)).toEqual(
+      names(2, 1001).map((_name, index) => index + 2),
+    );
+    expect(calls).toBeLessThanOrEqual(5);
+    expect(calls).toBeGreaterThan(0);
+  });
+
+  test("fails within the limit when Redis does not answer, and takes the entry again later", async () => {
+    const store = await open();
+    await store.appendJournal(["entry 1"]);
+    const following = journalFollower(store, await beginningOf(store));
+    await following.until(() => following.entries.length === 1);
+    server.freeze();
+    const beganMs = performance.now();
+    await expect(store.appendJournal(["entry 2"])).rejects.toThrow(StoreUnavailable);
+    expect(performance.now() - beganMs).toBeLessThan(callLimitMs + slackMs);
+    server.thaw();
+    await untilAvailable(() => store.appendJournal(["entry 2"]));
+    // It was written twice: Redis had the first in its buffers. Each comes once.
+    await following.until(() => following.entries.length >= 3);
+    await sleep(50);
+    expect(following.entries.map(({ value }) => value)).toEqual(["entry 1", "entry 2", "entry 2"]);
+    await following.stop();
+  });
+
+  test("costs two commands for each idle time of a follower", async () => {
+    const store = await open(100);
+    await store.appendJournal(["entry 1"]);
+    const following = journalFollower(store, await beginningOf(store));
+    await following.until(() => following.entries.length === 1);
+    const monitor = await admin.monitor();
+    let commands = 0;
+    monitor.on("monitor", (_time: string, _words: string[], source: string) => {
+      if (source !== "lua") commands += 1;
+    });
+    await sleep(1000);
+    monitor.disconnect();
+    expect(commands).toBeGreaterThan(4);
+    expect(commands).toBeLessThanOrEqual(22);
+    await following.stop();
+  });
+});
