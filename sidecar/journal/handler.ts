@@ -51,7 +51,54 @@ export type Applied =
   /** The server refuses it and always will; said in the log once. */
   | { readonly outcome: "refused"; readonly why: string };
 
+/** What a handler says of a kind whose changes are values of named fields, of which the newest alone counts. */
+export interface FieldRules {
+  /** Names of what an entry changes; none when the entry makes no sense. */
+  namesOf(entry: Intent | Effect): readonly string[];
+  /** What an effect says of each; none when the effect makes no sense. */
+  valuesOf(effect: Effect): Readonly<Record<string, unknown>>;
+  /**
+   * Looks whether this server has what the journal says of one lane, and puts it right where `mayWrite`, asked
+   * immediately before, still allows it.
+   */
+  verify(
+    known: KnownLane,
+    hands: JournalHands,
+    mayWrite: () => Promise<boolean>,
+  ): Promise<Verified>;
+  /** The payload of an effect that says these values, of which nobody asked for any at a door. */
+  payloadOf(values: Readonly<Record<string, unknown>>): unknown;
+  /** Effects of one lane whose intents may wait for a newer one are at least this far apart, in ms; 0: never. */
+  apartMs(intent: Intent): number;
+}
+
+/** What the journal last said of one lane, by field. */
+export interface KnownLane {
+  readonly userId: string;
+  readonly itemId: string;
+  readonly values: Readonly<Record<string, unknown>>;
+}
+
+export type Verified =
+  | { readonly outcome: "equal" }
+  | { readonly outcome: "put right"; readonly fields: readonly string[] }
+  | { readonly outcome: "again"; readonly why: string };
+
+/** What is known about the circumstances of an intent. */
+export interface PublishContext {
+  /**
+   * Something of the same lane was written here by the follower while the request was under way: what the server
+   * says now may be that, and not what the request made of it.
+   */
+  readonly isRaced: boolean;
+}
+
 export interface JournalHandler {
+  /**
+   * Present: the newest intent of each field wins, and an older effect that comes later never does. Absent: each
+   * effect counts, and they are applied in the journal's order.
+   */
+  readonly fields?: FieldRules;
   readonly kinds: readonly IntentKind[];
   /** Entries of one lane are handled one after another, in the journal's order; lanes run beside each other. */
   lane(entry: Intent | Effect): string;
@@ -63,9 +110,13 @@ export interface JournalHandler {
     intent: Placed<Intent>,
     outcome: Outcome | undefined,
     hands: JournalHands,
+    context: PublishContext,
   ): Promise<Published>;
-  /** Brings this replica's server to what the effect says. Asked on every replica but the one that has it. */
-  apply(effect: Placed<Effect>, hands: JournalHands): Promise<Applied>;
+  /**
+   * Brings this replica's server to what the effect says. Asked on every replica but the one that has it. `fresh`:
+   * the fields of it of which nothing newer is known here; all of them for a kind without fields.
+   */
+  apply(effect: Placed<Effect>, hands: JournalHands, fresh: ReadonlySet<string>): Promise<Applied>;
   /**
    * Carries out, on this replica, an intent whose replica died before its effect was published; only the leader's is
    * asked. `publish` follows when it answers `done`.

@@ -1,0 +1,1157 @@
+// The follower: reads the journal, and keeps its own server and the journal the same. It publishes what its
+// server has made of a change, brings its server to what others have made of theirs, and, while its replica
+// leads, carries out again what a server took to its grave.
+//
+// It promises that
+//
+// * a change that succeeded somewhere has an effect in the journal, sooner or later, or something newer says
+//   the same fields;
+// * of each field the newest intent wins on every replica, in whatever order effects come, and whatever a
+//   server does late: a lane is looked at once more when it has been quiet for a moment;
+// * an effect for an item that is not there yet waits aside and holds nobody up;
+// * it goes on where it was, because an effect counts as read only when it is done;
+// * nothing that somebody else wrote into the store makes it stop: what is not ours is counted and passed by.
+//
+// Steps are ordered so that dying between any two is safe: an effect is written before its intent counts as
+// closed, and noted as done after the server has it. What is done twice changes nothing the second time.
+
+import {
+  type Effect,
+  type Entry,
+  entryValue,
+  type Intent,
+  newEntryId,
+  type Outcome,
+  type Placed,
+  readEntry,
+} from "../../core/cluster/journal.ts";
+import { sleep } from "../../core/service/loop.ts";
+import type { JournalCursor, JournalEnds, JournalEntry } from "../../core/store/journal.ts";
+import { StoreUnavailable } from "../../core/store/store.ts";
+import type { EffectDraft, JournalHandler, JournalHands } from "./handler.ts";
+import { Lanes, type WorkEnd } from "./lanes.ts";
+import type { Known, KnownField, Ledger } from "./ledger.ts";
+import {
+  hasSucceeded,
+  isSuperseded,
+  type OpenIntent,
+  OpenIntents,
+  type RedoLimits,
+  redoStep,
+} from "./open-intents.ts";
+
+export interface FollowerLimits extends RedoLimits {
+  /** Lanes worked at beside each other. */
+  readonly parallelLimit: number;
+  /** Works that wait before reading the journal pauses. */
+  readonly worksLimit: number;
+  readonly pageEntries: number;
+  readonly openLimit: number;
+  readonly seenIdsLimit: number;
+  readonly retryMinMs: number;
+  readonly retryMaxMs: number;
+  /** How often an effect is tried at a server that is there before it is put aside. */
+  readonly triesLimit: number;
+  readonly storeRetryMs: number;
+  /** How long an older effect waits for a newer intent of its field to end. */
+  readonly deferLimitMs: number;
+  /** A lane that nothing happened in for so long is compared with its server. */
+  readonly settleMs: number;
+  /** How far back lanes are looked at when a server comes back: what it was sent before it fell silent. */
+  readonly lookBackMs: number;
+  readonly recentLimit: number;
+  /** An own effect that is not read in the journal by then is written again. */
+  readonly echoLimitMs: number;
+  readonly asideRetryMs: number;
+  /** Items of effects that wait aside which are asked for in one step. */
+  readonly asideItemsPerStep: number;
+  readonly noteEveryMs: number;
+  /** Lanes that are written again when the journal was lost. */
+  readonly republishLimit: number;
+}
+
+export const followerLimits: FollowerLimits = {
+  parallelLimit: 16,
+  worksLimit: 4000,
+  pageEntries: 500,
+  openLimit: 20_000,
+  seenIdsLimit: 20_000,
+  retryMinMs: 100,
+  retryMaxMs: 5000,
+  triesLimit: 12,
+  storeRetryMs: 500,
+  deferLimitMs: 1500,
+  settleMs: 1200,
+  lookBackMs: 20_000,
+  recentLimit: 5000,
+  echoLimitMs: 10_000,
+  asideRetryMs: 30_000,
+  asideItemsPerStep: 20,
+  noteEveryMs: 5000,
+  republishLimit: 1000,
+  afterNoAnswerMs: 300,
+  // Longer than a door holds a request of this kind when it may still succeed elsewhere.
+  afterSilenceMs: 3500,
+  afterLongSilenceMs: 15_000,
+  afterDeathMs: 1000,
+  afterMuteMs: 8000,
+  givenUpAfterMs: 10 * 60_000,
+};
+
+/** What happened to one entry, for the metrics. */
+export type FollowerEvent =
+  | "published"
+  | "applied"
+  | "skipped"
+  | "aside"
+  | "refused"
+  | "redone"
+  | "cancelled"
+  | "givenUp"
+  | "putRight"
+  | "notOurs"
+  | "unknownKind"
+  | "duplicate"
+  | "seen"
+  | "lost";
+
+export interface FollowerParts {
+  readonly hands: JournalHands;
+  readonly handlers: readonly JournalHandler[];
+  readonly ledger: Ledger;
+  readonly limits: FollowerLimits;
+  /** Where to begin when the ledger knows nothing; undefined: with the oldest entry that is kept. */
+  readonly startFrom: () => JournalCursor | undefined;
+  /** Whether a server that answered can still be reached from here. Never rejects. */
+  readonly isReachable: (replica: string) => Promise<boolean>;
+  /** This identity's token here is needed. */
+  readonly urgent: (identityKey: string) => void;
+  readonly onEvent: (event: FollowerEvent) => void;
+  /** Keeps a copy of the cursor in the store. Never rejects. */
+  readonly noteCursor: (cursor: JournalCursor) => Promise<void>;
+  /** What was not read any more because it is kept no longer: compares this server with the others. */
+  readonly reconcile: (signal: AbortSignal) => Promise<void>;
+}
+
+interface Recent {
+  readonly lane: string;
+  readonly handler: JournalHandler;
+  readonly atMs: number;
+}
+
+export class Follower {
+  readonly #parts: FollowerParts;
+  readonly #handlers = new Map<string, JournalHandler>();
+  readonly #lanes: Lanes;
+  readonly #open = new OpenIntents();
+  /** Lanes of intents that were closed a while ago, for outcomes that come later. */
+  readonly #closed = new Map<string, { readonly lane: string; readonly handler: JournalHandler }>();
+  readonly #seenIds = new Set<string>();
+  /** Effects that are neither done nor aside, by number, in the journal's order. */
+  readonly #pending = new Map<number, number>();
+  /** By lane: when it may be compared with its server, on the monotonic clock. */
+  readonly #settling = new Map<string, { handler: JournalHandler; atMs: number; tries: number }>();
+  /** By lane: when the follower last wrote to the server there, on the store's clock. */
+  readonly #wroteAt = new Map<string, number>();
+  readonly #publishedAt = new Map<string, number>();
+  readonly #timers = new Set<NodeJS.Timeout>();
+  readonly #said = new Set<string>();
+  readonly #goneAsked = new Map<string, { isGone: boolean; atMs: number }>();
+  readonly #waiters = new Set<() => void>();
+  #recent: Recent[] = [];
+  #cursor: JournalCursor | undefined;
+  #endKnown = 0;
+  #isLive = false;
+  #isHealthy = false;
+  #awaySinceMs: number | undefined;
+  #savedNumber = -1;
+  #notedAtMs = Number.NEGATIVE_INFINITY;
+  #notedNumber = -1;
+  #asideAtMs = 0;
+  #asideTurn = 0;
+  #reconciling: Promise<void> | undefined;
+
+  constructor(parts: FollowerParts) {
+    this.#parts = parts;
+    for (const handler of parts.handlers) {
+      for (const kind of handler.kinds) {
+        if (!this.#handlers.has(kind)) this.#handlers.set(kind, handler);
+      }
+    }
+    const { parallelLimit, retryMinMs, retryMaxMs } = parts.limits;
+    this.#lanes = new Lanes({
+      ...{ parallelLimit, retryMinMs, retryMaxMs },
+      onFault: (error) => this.#say("warn", `the journal: ${String(error)}`),
+    });
+    this.#lanes.pause();
+  }
+
+  // ---- What others ask ------------------------------------------------------------------------------
+
+  /** Up to and with which number everything is done, aside, or nobody's business here. */
+  get appliedNumber(): number {
+    for (const number of this.#pending.keys()) return number - 1;
+    return this.#cursor?.number ?? 0;
+  }
+
+  get cursor(): JournalCursor | undefined {
+    return this.#cursor;
+  }
+
+  /** Entries that are known to be in the journal and not done here yet, and since when the oldest waits, in ms. */
+  lag(): { readonly entries: number; readonly oldestMs: number } {
+    const unread = Math.max(0, this.#endKnown - (this.#cursor?.number ?? 0));
+    let oldestAtMs = Number.POSITIVE_INFINITY;
+    for (const atMs of this.#pending.values()) {
+      oldestAtMs = atMs;
+      break;
+    }
+    const nowMs = this.#parts.hands.memory.storeNowMs();
+    return {
+      entries: unread + this.#pending.size,
+      oldestMs: Number.isFinite(oldestAtMs) ? Math.max(0, nowMs - oldestAtMs) : 0,
+    };
+  }
+
+  get openCount(): number {
+    return this.#open.size;
+  }
+
+  get asideCount(): number {
+    return this.#parts.ledger.asides().length;
+  }
+
+  get isReconciling(): boolean {
+    return this.#reconciling !== undefined;
+  }
+
+  /** The server is there, or is not. */
+  noteHealth(isHealthy: boolean): void {
+    if (isHealthy === this.#isHealthy) return;
+    this.#isHealthy = isHealthy;
+    if (!isHealthy) {
+      this.#awaySinceMs ??= this.#nowMs();
+      this.#lanes.pause();
+      return;
+    }
+    const sinceMs = this.#awaySinceMs ?? this.#nowMs();
+    this.#awaySinceMs = undefined;
+    // What it was sent before it fell silent it may do only now: an older change after a newer effect.
+    const { lookBackMs, settleMs } = this.#parts.limits;
+    for (const { lane, handler, atMs } of this.#recent) {
+      if (atMs >= sinceMs - lookBackMs) this.#settle(lane, handler, settleMs / 2);
+    }
+    this.#lanes.resume();
+  }
+
+  /** The library changed: what waits for an item may go on. */
+  noteLibraryChanged(): void {
+    this.#asideAtMs = 0;
+  }
+
+  /** Resolves when everything that is in the journal now is done here, or `signal` aborts. */
+  async caughtUp(signal: AbortSignal): Promise<void> {
+    const ends = await this.#untilStore(() => this.#parts.hands.store.journalEnds(), signal);
+    if (ends === undefined) return;
+    this.#endKnown = Math.max(this.#endKnown, ends.last);
+    while (!signal.aborted && !(this.#isCaughtUp(ends) && this.#settledAll())) {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, 50);
+        this.#waiters.add(() => {
+          clearTimeout(timer);
+          resolve();
+        });
+      });
+    }
+  }
+
+  #isCaughtUp({ last }: JournalEnds): boolean {
+    return this.#isLive && !this.isReconciling && this.appliedNumber >= last;
+  }
+
+  /** True when no lane that the return of the server put into doubt is still to be looked at. */
+  #settledAll(): boolean {
+    return this.#settling.size < 200;
+  }
+
+  /**
+   * The server told of a change, by the feed: what is known of this lane, whether something of it is under way,
+   * and when the journal last said anything about it.
+   */
+  standing(
+    kind: string,
+    lane: string,
+  ): { readonly known: Known | undefined; readonly isOpen: boolean; readonly quietMs: number } {
+    const changedAt = this.#changedAt.get(lane);
+    const hasWork = this.#settling.has(lane);
+    void kind;
+    return {
+      known: this.#parts.ledger.known(lane),
+      isOpen: hasWork || this.#open.inLane(lane).length > 0,
+      quietMs: changedAt === undefined ? Number.POSITIVE_INFINITY : this.#nowMs() - changedAt,
+    };
+  }
+
+  readonly #changedAt = new Map<string, number>();
+
+  /** Looks once more whether the server has what the journal says of this lane. */
+  check(kind: string, lane: string): void {
+    const handler = this.#handlers.get(kind);
+    if (handler !== undefined) this.#settle(lane, handler, 0);
+  }
+
+  /** Publishes what was seen at the server and nobody asked for at a door. Rejects with StoreUnavailable. */
+  async publishSeen(kind: Effect["kind"], draft: EffectDraft): Promise<void> {
+    await this.#append([
+      {
+        ...draft,
+        type: "effect",
+        id: newEntryId(),
+        of: "",
+        ofNumber: 0,
+        kind,
+        replica: this.#parts.hands.replica,
+      },
+    ]);
+    this.#parts.onEvent("seen");
+  }
+
+  // ---- Reading --------------------------------------------------------------------------------------
+
+  /** Follows the journal until `signal` aborts. Survives the store going away and coming back. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { hands, ledger } = this.#parts;
+    await Promise.race([hands.memory.loaded, aborted(signal)]);
+    if (signal.aborted) return;
+    this.#cursor = ledger.cursor() ?? this.#parts.startFrom();
+    for (const { entry } of ledger.asides()) this.#rememberAside(entry);
+    const tick = this.#runTicks(signal);
+    while (!signal.aborted) {
+      try {
+        await this.#follow(signal);
+      } catch (error) {
+        if (!(error instanceof StoreUnavailable)) throw error;
+        await sleep(this.#parts.limits.storeRetryMs, signal);
+      }
+    }
+    await tick;
+    this.#lanes.stop();
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#save();
+    await this.#noteCursor(true);
+  }
+
+  async #follow(signal: AbortSignal): Promise<void> {
+    const { store } = this.#parts.hands;
+    const ends = await store.journalEnds();
+    this.#endKnown = ends.last;
+    this.#cursor ??= { generation: ends.generation, number: Math.max(0, ends.first - 1) };
+    if ((await this.#catchUp(signal)) === "lost" || signal.aborted) return;
+    this.#becomeLive();
+    const full = new AbortController();
+    const ended = await store.followJournal(
+      this.#cursor,
+      (entries, cursor) => {
+        if (full.signal.aborted) return;
+        for (const entry of entries) this.#take(entry);
+        this.#reached(cursor);
+        // More than can be worked at: read on in pages, each when the last one is nearly done.
+        if (this.#lanes.size > this.#parts.limits.worksLimit) full.abort();
+      },
+      AbortSignal.any([signal, full.signal]),
+    );
+    if (ended === "lost") await this.#lose(await store.journalEnds());
+  }
+
+  /** Page by page to the end; each page waits until there is room for it. */
+  async #catchUp(signal: AbortSignal): Promise<"end" | "lost"> {
+    const { hands, limits } = this.#parts;
+    while (!signal.aborted && this.#cursor !== undefined) {
+      await this.#lanes.below(limits.worksLimit, signal);
+      const page = await hands.store.readJournal(this.#cursor, limits.pageEntries);
+      if (page.outcome === "lost") {
+        await this.#lose(page.ends);
+        return "lost";
+      }
+      for (const entry of page.entries) this.#take(entry);
+      this.#reached(page.cursor);
+      if (page.entries.length === 0) return "end";
+    }
+    return "end";
+  }
+
+  #reached(cursor: JournalCursor): void {
+    this.#cursor = cursor;
+    this.#endKnown = Math.max(this.#endKnown, cursor.number);
+    this.#tellWaiters();
+  }
+
+  /** At the end of the journal: what was closed before and has no effect has none for certain. */
+  #becomeLive(): void {
+    this.#isLive = true;
+    for (const open of [...this.#open.all()]) this.#maybePublish(open);
+    this.#tellWaiters();
+  }
+
+  #tellWaiters(): void {
+    for (const wake of this.#waiters) wake();
+    this.#waiters.clear();
+  }
+
+  #take(raw: JournalEntry): void {
+    const read = readEntry(raw, this.#parts.hands.seal);
+    if (read.outcome === "refused") {
+      this.#parts.onEvent("notOurs");
+      this.#say("warn", `an entry of the journal is passed by: ${read.why}`);
+      return;
+    }
+    const { placed } = read;
+    const { entry } = placed;
+    if (entry.type === "outcome") this.#takeOutcome(entry);
+    else if (!this.#handlers.has(entry.kind)) {
+      this.#parts.onEvent("unknownKind");
+      this.#say("warn", `the journal has changes of the kind ${entry.kind}, which are passed by`);
+    } else if (this.#isSeen(entry.id)) this.#parts.onEvent("duplicate");
+    else if (entry.type === "intent") this.#takeIntent(placed as Placed<Intent>);
+    else this.#takeEffect(placed as Placed<Effect>, raw);
+  }
+
+  #isSeen(id: string): boolean {
+    if (this.#seenIds.has(id)) return true;
+    this.#seenIds.add(id);
+    forgetOldest(this.#seenIds, this.#parts.limits.seenIdsLimit);
+    return false;
+  }
+
+  #takeIntent(placed: Placed<Intent>): void {
+    const { entry } = placed;
+    const handler = this.#handlers.get(entry.kind);
+    if (handler === undefined) return;
+    const lane = handler.lane(entry);
+    const open: OpenIntent = {
+      placed,
+      handler,
+      lane,
+      fields: handler.fields?.namesOf(entry) ?? [],
+      seenAtMs: this.#nowMs(),
+      outcome: undefined,
+      outcomeAtMs: 0,
+      isInHand: false,
+      publishedAtMs: undefined,
+      nextRedoAtMs: 0,
+      redoTries: 0,
+    };
+    this.#open.add(open);
+    this.#noteRecent(lane, handler);
+    if (this.#open.size <= this.#parts.limits.openLimit) return;
+    const { oldest } = this.#open;
+    if (oldest === undefined) return;
+    this.#close(oldest);
+    this.#parts.onEvent("givenUp");
+    this.#say("warn", "more changes are open than can be remembered: the oldest is given up");
+  }
+
+  #takeOutcome(outcome: Outcome): void {
+    const open = this.#open.get(outcome.of);
+    const { replica } = this.#parts.hands;
+    if (open === undefined) {
+      // It was carried out here after all, when another replica had done it: the journal's word counts.
+      const closed = this.#closed.get(outcome.of);
+      if (closed !== undefined && outcome.replica === replica) {
+        this.#settle(closed.lane, closed.handler);
+      }
+      return;
+    }
+    if (outcome.status >= 400) {
+      this.#parts.onEvent("cancelled");
+      this.#close(open);
+      return;
+    }
+    open.outcome = outcome;
+    open.outcomeAtMs = this.#nowMs();
+    this.#maybePublish(open);
+    // An older effect may have waited to know how this ends.
+    this.#lanes.wake(open.lane);
+  }
+
+  #takeEffect(placed: Placed<Effect>, raw: JournalEntry): void {
+    const { entry, number } = placed;
+    const handler = this.#handlers.get(entry.kind);
+    if (handler === undefined) return;
+    const open = this.#open.get(entry.of);
+    // The first of several is written last.
+    if (open !== undefined && isFirstOf(entry)) this.#close(open);
+    const lane = handler.lane(entry);
+    this.#noteRecent(lane, handler);
+    this.#changedAt.delete(lane);
+    this.#changedAt.set(lane, this.#nowMs());
+    forgetOldest(this.#changedAt, this.#parts.limits.recentLimit);
+    const isOwn = entry.replica === this.#parts.hands.replica;
+    if (isOwn && handler.fields === undefined) return;
+    if (isOwn && this.#isLive) {
+      this.#learn(handler, lane, placed, undefined);
+      this.#settle(lane, handler);
+      return;
+    }
+    // An own effect that is read again after a start is looked at like any other: it may be newer than what
+    // was applied before.
+    if (this.#parts.ledger.isDone(number)) return;
+    this.#pending.set(number, placed.atMs);
+    this.#lanes.push(lane, (tries) => this.#apply(handler, lane, placed, raw, tries));
+  }
+
+  #noteRecent(lane: string, handler: JournalHandler): void {
+    if (handler.fields === undefined) return;
+    this.#recent.push({ lane, handler, atMs: this.#nowMs() });
+    const { recentLimit } = this.#parts.limits;
+    if (this.#recent.length > 2 * recentLimit) this.#recent = this.#recent.slice(-recentLimit);
+  }
+
+  #close(open: OpenIntent): void {
+    if (!this.#open.delete(open)) return;
+    const { lane, handler } = open;
+    this.#closed.set(open.placed.entry.id, { lane, handler });
+    forgetOldest(this.#closed, this.#parts.limits.recentLimit);
+    this.#lanes.wake(lane);
+  }
+
+  // ---- Applying -------------------------------------------------------------------------------------
+
+  async #apply(
+    handler: JournalHandler,
+    lane: string,
+    placed: Placed<Effect>,
+    raw: JournalEntry,
+    tries: number,
+  ): Promise<WorkEnd> {
+    const { hands, limits, onEvent, ledger } = this.#parts;
+    const { entry } = placed;
+    const fresh = this.#fresh(handler, lane, placed);
+    if (fresh === "wait") return { again: "a newer change of the same is under way", afterMs: 50 };
+    if (handler.fields !== undefined && fresh.size === 0) {
+      onEvent("skipped");
+      this.#done(placed.number);
+      return "done";
+    }
+    const applied = await handler.apply(placed, hands, fresh);
+    switch (applied.outcome) {
+      case "done":
+        this.#noteWrote(lane);
+        onEvent("applied");
+        break;
+      case "skipped":
+        onEvent("skipped");
+        break;
+      case "aside":
+        this.#putAside(raw, applied.itemId);
+        return "done";
+      case "again":
+        // A server that is there and cannot do this one thing does not keep its lane waiting for ever.
+        if (!this.#isHealthy || tries < limits.triesLimit) return { again: applied.why };
+        this.#say("warn", `a change of ${entry.kind} waits: ${applied.why}`);
+        this.#putAside(raw, entry.itemId);
+        return "done";
+      case "refused":
+        onEvent("refused");
+        this.#say("warn", `a change of ${entry.kind} is not taken by the server: ${applied.why}`);
+        this.#done(placed.number);
+        return "done";
+    }
+    this.#learn(handler, lane, placed, fresh);
+    ledger.takeAside(placed.number);
+    this.#done(placed.number);
+    this.#settle(lane, handler);
+    return "done";
+  }
+
+  /** The fields of an effect of which nothing newer is known here. */
+  #fresh(
+    handler: JournalHandler,
+    lane: string,
+    placed: Placed<Effect>,
+  ): ReadonlySet<string> | "wait" {
+    if (handler.fields === undefined) return new Set();
+    const number = numberOf(placed);
+    const known = this.#parts.ledger.known(lane);
+    const fresh = new Set(
+      handler.fields
+        .namesOf(placed.entry)
+        .filter((field) => number > (known?.fields[field]?.number ?? 0)),
+    );
+    if (fresh.size === 0) return fresh;
+    const { deferLimitMs } = this.#parts.limits;
+    for (const open of this.#open.inLane(lane)) {
+      if (open.placed.number <= number || !open.fields.some((field) => fresh.has(field))) continue;
+      // Somewhere, perhaps here, the same field is being changed: writing the older value now could come
+      // after the newer one.
+      const isUnknown = open.outcome === undefined;
+      if (isUnknown && this.#nowMs() - open.seenAtMs < deferLimitMs) return "wait";
+      if (hasSucceeded(open) && open.outcome?.replica === this.#parts.hands.replica) {
+        for (const field of open.fields) fresh.delete(field);
+      }
+    }
+    return fresh;
+  }
+
+  #learn(
+    handler: JournalHandler,
+    lane: string,
+    placed: Placed<Effect>,
+    only: ReadonlySet<string> | undefined,
+  ): void {
+    if (handler.fields === undefined) return;
+    const { entry } = placed;
+    const number = numberOf(placed);
+    const known = this.#parts.ledger.known(lane);
+    const learned: Record<string, KnownField> = {};
+    for (const [field, value] of Object.entries(handler.fields.valuesOf(entry))) {
+      if (only !== undefined && !only.has(field)) continue;
+      if (number > (known?.fields[field]?.number ?? 0)) learned[field] = { number, value };
+    }
+    if (Object.keys(learned).length === 0) return;
+    const { kind, userId, itemId } = entry;
+    const fields = { ...known?.fields, ...learned };
+    this.#parts.ledger.setKnown(lane, { kind, userId, itemId, fields });
+    this.#dropSuperseded(lane);
+  }
+
+  #dropSuperseded(lane: string): void {
+    const inLane = this.#open.inLane(lane);
+    if (inLane.length === 0) return;
+    const known = this.#parts.ledger.known(lane);
+    for (const open of inLane) {
+      const knownNumber = (field: string): number => known?.fields[field]?.number ?? 0;
+      if (isSuperseded(open, knownNumber, [])) this.#close(open);
+    }
+  }
+
+  #done(number: number): void {
+    if (!this.#pending.delete(number)) return;
+    this.#parts.ledger.noteDone(number);
+    this.#tellWaiters();
+  }
+
+  #noteWrote(lane: string): void {
+    this.#wroteAt.delete(lane);
+    this.#wroteAt.set(lane, this.#parts.hands.memory.storeNowMs());
+    forgetOldest(this.#wroteAt, this.#parts.limits.recentLimit);
+  }
+
+  // ---- Aside ----------------------------------------------------------------------------------------
+
+  #putAside(entry: JournalEntry, itemId: string): void {
+    const { ledger, hands, onEvent } = this.#parts;
+    onEvent("aside");
+    const dropped = ledger.putAside({ entry, itemId, sinceMs: hands.clock.wallMs() });
+    if (dropped !== undefined) {
+      this.#say("warn", "more changes wait for items than can be kept: the oldest is given up");
+    }
+    this.#done(entry.number);
+  }
+
+  /** After a start: what waited is seen already, and no second effect of that id counts. */
+  #rememberAside(entry: JournalEntry): void {
+    const read = readEntry(entry, this.#parts.hands.seal);
+    if (read.outcome === "read") this.#isSeen(read.placed.entry.id);
+  }
+
+  /** Tries what waits aside again: one effect of each item, and the others of it when that one went. */
+  #retryAsides(): void {
+    const { ledger, limits, hands } = this.#parts;
+    const asides = ledger.asides();
+    if (asides.length === 0) return;
+    const items = [...new Set(asides.map(({ itemId }) => itemId))];
+    const begin = this.#asideTurn < items.length ? this.#asideTurn : 0;
+    this.#asideTurn = begin + limits.asideItemsPerStep;
+    const turn = new Set(items.slice(begin, this.#asideTurn));
+    for (const { entry: raw, itemId } of asides) {
+      if (!turn.has(itemId)) continue;
+      const read = readEntry(raw, hands.seal);
+      if (read.outcome === "refused" || read.placed.entry.type !== "effect") {
+        ledger.takeAside(raw.number);
+        continue;
+      }
+      const placed = read.placed as Placed<Effect>;
+      const handler = this.#handlers.get(placed.entry.kind);
+      if (handler === undefined) continue;
+      const lane = handler.lane(placed.entry);
+      this.#lanes.push(lane, () => this.#applyAside(handler, lane, placed));
+    }
+  }
+
+  async #applyAside(
+    handler: JournalHandler,
+    lane: string,
+    placed: Placed<Effect>,
+  ): Promise<WorkEnd> {
+    const { hands, ledger, onEvent } = this.#parts;
+    const fresh = this.#fresh(handler, lane, placed);
+    if (fresh === "wait") return { again: "a newer change is under way", afterMs: 50 };
+    if (handler.fields === undefined || fresh.size > 0) {
+      const applied = await handler.apply(placed, hands, fresh);
+      if (applied.outcome === "aside" || applied.outcome === "again") return "done";
+      if (applied.outcome === "done") {
+        this.#noteWrote(lane);
+        onEvent("applied");
+      }
+      if (applied.outcome !== "refused") this.#learn(handler, lane, placed, fresh);
+    }
+    ledger.takeAside(placed.number);
+    return "done";
+  }
+
+  // ---- Publishing -----------------------------------------------------------------------------------
+
+  #maybePublish(open: OpenIntent): void {
+    const { hands } = this.#parts;
+    if (!this.#isLive || open.isInHand || !hasSucceeded(open)) return;
+    if (open.outcome?.replica !== hands.replica) return;
+    const apartMs = open.handler.fields?.apartMs(open.placed.entry) ?? 0;
+    const lastMs = this.#publishedAt.get(open.lane) ?? Number.NEGATIVE_INFINITY;
+    const waitMs = apartMs === 0 ? 0 : lastMs + apartMs - this.#nowMs();
+    open.isInHand = true;
+    if (waitMs <= 0) {
+      this.#lanes.push(open.lane, (tries) => this.#publish(open, tries));
+      return;
+    }
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      if (this.#open.get(open.placed.entry.id) === open) {
+        this.#lanes.push(open.lane, (tries) => this.#publish(open, tries));
+      }
+    }, waitMs);
+    this.#timers.add(timer);
+  }
+
+  async #publish(open: OpenIntent, tries: number): Promise<WorkEnd> {
+    const { hands, limits, onEvent } = this.#parts;
+    const { placed, handler, lane } = open;
+    if (this.#open.get(placed.entry.id) !== open) return "done";
+    const known = this.#parts.ledger.known(lane);
+    const knownNumber = (field: string): number => known?.fields[field]?.number ?? 0;
+    if (isSuperseded(open, knownNumber, this.#open.inLane(lane))) {
+      this.#close(open);
+      return "done";
+    }
+    const wroteAtMs = this.#wroteAt.get(lane) ?? Number.NEGATIVE_INFINITY;
+    // The clocks of store and machine are compared seldom: half a second covers what they differ by.
+    const isRaced = wroteAtMs >= placed.atMs - 500;
+    const published = await handler.publish(placed, open.outcome, hands, { isRaced });
+    switch (published.outcome) {
+      case "again":
+        if (!this.#isHealthy || tries < 3 * limits.triesLimit) return { again: published.why };
+        // Whoever leads does it again elsewhere.
+        open.isInHand = false;
+        open.nextRedoAtMs = this.#nowMs() + limits.afterMuteMs;
+        return "done";
+      case "given up":
+        this.#say("warn", `a change of ${placed.entry.kind} is told to nobody: ${published.why}`);
+        return await this.#cancel(open);
+      case "effects":
+        break;
+    }
+    const drafts = this.#worthWriting(open, published.effects);
+    if (drafts.length === 0) return await this.#cancel(open);
+    try {
+      await this.#appendEffects(placed, drafts);
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) throw error;
+      return { again: "the store cannot be reached" };
+    }
+    onEvent("published");
+    open.publishedAtMs = this.#nowMs();
+    this.#publishedAt.delete(lane);
+    this.#publishedAt.set(lane, this.#nowMs());
+    forgetOldest(this.#publishedAt, limits.recentLimit);
+    return "done";
+  }
+
+  /** Leaves are left out of which something newer is known: the mark that spread to them came first. */
+  #worthWriting(open: OpenIntent, drafts: readonly EffectDraft[]): readonly EffectDraft[] {
+    const { handler, placed } = open;
+    const { fields } = handler;
+    if (fields === undefined || drafts.length < 2) return drafts;
+    return drafts.filter((draft) => {
+      const effect = this.#effectOf(placed, draft, "");
+      const lane = handler.lane(effect);
+      const known = this.#parts.ledger.known(lane);
+      const isNewer = fields
+        .namesOf(effect)
+        .some((field) => (known?.fields[field]?.number ?? 0) < placed.number);
+      if (!isNewer) this.#settle(lane, handler);
+      return isNewer;
+    });
+  }
+
+  #effectOf({ entry, number }: Placed<Intent>, draft: EffectDraft, id: string): Effect {
+    const { replica } = this.#parts.hands;
+    const { kind } = entry;
+    return { ...draft, type: "effect", id, of: entry.id, ofNumber: number, kind, replica };
+  }
+
+  /** The first effect closes the intent, so it is among the last that are written. */
+  async #appendEffects(placed: Placed<Intent>, drafts: readonly EffectDraft[]): Promise<void> {
+    const effects = drafts.map((draft, index) =>
+      this.#effectOf(placed, draft, `${placed.entry.id}.${index}`),
+    );
+    for (let end = effects.length; end > 0; end -= appendLimit) {
+      await this.#append(effects.slice(Math.max(0, end - appendLimit), end));
+    }
+  }
+
+  async #append(entries: readonly Entry[]): Promise<void> {
+    const { store, seal } = this.#parts.hands;
+    const values = entries.map((entry) => entryValue(entry, seal));
+    await store.appendJournal(values, this.#cursor);
+  }
+
+  /** Nothing will come of this intent, which every sidecar has to know. */
+  async #cancel(open: OpenIntent): Promise<WorkEnd> {
+    const { replica } = this.#parts.hands;
+    const of = open.placed.entry.id;
+    try {
+      await this.#append([{ type: "outcome", id: newEntryId(), of, replica, status: goneStatus }]);
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) throw error;
+      return { again: "the store cannot be reached" };
+    }
+    this.#close(open);
+    return "done";
+  }
+
+  // ---- The leader -----------------------------------------------------------------------------------
+
+  #lookAtOpen(): void {
+    const { hands, limits } = this.#parts;
+    const nowMs = this.#nowMs();
+    const mayLead = this.#isLive && this.#isHealthy && hands.leads();
+    for (const open of [...this.#open.all()]) {
+      const { publishedAtMs } = open;
+      if (publishedAtMs !== undefined && nowMs - publishedAtMs > limits.echoLimitMs) {
+        // Written, and not in the journal: it was lost with the store's last moments.
+        open.publishedAtMs = undefined;
+        open.isInHand = false;
+        this.#maybePublish(open);
+      }
+      if (mayLead) this.#lead(open, nowMs);
+    }
+  }
+
+  #lead(open: OpenIntent, nowMs: number): void {
+    const { hands, limits } = this.#parts;
+    const step = redoStep(open, nowMs, limits, hands.replica, (replica) => this.#isGone(replica));
+    if (step === "wait") return;
+    open.isInHand = true;
+    if (step === "give up") {
+      this.#parts.onEvent("givenUp");
+      this.#say("warn", `a change of ${open.placed.entry.kind} could not be done again in time`);
+      this.#lanes.push(open.lane, () => this.#cancel(open));
+      return;
+    }
+    this.#lanes.push(open.lane, () => this.#redo(open));
+  }
+
+  /** As of a moment ago: asking is begun here, and what it answers counts at the next look. */
+  #isGone(replica: string): boolean {
+    const asked = this.#goneAsked.get(replica);
+    const nowMs = this.#nowMs();
+    if (asked !== undefined && nowMs - asked.atMs < 1000) return asked.isGone;
+    this.#goneAsked.set(replica, { isGone: asked?.isGone ?? false, atMs: nowMs });
+    void this.#parts.isReachable(replica).then((isReachable) => {
+      this.#goneAsked.set(replica, { isGone: !isReachable, atMs: this.#nowMs() });
+    });
+    return asked?.isGone ?? false;
+  }
+
+  async #redo(open: OpenIntent): Promise<WorkEnd> {
+    const { hands, onEvent, urgent, ledger } = this.#parts;
+    const { placed, handler, lane } = open;
+    const { entry } = placed;
+    const later = (): WorkEnd => {
+      open.isInHand = false;
+      open.redoTries++;
+      open.nextRedoAtMs = this.#nowMs() + Math.min(250 * 2 ** open.redoTries, 15_000);
+      return "done";
+    };
+    if (this.#open.get(entry.id) !== open) return "done";
+    const known = ledger.known(lane);
+    const knownNumber = (field: string): number => known?.fields[field]?.number ?? 0;
+    const others = this.#open.inLane(lane);
+    if (isSuperseded(open, knownNumber, others)) {
+      this.#close(open);
+      return "done";
+    }
+    // A newer change of the same whose end is not known decides first.
+    const isNewerOpen = others.some(
+      (other) =>
+        other.placed.number > placed.number &&
+        other.outcome === undefined &&
+        other.fields.some((field) => open.fields.includes(field)) &&
+        this.#nowMs() - other.seenAtMs < this.#parts.limits.afterSilenceMs,
+    );
+    if (isNewerOpen || !hands.leads()) return later();
+    const redone = await handler.redo(placed, hands);
+    switch (redone.outcome) {
+      case "again":
+        urgent(entry.identityKey);
+        return later();
+      case "aside":
+        return later();
+      case "refused":
+        this.#say("info", `a change of ${entry.kind} is not done again: ${redone.why}`);
+        onEvent("cancelled");
+        return await this.#cancel(open);
+      default:
+        break;
+    }
+    onEvent("redone");
+    open.outcome = {
+      type: "outcome",
+      id: newEntryId(),
+      of: entry.id,
+      replica: hands.replica,
+      status: 204,
+    };
+    return await this.#publish(open, 0);
+  }
+
+  // ---- Looking once more ----------------------------------------------------------------------------
+
+  #settle(lane: string, handler: JournalHandler, afterMs = this.#parts.limits.settleMs): void {
+    if (handler.fields === undefined) return;
+    const atMs = this.#nowMs() + afterMs;
+    const known = this.#settling.get(lane);
+    this.#settling.set(lane, { handler, atMs, tries: known?.tries ?? 0 });
+    forgetOldest(this.#settling, 2 * this.#parts.limits.recentLimit);
+  }
+
+  #lookAtSettled(): void {
+    if (!this.#isHealthy || !this.#isLive) return;
+    const nowMs = this.#nowMs();
+    let room = 200;
+    for (const [lane, settling] of this.#settling) {
+      if (settling.atMs > nowMs) continue;
+      if (--room < 0) return;
+      this.#settling.delete(lane);
+      const { handler, tries } = settling;
+      if (this.#open.inLane(lane).length > 0) {
+        if (tries < 50) this.#settling.set(lane, { handler, atMs: nowMs + 500, tries: tries + 1 });
+        continue;
+      }
+      this.#lanes.push(lane, () => this.#verify(lane, handler, tries));
+    }
+  }
+
+  async #verify(lane: string, handler: JournalHandler, tries: number): Promise<WorkEnd> {
+    const { ledger, hands, onEvent } = this.#parts;
+    const known = ledger.known(lane);
+    if (known === undefined || handler.fields === undefined) return "done";
+    const values = Object.fromEntries(
+      Object.entries(known.fields).map(([field, { value }]) => [field, value]),
+    );
+    const { userId, itemId } = known;
+    const mayWrite = async (): Promise<boolean> => {
+      const isStill = await this.#isQuiet(lane, known);
+      if (!isStill && tries < 50) this.#settle(lane, handler);
+      if (isStill) this.#noteWrote(lane);
+      return isStill;
+    };
+    const verified = await handler.fields.verify({ userId, itemId, values }, hands, mayWrite);
+    if (verified.outcome === "put right") {
+      onEvent("putRight");
+      const names = verified.fields.join(", ");
+      hands.log.debug(`the server of ${hands.replica} had another ${names} of ${lane}: put right`);
+      // Whatever wrote it may write once more.
+      this.#settle(lane, handler);
+    }
+    if (verified.outcome === "again" && tries < 10) {
+      this.#settling.set(lane, { handler, atMs: this.#nowMs() + 1000, tries: tries + 1 });
+    }
+    return "done";
+  }
+
+  /** Nothing of the lane is under way, as of now: what the server says is not a change that is still to come. */
+  async #isQuiet(lane: string, known: Known): Promise<boolean> {
+    let ends: JournalEnds;
+    try {
+      ends = await this.#parts.hands.store.journalEnds();
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) throw error;
+      return false;
+    }
+    const deadlineMs = this.#nowMs() + 500;
+    while ((this.#cursor?.number ?? 0) < ends.last && this.#nowMs() < deadlineMs) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    if ((this.#cursor?.number ?? 0) < ends.last || this.#open.inLane(lane).length > 0) return false;
+    const now = this.#parts.ledger.known(lane);
+    return Object.entries(known.fields).every(
+      ([field, { number }]) => now?.fields[field]?.number === number,
+    );
+  }
+
+  // ---- A journal that was lost ----------------------------------------------------------------------
+
+  async #lose(ends: JournalEnds): Promise<void> {
+    const { onEvent, hands, ledger, limits } = this.#parts;
+    onEvent("lost");
+    const before = this.#cursor;
+    const isOther = before?.generation !== ends.generation;
+    hands.log.warn(
+      isOther
+        ? `the journal of changes is another than the sidecar of ${hands.replica} had read: the store lost ` +
+            "entries. What is known here is written again, and the servers are compared"
+        : `the sidecar of ${hands.replica} was away for longer than the journal of changes reaches back: its ` +
+            "server is compared with the others",
+    );
+    this.#isLive = false;
+    this.#cursor = { generation: ends.generation, number: Math.max(0, ends.first - 1) };
+    ledger.restart(this.#cursor);
+    this.#savedNumber = this.#cursor.number;
+    if (isOther && before !== undefined) await this.#republish(limits.republishLimit, ends);
+    this.#reconciling ??= this.#parts
+      .reconcile(new AbortController().signal)
+      .catch((error: unknown) =>
+        this.#say("warn", `comparing the servers failed: ${String(error)}`),
+      )
+      .finally(() => {
+        this.#reconciling = undefined;
+        this.#tellWaiters();
+      });
+  }
+
+  /** What was known last is said again under its old numbers: whoever knows something newer passes it by. */
+  async #republish(limit: number, ends: JournalEnds): Promise<void> {
+    const { ledger, hands } = this.#parts;
+    const effects: Effect[] = [];
+    for (const [lane, known] of ledger.newest(limit)) {
+      const handler = this.#handlers.get(known.kind);
+      if (handler?.fields === undefined) continue;
+      const byNumber = new Map<number, Record<string, unknown>>();
+      for (const [field, { number, value }] of Object.entries(known.fields)) {
+        const values = byNumber.get(number) ?? {};
+        values[field] = value;
+        byNumber.set(number, values);
+      }
+      for (const [ofNumber, values] of byNumber) {
+        effects.push({
+          type: "effect",
+          // The same for every sidecar that says it.
+          id: `${ends.generation}/${ofNumber}/${lane}`,
+          of: "",
+          ofNumber,
+          kind: known.kind as Effect["kind"],
+          replica: hands.replica,
+          userId: known.userId,
+          itemId: known.itemId,
+          payload: handler.fields.payloadOf(values),
+        });
+      }
+    }
+    for (let begin = 0; begin < effects.length; begin += appendLimit) {
+      await this.#append(effects.slice(begin, begin + appendLimit));
+    }
+  }
+
+  // ---- Pace -----------------------------------------------------------------------------------------
+
+  async #runTicks(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await sleep(tickMs, signal);
+      this.#lookAtOpen();
+      this.#lookAtSettled();
+      const nowMs = this.#nowMs();
+      if (this.#isHealthy && this.#isLive && nowMs >= this.#asideAtMs) {
+        this.#asideAtMs = nowMs + this.#parts.limits.asideRetryMs;
+        this.#retryAsides();
+      }
+      this.#save();
+      await this.#noteCursor(false);
+    }
+  }
+
+  /** Everything up to here is done, and no intent before it is open. */
+  #restartNumber(): number {
+    const open = this.#open.oldest?.placed.number;
+    const { appliedNumber } = this;
+    return open === undefined ? appliedNumber : Math.min(appliedNumber, open - 1);
+  }
+
+  #save(): void {
+    const number = this.#restartNumber();
+    if (this.#cursor === undefined || number === this.#savedNumber) return;
+    this.#savedNumber = number;
+    this.#parts.ledger.setCursor(this.#cursorAt(this.#cursor, number));
+  }
+
+  /** A mark belongs to the entry it was read with. */
+  #cursorAt(cursor: JournalCursor, number: number): JournalCursor {
+    return cursor.number === number ? cursor : { generation: cursor.generation, number };
+  }
+
+  async #noteCursor(isLast: boolean): Promise<void> {
+    const nowMs = this.#nowMs();
+    if (!isLast && nowMs - this.#notedAtMs < this.#parts.limits.noteEveryMs) return;
+    const number = this.#restartNumber();
+    if (this.#cursor === undefined || number === this.#notedNumber) return;
+    this.#notedAtMs = nowMs;
+    this.#notedNumber = number;
+    await this.#parts.noteCursor(this.#cursorAt(this.#cursor, number));
+  }
+
+  async #untilStore<Value>(
+    deed: () => Promise<Value>,
+    signal: AbortSignal,
+  ): Promise<Value | undefined> {
+    while (!signal.aborted) {
+      try {
+        return await deed();
+      } catch (error) {
+        if (!(error instanceof StoreUnavailable)) throw error;
+        await sleep(this.#parts.limits.storeRetryMs, signal);
+      }
+    }
+    return undefined;
+  }
+
+  #nowMs(): number {
+    return this.#parts.hands.clock.monotonicMs();
+  }
+
+  /** Each sentence once, and only so many of them. */
+  #say(level: "info" | "warn", sentence: string): void {
+    if (this.#said.has(sentence)) return;
+    this.#said.add(sentence);
+    forgetOldest(this.#said, 200);
+    this.#parts.hands.log[level](sentence);
+  }
+}
+
+const tickMs = 250;
+const appendLimit = 500;
+/** 410 Gone: an outcome that a sidecar writes when nothing will come of an intent. */
+const goneStatus = 410;
+
+/** By what an effect is ordered: its intent's number, or its own. */
+function numberOf({ entry, number }: Placed<Effect>): number {
+  return entry.ofNumber === 0 ? number : entry.ofNumber;
+}
+
+function isFirstOf({ id, of }: Effect): boolean {
+  return id === `${of}.0` || !id.startsWith(`${of}.`);
+}
+
+function forgetOldest(kept: Map<string, unknown> | Set<string>, limit: number): void {
+  if (kept.size <= limit) return;
+  for (const oldest of kept.keys()) {
+    kept.delete(oldest);
+    return;
+  }
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => {
+    signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+}
