@@ -90,8 +90,8 @@ const journal = {
   }),
 } satisfies OptionTable;
 
-/** For whatever has sidecars: one of them leads. */
-const leadership = {
+/** One sidecar leads; who has none waits for the next leader as long as a lease holds. */
+const lease = {
   leaseLimitMs: option({
     name: "lease-limit",
     section: "Limits",
@@ -99,8 +99,14 @@ const leadership = {
     default: "10s",
     description:
       "How long one sidecar leads without renewing it. A leader that dies is followed by another after" +
-      " this time at the latest; one that cannot reach the store stops leading a little earlier.",
+      " this time at the latest; one that cannot reach the store stops leading a little earlier. What an" +
+      " administrator changes waits a little longer than this for the next leader. The same everywhere.",
   }),
+} satisfies OptionTable;
+
+/** For whatever has sidecars. */
+const leadership = {
+  ...lease,
   lockRedis: list({
     name: "lock-redis",
     section: "Store",
@@ -583,6 +589,7 @@ export const proxyOptions = {
       "A replica that is not listed, that neither sidecar nor DNS names any longer and that does not" +
       " answer is forgotten after this time.",
   }),
+  ...lease,
   ...doorLimits,
   ...life,
 } satisfies OptionTable;

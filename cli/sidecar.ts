@@ -27,7 +27,7 @@ import {
   mintResultOf,
   sidecarOptionsFor,
 } from "../sidecar/sidecar.ts";
-import { remoteHands, taskRoutes } from "../sidecar/tasks/routes.ts";
+import { askToLook, remoteHands, taskRoutes } from "../sidecar/tasks/routes.ts";
 import { notParkedSentence, Tasks } from "../sidecar/tasks/tasks.ts";
 import type { Io } from "./io.ts";
 import type { SidecarConfig } from "./options.ts";
@@ -128,6 +128,11 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
     zone: config.timeZone ?? localZone(),
     mediaFolders: config.media,
     lossLimit: config.scanLossLimitPercent / 100,
+    hurryLeader() {
+      const leader = memory.lease?.replica ?? "";
+      if (leader === config.name) tasks.desk.wake();
+      else if (leader !== "") askToLook(calls, leader);
+    },
     onStart: (outcome) => metrics.taskStarts[outcome].add(),
     onHeld: (count) => metrics.tasksHeld.set(count),
   });
@@ -153,7 +158,13 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
       return answer.outcome === "ok" ? readRestartState(answer.body) : undefined;
     },
   });
-  const guardedRoutes: GuardedRoute[] = [...office.routes, ...taskRoutes(() => tasks.hands)];
+  const guardedRoutes: GuardedRoute[] = [
+    ...office.routes,
+    ...taskRoutes(
+      () => tasks.hands,
+      () => tasks.desk.wake(),
+    ),
+  ];
   guardedRoutes.push(
     doctorRoute(
       () =>

@@ -22,7 +22,7 @@ import {
   sidecarOptionsFor,
 } from "../sidecar/sidecar.ts";
 import { releaseTasks } from "../sidecar/tasks/leave.ts";
-import { remoteHands, taskRoutes } from "../sidecar/tasks/routes.ts";
+import { askToLook, remoteHands, taskRoutes } from "../sidecar/tasks/routes.ts";
 import { notParkedSentence, Tasks } from "../sidecar/tasks/tasks.ts";
 import { type Common, runDoor } from "./door.ts";
 import type { Io } from "./io.ts";
@@ -190,7 +190,13 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
     });
     const base = sidecarBase(name);
     mounts.push({ ...office.gate, prefix: base + office.gate.prefix });
-    const asked = [...office.routes, ...taskRoutes(() => tasks.get(name)?.hands)];
+    const asked = [
+      ...office.routes,
+      ...taskRoutes(
+        () => tasks.get(name)?.hands,
+        () => tasks.get(name)?.desk.wake(),
+      ),
+    ];
     routes.push(...asked.map((route) => ({ ...route, path: base + route.path })));
     return office;
   }
@@ -215,6 +221,11 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
       zone: config.timeZone ?? localZone(),
       mediaFolders: config.media,
       lossLimit: config.scanLossLimitPercent / 100,
+      hurryLeader() {
+        for (const { desk } of tasks.values()) desk.wake();
+        const leader = memory.lease?.replica ?? "";
+        if (leader !== "" && !tasks.has(leader)) askToLook(callsOf(common), leader);
+      },
       onStart: (outcome) => metrics.taskStarts[outcome].add(),
       onHeld(count) {
         if (sidecar.lease.mayAct() !== undefined) metrics.tasksHeld.set(count);

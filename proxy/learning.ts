@@ -1,7 +1,9 @@
 // What an answer teaches the cluster, taken in before the client can act on it: a login, a device's capabilities,
 // where a password's reset was begun, and which tokens a change has ended.
 
-import { hashOf, type Identity, normalId } from "../core/cluster/identity.ts";
+import { sessionAsked, withoutSession } from "../core/cluster/capabilities.ts";
+import { hashOf, type Identity, identityKey, normalId } from "../core/cluster/identity.ts";
+import { readSessionNote, sessionIdOf, sessionNoteId } from "../core/cluster/sessions.ts";
 import { bodyValue, queryValue } from "../core/jellyfin/playback.ts";
 import { Bounded } from "./bounded.ts";
 import { CapabilityNotes } from "./capabilities.ts";
@@ -40,9 +42,7 @@ export class Learning {
     const { facts } = job;
     const { route } = facts;
     if (route.kind === "capabilities" && job.identity !== undefined) {
-      const { rawHeaders } = job.client.head;
-      this.capabilities.set(job.identity.key, { facts, rawHeaders, body: job.body });
-      this.capabilityNotes.said(job.identity.key, job.replica, facts, job.bodyText);
+      this.#learnCapabilities(job, job.identity);
     }
     switch (route.gives) {
       case "authenticationResult": {
@@ -65,6 +65,39 @@ export class Learning {
       await this.#pinned("passwordReset", facts.origin.address, job.replica, passwordResetPinMs);
     }
     if (route.ends !== "none") await this.#endTokens(job);
+  }
+
+  /** What a device can do, said by itself, or by somebody else for its session. */
+  #learnCapabilities(job: Job, caller: Identity): void {
+    const { facts, bodyText, replica } = job;
+    const { rawHeaders } = job.client.head;
+    const sessionId = sessionAsked(facts.rawQuery);
+    if (sessionId === undefined || sessionId === sessionIdOf(caller)) {
+      this.capabilities.set(caller.key, { facts, rawHeaders, body: job.body });
+      const own = { ...facts, rawQuery: withoutSession(facts.rawQuery) };
+      this.capabilityNotes.said(caller.key, replica, own, bodyText);
+      return;
+    }
+    const key = this.#identityOf(sessionId, replica);
+    if (key === undefined) return;
+    const own = { ...facts, rawQuery: withoutSession(facts.rawQuery) };
+    this.capabilityNotes.said(key, replica, own, bodyText);
+    // What that device said last by itself is no longer what counts.
+    this.capabilities.delete(key);
+  }
+
+  /** Whose session it is: as its note says, or, before there is one, by what the id is made of. */
+  #identityOf(sessionId: string, replica: string): string | undefined {
+    const { memory } = this.#parts;
+    const note = memory.notes("session").get(sessionNoteId(replica, sessionId));
+    const session = note === undefined ? undefined : readSessionNote(note);
+    if (session !== undefined && session.userId !== "") {
+      return identityKey(session.userId, session.deviceId);
+    }
+    for (const identity of memory.identities.values()) {
+      if (sessionIdOf(identity) === sessionId) return identity.key;
+    }
+    return undefined;
   }
 
   async #pinned(

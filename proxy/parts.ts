@@ -21,6 +21,8 @@ export interface DoorLimits {
   readonly apiHoldLimitMs: number;
   readonly mediaHoldLimitMs: number;
   readonly mintWaitLimitMs: number;
+  /** How long a leader's lease holds. */
+  readonly leaseLimitMs: number;
   readonly connectLimitMs: number;
   readonly bodyBufferLimitBytes: number;
   readonly bodyLimitBytes: number;

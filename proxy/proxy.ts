@@ -307,6 +307,17 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     noteStoreFailure: (error) => memory.noteStoreFailure(error),
     limits: pushesLimits,
   });
+  const refresh = createRefresh({
+    memory,
+    clock,
+    log: log.log,
+    clientOf: (replica) => clients.get(replica),
+    names: () => [...health.view.replicas.keys()],
+    isReady: (replica) => stateOf(health.view, replica) === "ready",
+    urgent: caretakers.urgent,
+    apiKeyOf: caretakers.apiKeyOf,
+  });
+  health.onChange(() => refresh.lookAgain());
   const doorParts: DoorParts = {
     limits: config,
     store,
@@ -352,15 +363,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
         readAt: (userId, replica, untilMs) => homes.readFor(userId, replica, untilMs),
       }),
       createTaskAttendant(memory),
-      createRefresh({
-        memory,
-        clock,
-        log: log.log,
-        clientOf: (replica) => clients.get(replica),
-        readyNames: () => readyNames(health.view),
-        urgent: caretakers.urgent,
-        apiKeyOf: caretakers.apiKeyOf,
-      }),
+      refresh.attendant,
       // Before the gate, which carries requests out itself.
       ...(journal === undefined ? [] : [journal]),
       ...gates,

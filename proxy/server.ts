@@ -6,6 +6,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Identity } from "../core/cluster/identity.ts";
 import { stateOf } from "../core/cluster/view.ts";
+import { isGated } from "../core/jellyfin/gated.ts";
 import {
   type Continuation,
   continuation,
@@ -47,6 +48,8 @@ const verdictLimitMs = 300;
 const readOnLimitMs = 2000;
 /** Clients look whether a server is there with this much patience. */
 const firstLookLimitMs = 900;
+/** A lease that has ended is followed by the next within this: the lease's promise, and what the gate takes. */
+const nextLeaderLimitMs = 1500;
 
 export class Door {
   /** Requests under way. */
@@ -596,8 +599,12 @@ export class Door {
 }
 
 /** How long this request may wait for a replica: within the patience of the clients that send it. */
-function holdLimitMs({ route }: RequestFacts, limits: DoorLimits): number {
+function holdLimitMs({ route, method }: RequestFacts, limits: DoorLimits): number {
   if (route.lane !== "message") return limits.mediaHoldLimitMs;
+  // What only a leader does waits for the next one: no administrator's page gives up as early as a player.
+  if (method !== "GET" && method !== "HEAD" && isGated(route)) {
+    return Math.max(limits.apiHoldLimitMs, limits.leaseLimitMs + nextLeaderLimitMs);
+  }
   // An app that looks whether a server is there gives up after a second (Fladder) to 3.5 (Android TV).
   const isFirstLook = route.kind === "publicSystemInfo" || route.kind === "ping";
   return isFirstLook ? Math.min(limits.apiHoldLimitMs, firstLookLimitMs) : limits.apiHoldLimitMs;

@@ -36,11 +36,22 @@ export function capabilitiesNoteValue(
   replica: string,
 ): string | undefined {
   const query = caseless(Object.fromEntries(new URLSearchParams(rawQuery)));
-  const id = query("id");
-  if (typeof id === "string" && id.trim() !== "") return undefined;
+  if (sessionAsked(rawQuery) !== undefined) return undefined;
   if (pattern === shortPath) return written({ replica, query: keptFields(query) });
   const body = parsed(bodyText ?? "");
   return isRecord(body) ? written({ replica, body: keptFields(caseless(body)) }) : undefined;
+}
+
+/** The session that such a request is about, where that is not the caller's own (SessionController). */
+export function sessionAsked(rawQuery: string): string | undefined {
+  const id = caseless(Object.fromEntries(new URLSearchParams(rawQuery)))("id");
+  return typeof id === "string" && id.trim() !== "" ? id.trim().toLowerCase() : undefined;
+}
+
+/** The same request as the device itself would have made it. */
+export function withoutSession(rawQuery: string): string {
+  const kept = [...new URLSearchParams(rawQuery)].filter(([name]) => name.toLowerCase() !== "id");
+  return new URLSearchParams(kept).toString();
 }
 
 /** What a note says, and who had heard it; undefined for one that is none of ours in shape. */

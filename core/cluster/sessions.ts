@@ -6,6 +6,7 @@
 // (SessionManager.CreateSessionInfo): ids need no translation, and one id is one device. Whoever can write
 // to the store can write a note; one of another shape is as if it were not there.
 
+import { createHash } from "node:crypto";
 import { isOurSession } from "../jellyfin/ours.ts";
 import { isRecord } from "../service/json.ts";
 import { type Note, noteLimitCharacters } from "../store/store.ts";
@@ -58,6 +59,21 @@ export function readSession(
     isLost,
     dto,
   };
+}
+
+/**
+ * The id that every server gives the session of a device: a GUID of the MD5 of client and device id in UTF-16
+ * (SessionManager.GetSessionKey, StringExtensions.GetMD5), as 32 hex digits.
+ */
+export function sessionIdOf({ client, deviceId }: { client: string; deviceId: string }): string {
+  const bytes = createHash("md5")
+    .update(Buffer.from(client + deviceId, "utf16le"))
+    .digest();
+  // A GUID's first three parts are written from their last byte to their first.
+  bytes.subarray(0, 4).reverse();
+  bytes.subarray(4, 6).reverse();
+  bytes.subarray(6, 8).reverse();
+  return bytes.toString("hex");
 }
 
 export function sessionNoteId(replica: string, sessionId: string): string {

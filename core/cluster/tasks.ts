@@ -58,6 +58,12 @@ export interface TaskRun {
   readonly startups: Readonly<Record<string, number>>;
 }
 
+/** Whether anything of a run is still to come: also between the end on one server and its turn on the next. */
+export function isUnderWay(run: TaskRun | undefined): boolean {
+  if (run === undefined || run.endedAtMs !== undefined) return false;
+  return run.steps.some(({ state }) => state !== "done" && state !== "skipped");
+}
+
 /** One task as one server tells of it. */
 export interface SeenTask {
   readonly key: string;
@@ -79,6 +85,8 @@ export interface SeenTasks {
   readonly tasks: readonly SeenTask[];
   /** When the server was seen to have started, in ms since the epoch; undefined: before we looked. */
   readonly startedAtMs?: number | undefined;
+  /** Keys of leader's tasks whose files this server keeps to itself: then each server needs them. */
+  readonly ownFiles?: readonly string[] | undefined;
 }
 
 export interface StartOrder {
@@ -96,6 +104,8 @@ export type StartAnswer =
   | { readonly outcome: "unknownTask" }
   /** Not now, and why: its media are not whole, or its triggers are not parked. */
   | { readonly outcome: "held"; readonly reason: string }
+  /** It makes no sense there: it would write beside media that its server cannot write to. */
+  | { readonly outcome: "unfit"; readonly reason: string }
   | { readonly outcome: "failed"; readonly seen: "nothing" | "maybe"; readonly reason: string };
 
 export type CancelAnswer = "cancelled" | "notRunning" | "oldEpoch" | "unknownTask" | "failed";

@@ -98,6 +98,7 @@ export const taskStartResults = [
   "oldEpoch",
   "unknownTask",
   "held",
+  "unfit",
   "failed",
 ] as const;
 export const probeResults = ["answered", "failed"] as const;
@@ -299,7 +300,7 @@ export function createMetrics(version: string) {
 
     taskStarts: make.counters(
       "jellybloom_task_starts_total",
-      "Scheduled tasks this process started as the leader, by what came of it (held: media not whole).",
+      "Scheduled tasks this process started as the leader, by what came of it (held: media not whole; unfit: media cannot be written to).",
       "result",
       taskStartResults,
     ),

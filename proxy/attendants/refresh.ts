@@ -1,11 +1,12 @@
 // A refresh of an item, on every server. Each server keeps what it knows of an item in a database of its own,
 // so a refresh that only one of them did would be seen by half of the viewers, and its progress is told only
-// by the server that does it. When one server has taken the order, the other ready ones are given it, too,
-// one after another, as the caller.
+// by the server that does it. When one server has taken the order, the others are given it, too, one after
+// another, as the caller; one that is not ready is given it when it is.
 //
 // It promises: no other server is asked before one has said yes, and none of them twice; nothing of the
 // caller's credentials goes along but the token the caller has there; what waits is bounded in number and
-// time; what could not be done is said once, and never fails the answer that was given.
+// time; what could not be done is said once, and never fails the answer that was given. What waits lies in this
+// process: a door that ends forgets it, as a server that ends forgets its queue of refreshes.
 
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Identity } from "../../core/cluster/identity.ts";
@@ -20,8 +21,9 @@ export interface RefreshParts {
   readonly clock: Pick<Clock, "monotonicMs">;
   readonly log: Pick<Log, "warn">;
   readonly clientOf: (replica: string) => JellyfinClient | undefined;
-  /** Replicas that are ready now. */
-  readonly readyNames: () => readonly string[];
+  /** All replicas, ready or not. */
+  readonly names: () => readonly string[];
+  readonly isReady: (replica: string) => boolean;
   /** Asks that this identity's token at that replica be made soon. */
   readonly urgent: (replica: string, identityKey: string) => void;
   /** The cluster's own key there, for a caller whose key only one server has. */
@@ -31,8 +33,14 @@ export interface RefreshParts {
 interface Order {
   readonly identity: Identity;
   readonly path: string;
-  readonly replicas: readonly string[];
+  readonly replica: string;
   readonly untilMs: number;
+}
+
+export interface Refresh {
+  readonly attendant: Attendant;
+  /** Replicas may be ready that were not: what waits for them is done. */
+  lookAgain(): void;
 }
 
 /** ItemRefreshController.RefreshItem. */
@@ -44,15 +52,15 @@ const refreshParameters: ReadonlySet<string> = new Set([
   "replaceallimages",
   "regeneratetrickplay",
 ]);
-const waitingLimit = 200;
-/** An order that could not be passed on within this is given up. */
-const orderLimitMs = 60_000;
+const waitingLimit = 500;
+/** A server that comes back later scans what has changed anyway. */
+const orderLimitMs = 6 * 3_600_000;
 const tokenWaitLimitMs = 5000;
 const tokenLookIntervalMs = 100;
 
-export function createRefresh(parts: RefreshParts): Attendant {
+export function createRefresh(parts: RefreshParts): Refresh {
   const { memory, clock, log } = parts;
-  const waiting: Order[] = [];
+  let waiting: Order[] = [];
   let isBusy = false;
 
   async function tokenAt(replica: string, { identity }: Order): Promise<string | undefined> {
@@ -71,8 +79,9 @@ export function createRefresh(parts: RefreshParts): Attendant {
   }
 
   /** Why it was not done; undefined: it was. */
-  async function pass(order: Order, replica: string): Promise<string | undefined> {
-    if (clock.monotonicMs() >= order.untilMs) return "its turn came too late";
+  async function pass(order: Order): Promise<string | undefined> {
+    const { replica } = order;
+    if (clock.monotonicMs() >= order.untilMs) return "it was away for too long";
     const client = parts.clientOf(replica);
     const token = client === undefined ? undefined : await tokenAt(replica, order);
     if (client === undefined || token === undefined) return "the caller has no token there";
@@ -83,39 +92,52 @@ export function createRefresh(parts: RefreshParts): Attendant {
     return answer.status < 300 ? undefined : `it answered ${answer.status}`;
   }
 
+  /** The oldest that can be done now, or is to be given up. */
+  function next(): Order | undefined {
+    const order = waiting.find(
+      ({ replica, untilMs }) => parts.isReady(replica) || clock.monotonicMs() >= untilMs,
+    );
+    waiting = waiting.filter((one) => one !== order);
+    return order;
+  }
+
   async function work(): Promise<void> {
-    for (let order = waiting.shift(); order !== undefined; order = waiting.shift()) {
-      for (const replica of order.replicas) {
-        const why = await pass(order, replica);
-        if (why !== undefined) log.warn(`an item was not refreshed at ${replica}: ${why}`);
-      }
+    for (let order = next(); order !== undefined; order = next()) {
+      const why = await pass(order);
+      if (why !== undefined) log.warn(`an item was not refreshed at ${order.replica}: ${why}`);
     }
     isBusy = false;
   }
 
-  return {
+  function lookAgain(): void {
+    if (isBusy || waiting.length === 0) return;
+    isBusy = true;
+    void work();
+  }
+
+  const attendant: Attendant = {
     name: "refresh everywhere",
     attends: ({ pattern }) => pattern === refreshPattern,
     ended({ identity, facts }, status, replica) {
       if (status === undefined || status < 200 || status >= 300) return;
       if (identity === undefined || facts.itemId === undefined) return;
-      const replicas = parts.readyNames().filter((name) => name !== replica);
-      if (replicas.length === 0) return;
-      if (waiting.length >= waitingLimit) {
+      const others = parts.names().filter((name) => name !== replica);
+      const path = `/Items/${facts.itemId}/Refresh${keptQuery(facts.rawQuery)}`;
+      const untilMs = clock.monotonicMs() + orderLimitMs;
+      const orders = others.map((other) => ({ identity, path, replica: other, untilMs }));
+      // Asked again while it still waits there, it is done once.
+      const fresh = orders.filter(
+        (order) => !waiting.some((one) => one.path === path && one.replica === order.replica),
+      );
+      if (waiting.length + fresh.length > waitingLimit) {
         log.warn(`an item was refreshed at ${replica} only: too many refreshes wait`);
         return;
       }
-      waiting.push({
-        identity,
-        path: `/Items/${facts.itemId}/Refresh${keptQuery(facts.rawQuery)}`,
-        replicas,
-        untilMs: clock.monotonicMs() + orderLimitMs,
-      });
-      if (isBusy) return;
-      isBusy = true;
-      void work();
+      waiting.push(...fresh);
+      lookAgain();
     },
   };
+  return { attendant, lookAgain };
 }
 
 /** What a refresh is asked to do, and nothing else the query may hold: a token could be in it. */

@@ -6,6 +6,7 @@
 // device once, nothing a single server would not show, and nothing of a note that is not one in shape.
 
 import { setTimeout as sleep } from "node:timers/promises";
+import { sessionAsked } from "../../core/cluster/capabilities.ts";
 import type { Identity } from "../../core/cluster/identity.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
 import {
@@ -212,7 +213,8 @@ export function createSessions(parts: SessionsParts): Sessions {
   };
 
   function target(asked: Attended): ReturnType<typeof targetOf> {
-    const { sessionId } = asked.facts.params;
+    const { route, params, rawQuery } = asked.facts;
+    const sessionId = route.kind === "capabilities" ? sessionAsked(rawQuery) : params.sessionId;
     return sessionId === undefined ? "unknown" : targetOf(sessionId, seen(), facts);
   }
 
@@ -236,7 +238,8 @@ export function createSessions(parts: SessionsParts): Sessions {
 
   const remote: Attendant = {
     name: "remote control",
-    attends: (route) => route.boundTo === "targetSession",
+    // What a device can do may be said by another one, for its session.
+    attends: (route) => route.boundTo === "targetSession" || route.kind === "capabilities",
     async before(asked) {
       await arrival(asked);
       return undefined;

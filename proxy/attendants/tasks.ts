@@ -8,7 +8,7 @@
 
 import { STATUS_CODES } from "node:http";
 import type { Memory } from "../../core/cluster/memory.ts";
-import { readRun, readSchedule } from "../../core/cluster/tasks.ts";
+import { isUnderWay, readRun, readSchedule } from "../../core/cluster/tasks.ts";
 import { parseTriggers } from "../../core/jellyfin/triggers.ts";
 import { isRecord } from "../../core/service/json.ts";
 import type { Attendant, Attended } from "../attendant.ts";
@@ -67,11 +67,10 @@ function shownTask(task: unknown, memory: Notes): unknown {
   if (!isRecord(task) || typeof task.Key !== "string") return task;
   const schedule = readSchedule(memory.notes("schedule").get(task.Key)?.value ?? "");
   const run = readRun(memory.notes("taskRun").get(task.Key)?.value ?? "");
-  const runs = run?.steps.some(({ state }) => state === "starting" || state === "running") ?? false;
   return {
     ...task,
     ...(schedule !== undefined && { Triggers: schedule.triggers }),
-    ...(runs && task.State === "Idle" && { State: "Running" }),
+    ...(isUnderWay(run) && task.State === "Idle" && { State: "Running" }),
   };
 }
 

@@ -262,6 +262,12 @@ export function askedRun(
   return begin(key, last, world, { why: "asked", dueAtMs: world.nowMs });
 }
 
+/** What the task fetches is kept by each server and not beside the media, as the leader's own server says. */
+function isKeptByServers(key: string, world: TaskWorld): boolean {
+  const leader = world.replicas.find(({ name }) => name === world.leader);
+  return leader?.seen?.ownFiles?.includes(key) === true;
+}
+
 interface Beginning {
   readonly why: TaskRun["why"];
   readonly dueAtMs: number;
@@ -276,7 +282,7 @@ function begin(
 ): TaskRun {
   const { nowMs, epoch } = world;
   const names =
-    policyOf(key) === "leader"
+    policyOf(key) === "leader" && !isKeptByServers(key, world)
       ? [world.leader]
       : world.replicas.map(({ name }) => name).sort((left, right) => (left < right ? -1 : 1));
   return {
@@ -305,7 +311,8 @@ function startupRun(
   for (const { name, seen } of world.replicas) {
     const startedAtMs = seen?.startedAtMs;
     if (startedAtMs === undefined || nowMs < startedAtMs + startupDelayMs) continue;
-    if (policyOf(key) === "leader" && name !== world.leader) continue;
+    const isLeaders = policyOf(key) === "leader" && !isKeptByServers(key, world);
+    if (isLeaders && name !== world.leader) continue;
     const doneMs = Math.max(last?.startups[name] ?? 0, schedule.sinceMs);
     if (startedAtMs <= doneMs) continue;
     const step: TaskStep = { replica: name, state: "waiting", atMs: nowMs };

@@ -15,6 +15,7 @@ import type {
 } from "../../core/cluster/tasks.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import type { Epoch } from "../../core/store/store.ts";
+import { type LibraryPlaces, unfitToWrite } from "./places.ts";
 import { needsWholeMedia } from "./policy.ts";
 import type { Begun, SavedTasksKeeper } from "./saved.ts";
 import { cancelServerTask, readServerTasks, startServerTask } from "./server-tasks.ts";
@@ -28,6 +29,8 @@ export interface HandsOptions {
   readonly startedAtMs: () => number | undefined;
   /** Why tasks that need media must not run there now, or undefined. */
   readonly mediaProblem: () => Promise<string | undefined>;
+  /** Where the libraries keep what a leader's task fetches, and whether that can be written there now. */
+  readonly libraries: () => Promise<LibraryPlaces>;
   readonly wallMs: () => number;
 }
 
@@ -41,19 +44,21 @@ export class Hands implements TaskHands {
   }
 
   async read(epoch: Epoch): Promise<SeenTasks | undefined> {
-    const { client, keeper, isHealthy, startedAtMs } = this.#options;
+    const { client, keeper, isHealthy, startedAtMs, libraries } = this.#options;
     if (!(await this.#admits(epoch)) || !isHealthy()) return undefined;
     const tasks = await readServerTasks(client);
     if (tasks === undefined) return undefined;
     this.#ids = new Map(tasks.map(({ key, id }) => [key, id]));
     const { begun } = keeper.saved;
     const atMs = startedAtMs();
+    const { ownFiles } = await libraries();
     return {
       tasks: tasks.map((task): SeenTask => {
         const known = Object.hasOwn(begun, task.key) ? begun[task.key] : undefined;
         return known === undefined ? task : { ...task, begunDueAtMs: known.dueAtMs };
       }),
       ...(atMs !== undefined && { startedAtMs: atMs }),
+      ...(ownFiles.length > 0 && { ownFiles }),
     };
   }
 
@@ -66,6 +71,8 @@ export class Hands implements TaskHands {
     if (!(await this.#admits(epoch))) return { outcome: "oldEpoch" };
     const id = this.#ids.get(key);
     if (id === undefined) return { outcome: "unknownTask" };
+    const reason = await unfitToWrite(key, await this.#options.libraries());
+    if (reason !== undefined) return { outcome: "unfit", reason };
     const mine = { dueAtMs, atMs: wallMs() };
     let before: Begun | undefined;
     let isMine = false;

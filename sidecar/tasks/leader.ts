@@ -8,6 +8,7 @@
 import type { Memory } from "../../core/cluster/memory.ts";
 import {
   type DeskAnswer,
+  isUnderWay,
   readRun,
   type SeenTask,
   type StartAnswer,
@@ -18,7 +19,7 @@ import {
   type TaskStep,
   type TaskView,
 } from "../../core/cluster/tasks.ts";
-import { nextDue, readTriggers } from "../../core/jellyfin/triggers.ts";
+import { nextDue, readTriggers, startupDelayMs } from "../../core/jellyfin/triggers.ts";
 import { sleep } from "../../core/service/loop.ts";
 import { type Epoch, type Store, StoreUnavailable } from "../../core/store/store.ts";
 import {
@@ -64,6 +65,8 @@ export interface TaskLeaderOptions extends TaskLimits {
   readonly onHeld?: ((count: number) => void) | undefined;
 }
 
+const soonMs = 20;
+
 const notLeader: DeskAnswer = {
   outcome: "refused",
   reason: "there is no leader now who could do it",
@@ -75,6 +78,8 @@ export class TaskLeader implements TaskDesk {
   readonly #runs = new Map<string, TaskRun>();
   readonly #heldUntilMs = new Map<string, number>();
   readonly #heldReasons = new Map<string, string>();
+  /** When startup tasks are due for servers that have just started, in ms since the epoch. */
+  #startupsAtMs: readonly number[] = [];
   #epoch: Epoch | undefined;
   #wake = new AbortController();
   /** One look, and one change by an administrator, at one time. */
@@ -102,8 +107,10 @@ export class TaskLeader implements TaskDesk {
   async cycle(): Promise<number> {
     const { idleIntervalMs, busyIntervalMs } = this.#options;
     try {
-      const isBusy = await this.#once();
-      return isBusy ? busyIntervalMs : this.#restMs();
+      const next = await this.#once();
+      // What was only written down is gone on with at once.
+      if (next === "soon") return Math.min(soonMs, busyIntervalMs);
+      return next === "busy" ? busyIntervalMs : this.#restMs();
     } catch (error) {
       if (!(error instanceof StoreUnavailable)) throw error;
       this.#options.memory.noteStoreFailure(error);
@@ -111,20 +118,21 @@ export class TaskLeader implements TaskDesk {
     }
   }
 
-  /** True while something is under way. */
-  async #once(): Promise<boolean> {
+  /** `busy` while something is under way, `soon` where the next step can be taken now. */
+  async #once(): Promise<"soon" | "busy" | "idle"> {
     const world = await this.#look();
     this.#forgetHeld(world);
-    if (world === undefined) return false;
+    if (world === undefined) return "idle";
     const actions = decideTasks(world, this.#options);
     for (const action of actions.filter(({ type }) => type === "note")) await this.#act(action);
     await Promise.all(
       actions.filter(({ type }) => type !== "note").map((action) => this.#act(action)),
     );
-    return (
-      actions.some(({ type }) => type !== "cancel") ||
-      [...this.#runsNow().values()].some((run) => run.endedAtMs === undefined)
-    );
+    if (actions.some(({ type }) => type === "note")) return "soon";
+    const isBusy =
+      actions.some(({ type }) => type === "start") ||
+      [...this.#runsNow().values()].some((run) => run.endedAtMs === undefined);
+    return isBusy ? "busy" : "idle";
   }
 
   /** Undefined when this is not the leader. */
@@ -143,6 +151,9 @@ export class TaskLeader implements TaskDesk {
       [...hands()].map(
         async ([name, hand]): Promise<TaskReplica> => ({ name, seen: await hand?.read(epoch) }),
       ),
+    );
+    this.#startupsAtMs = replicas.flatMap(({ seen }) =>
+      seen?.startedAtMs === undefined ? [] : [seen.startedAtMs + startupDelayMs],
     );
     if (lease.mayAct() === undefined) return undefined;
     const heldUntilMs = this.#heldUntilMs;
@@ -205,6 +216,9 @@ export class TaskLeader implements TaskDesk {
       };
       const due = nextDue(schedule.triggers, past, zone);
       if (due !== undefined) restMs = Math.min(restMs, Math.max(0, due.atMs - wallMs()));
+    }
+    for (const atMs of this.#startupsAtMs) {
+      if (atMs > wallMs()) restMs = Math.min(restMs, atMs - wallMs());
     }
     for (const name of this.#heldReasons.keys()) {
       const heldUntilMs = this.#heldUntilMs.get(name) ?? 0;
@@ -271,6 +285,12 @@ export class TaskLeader implements TaskDesk {
       case "unknownTask":
         await this.#step(key, run, {
           ...{ replica, state: "skipped", atMs: nowMs, note: "its server has no such task" },
+        });
+        return;
+      case "unfit":
+        log.info(`task ${key} is left out on ${replica}: ${answer.reason}`);
+        await this.#step(key, run, {
+          ...{ replica, state: "skipped", atMs: nowMs, note: answer.reason },
         });
         return;
       case "held":
@@ -468,7 +488,7 @@ function viewOf(key: string, world: TaskWorld): TaskView {
     key,
     id: seen[0]?.task.id ?? schedule?.id ?? "",
     triggers: schedule?.triggers ?? [],
-    state: active?.task.state ?? "Idle",
+    state: active?.task.state ?? (isUnderWay(world.runs.get(key)) ? "Running" : "Idle"),
     progress: active?.task.progress,
     lastResult: latest?.lastResult,
     replica: active?.name ?? "",

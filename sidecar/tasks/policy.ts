@@ -27,6 +27,22 @@ export function policyOf(key: string): TaskPolicy {
 }
 
 /**
+ * Tasks of the policy `leader`, with the switch in a library's options that says whether what they fetch lies
+ * beside the media (LibraryOptions; true where it is missing, as for subtitles in Jellyfin's own default).
+ */
+const besideMedia: Readonly<Record<string, string>> = {
+  DownloadSubtitles: "SaveSubtitlesWithMedia",
+  DownloadLyrics: "SaveLyricsWithMedia",
+};
+
+/** The library option that says whether a task writes beside the media; undefined: it never does. */
+export function besideMediaSwitch(key: string): string | undefined {
+  return Object.hasOwn(besideMedia, key) ? besideMedia[key] : undefined;
+}
+
+export const leaderTasks: readonly string[] = Object.keys(besideMedia);
+
+/**
  * Tasks that take an item whose file is not there for one that was deleted, or clear away what belongs to
  * such items: with a folder that is not mounted they would empty the library.
  */

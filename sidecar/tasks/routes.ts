@@ -19,10 +19,14 @@ const path = {
   mayStart: "/jellybloom/tasks/may-start",
   start: "/jellybloom/tasks/start",
   cancel: "/jellybloom/tasks/cancel",
+  look: "/jellybloom/tasks/look",
 } as const;
 
-/** What a sidecar answers about the tasks of its own server. */
-export function taskRoutes(hands: () => TaskHands | undefined): readonly GuardedRoute[] {
+/** What a sidecar answers about the tasks of its own server; `look`: the leader is asked to look now. */
+export function taskRoutes(
+  hands: () => TaskHands | undefined,
+  look: () => void,
+): readonly GuardedRoute[] {
   const route = (
     at: string,
     deed: (own: TaskHands, fields: Fields) => Promise<unknown>,
@@ -46,6 +50,14 @@ export function taskRoutes(hands: () => TaskHands | undefined): readonly Guarded
     route(path.cancel, async (own, { key, epoch }) =>
       epoch ? await own.cancel({ key, epoch }) : undefined,
     ),
+    {
+      method: "POST",
+      path: path.look,
+      answer() {
+        look();
+        return { status: 200, body: {} };
+      },
+    },
   ];
 }
 
@@ -73,6 +85,12 @@ function told(status: number, error: string): AdminAnswer {
   return { status, body: { error } };
 }
 
+/** Tells the sidecar of a replica, which may be the leader's, that there is something new to see. */
+export function askToLook(calls: SidecarCalls, replica: string): void {
+  // Whoever does not hear of it looks by itself some seconds later.
+  void calls.call(replica, path.look, {});
+}
+
 /** The hands of another sidecar. What cannot be asked is as if its server were away. */
 export function remoteHands(calls: SidecarCalls, replica: string): TaskHands {
   async function ask(at: string, body: unknown): Promise<unknown> {
@@ -83,10 +101,16 @@ export function remoteHands(calls: SidecarCalls, replica: string): TaskHands {
     async read(epoch) {
       const answer = await ask(path.read, { epoch });
       if (!isRecord(answer) || !Array.isArray(answer.tasks)) return undefined;
-      const { startedAtMs } = answer;
+      const { startedAtMs, ownFiles } = answer;
       const tasks = answer.tasks.filter(isSeenTask);
       if (tasks.length !== answer.tasks.length) return undefined;
-      return { tasks, ...(isCount(startedAtMs) && { startedAtMs }) } satisfies SeenTasks;
+      return {
+        tasks,
+        ...(isCount(startedAtMs) && { startedAtMs }),
+        ...(Array.isArray(ownFiles) && {
+          ownFiles: ownFiles.filter((key) => typeof key === "string").slice(0, 10),
+        }),
+      } satisfies SeenTasks;
     },
     async mayStart(key) {
       const answer = await calls.call(replica, path.mayStart, { key });
@@ -122,6 +146,7 @@ const startOutcomes: readonly unknown[] = [
   "oldEpoch",
   "unknownTask",
   "held",
+  "unfit",
   "failed",
 ];
 

@@ -8,6 +8,7 @@
 import type { Memory } from "../../core/cluster/memory.ts";
 import type { StartAnswer, TaskHands } from "../../core/cluster/tasks.ts";
 import type { HealthAnswer, JellyfinClient } from "../../core/jellyfin/client.ts";
+import { startupDelayMs } from "../../core/jellyfin/triggers.ts";
 import type { Clock } from "../../core/service/clock.ts";
 import type { Store } from "../../core/store/store.ts";
 import type { ServerSight } from "../observe.ts";
@@ -15,6 +16,7 @@ import { Hands } from "./hands.ts";
 import { schedulesIn, TaskKeeper, type TaskLog } from "./keeper.ts";
 import { type Leadership, TaskLeader } from "./leader.ts";
 import { folderProblem, mediaProblem, serverEyes } from "./media.ts";
+import { libraryPlaces } from "./places.ts";
 import { SavedTasksKeeper, SavedTasksProblem } from "./saved.ts";
 
 export interface TasksOptions {
@@ -38,6 +40,8 @@ export interface TasksOptions {
   readonly mediaFolders: readonly string[];
   /** A scan that would drop more than this part of a folder's items is held; 0 to 1. */
   readonly lossLimit: number;
+  /** Asks the leader, wherever it is, to look now: this server has startup tasks to run. */
+  readonly hurryLeader: () => void;
   readonly onStart?: (outcome: StartAnswer["outcome"]) => void;
   readonly onHeld?: (count: number) => void;
 }
@@ -55,6 +59,8 @@ const heldRetryMs = 10_000;
 const fateLimitMs = 10_000;
 const awayLimitMs = 10 * 60_000;
 const foldersLimit = 500;
+/** Libraries are looked at as often as this, in ms: their options change seldom. */
+const librariesKeepMs = 5 * 60_000;
 
 export class Tasks {
   readonly #options: TasksOptions;
@@ -98,9 +104,13 @@ export class Tasks {
   /** The server has started; a start so short that nobody saw it away shows by the sockets it ended. */
   noteStarted(): void {
     this.#wasDown = false;
-    this.#startedAtMs = this.#options.clock.wallMs();
+    const nowMs = this.#options.clock.wallMs();
+    // One start is seen by health and by the socket that it ended, a moment apart.
+    const isSame = Math.abs(nowMs - (this.#startedAtMs ?? 0)) < startupDelayMs;
+    if (!isSame) this.#startedAtMs = nowMs;
     this.#keeper?.wake();
-    this.desk.wake();
+    // It learns of the start now, and looks again by itself when the tasks are due.
+    this.#options.hurryLeader();
   }
 
   peersChanged(): void {
@@ -120,6 +130,11 @@ export class Tasks {
       isHealthy: () => this.#options.sight().health === "healthy",
       startedAtMs: () => this.#startedAtMs,
       mediaProblem: () => this.#mediaProblem(),
+      libraries: libraryPlaces(
+        this.#options.client,
+        librariesKeepMs,
+        this.#options.clock.monotonicMs,
+      ),
       wallMs: this.#options.clock.wallMs,
     });
     this.#keeper = new TaskKeeper({

@@ -83,3 +83,26 @@ test("a device whose server died while there was no door is known where it lands
   );
   socket.close();
 });
+
+test("what somebody else says of a device's session goes along with the device, and not with who said it", async () => {
+  const kid = await Viewer.enter(door.url, { name: "kid" });
+  const root = await Viewer.enter(door.url, { name: "root" });
+  for (const viewer of [kid, root]) await viewer.knownAt([pair.a, pair.b]);
+  const socket = await kid.socket();
+  let id = "";
+  await until(8000, "the kid's session in the list", async () => {
+    const list = (await root.call("GET", "/Sessions")).json() as { Id: string; DeviceId: string }[];
+    id = list.find(({ DeviceId }) => DeviceId === kid.deviceId)?.Id ?? "";
+    return id !== "";
+  });
+  const said = `/Sessions/Capabilities?id=${id}&supportedCommands=Mute&supportsMediaControl=true`;
+  expect((await root.call("POST", said)).status).toBe(204);
+  const [home, other] = await kid.homeAmong(pair);
+  expect(await commandsAt(home, kid.deviceId)).toEqual(["Mute"]);
+  await home.kill9();
+  await until(6000, "its commands at the other server", async () =>
+    (await commandsAt(other, kid.deviceId)).includes("Mute"),
+  );
+  expect(await commandsAt(other, root.deviceId)).toEqual([]);
+  socket.close();
+});

@@ -41,7 +41,11 @@ beforeAll(async () => {
   );
   if (a === undefined || b === undefined) throw new Error("no sidecars");
   sidecars = { a, b };
-  door = await startDoor({ command: "proxy", redis: redis.url, replicas: [pair.a, pair.b] });
+  // A client's patience that ends before the lease does: administrators' changes wait longer.
+  door = await startDoor({
+    ...{ command: "proxy", redis: redis.url, replicas: [pair.a, pair.b] },
+    args: [...args, "--api-hold-limit", "1s"],
+  });
   await doorSees(door, 2);
 });
 

@@ -1,5 +1,6 @@
 // The leader, with real processes and a real Redis: they are killed, frozen past their lease and thawed, asked
-// to stop, and Redis forgets them. Each writes into one file what it does as the leader; a checker reads it.
+// to stop, and Redis forgets them. Each writes into one file what it does as the leader; a checker reads it. Two
+// servers' tasks are due all the while, and the servers count how often each was started.
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -7,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Redis } from "ioredis";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { DueTasks } from "../support/due-tasks.ts";
 import type { LeaseRun } from "../support/lease-run.ts";
 import { freePort, type RedisServer, startRedis } from "../support/redis.ts";
 
@@ -22,6 +24,7 @@ interface Act {
 let folder = "";
 let servers: RedisServer[] = [];
 let children: Competitor[] = [];
+let tasks: DueTasks | undefined;
 
 interface Competitor {
   readonly name: string;
@@ -34,6 +37,8 @@ beforeEach(() => {
 });
 afterEach(async () => {
   for (const { child } of children.splice(0)) child.kill("SIGKILL");
+  await tasks?.stop();
+  tasks = undefined;
   for (const server of servers.splice(0)) await server.stop();
   rmSync(folder, { recursive: true, force: true });
 });
@@ -94,6 +99,9 @@ async function startCompetitors(names: readonly string[]) {
       port: ports.get(name) ?? 0,
       peerPorts: [...ports].filter(([other]) => other !== name).map(([, port]) => port),
       file: join(folder, "acts"),
+      ...(tasks !== undefined && {
+        tasks: { directory: folder, servers: tasks.servers((at) => ports.get(at) ?? 0) },
+      }),
     };
     return spawn(process.execPath, [program, JSON.stringify(run)], {
       stdio: ["ignore", "inherit", "inherit"],
@@ -143,10 +151,12 @@ function owners(): Set<string>[] {
 }
 
 describe("of processes that compete for the lease", () => {
-  test("no two ever act under one number while leaders are killed, frozen and stopped fifty times", async () => {
-    await startServers(1);
+  test("no two act under one number, and no task is started twice, while leaders are killed, frozen and stopped fifty times", async () => {
+    const [redis] = await startServers(1);
+    tasks = await DueTasks.start(redis?.url ?? "");
     const { start } = await startCompetitors(["a", "b", "c", "d"]);
     const changesWanted = 50;
+    const startsWanted = 20;
     let slowestMs = 0;
     let now = await nextAct(0, () => true, 10_000);
     for (let change = 0; change < changesWanted; change += 1) {
@@ -154,6 +164,8 @@ describe("of processes that compete for the lease", () => {
       const last = now;
       const leader = competitorOf(now);
       const { child } = leader;
+      // At another moment of what it does with the tasks each time.
+      await sleep((change * 70) % 300);
       const harmedAtMs = Date.now();
       if (change % 3 === 0) {
         child.kill("SIGKILL");
@@ -172,15 +184,17 @@ describe("of processes that compete for the lease", () => {
           leader.child = start(leader.name);
         });
       }
-      now = await nextAct(
-        from,
-        (act) => act.number > last.number && act.owner !== last.owner,
-        10_000,
-      );
+      // The same one again, where it woke before another had asked.
+      now = await nextAct(from, (act) => act.number > last.number, 10_000);
       slowestMs = Math.max(slowestMs, now.atMs - harmedAtMs);
     }
     expect(check().changes).toBeGreaterThanOrEqual(changesWanted);
     expect(slowestMs).toBeLessThan(leaseLimitMs + 1000);
+    // Whoever was frozen last has woken, and does what it still believes in.
+    await sleep(2 * leaseLimitMs);
+    const { starts, most } = await tasks.count();
+    expect(starts).toBeGreaterThanOrEqual(startsWanted);
+    expect(most).toBe(1);
   }, 90_000);
 
   test("the number never falls and is never given twice, though Redis forgets everything", async () => {

@@ -1,4 +1,5 @@
-// A refresh of an item asked of the cluster is a refresh on every server, as the one who asked, once each.
+// A refresh of an item asked of the cluster is a refresh on every server, as the one who asked, once each; on one
+// that is away, when it is back.
 
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type DoorProcess, startDoor } from "../support/door.ts";
@@ -53,4 +54,23 @@ test("a refresh is done once on every server with the caller's own token there, 
   expect(atA?.token).not.toBe(atB?.token);
   const elsewhere = (await root.home()) === "a" ? atB : atA;
   expect(elsewhere?.search).not.toContain(root.token);
+});
+
+test("a server that is away when a refresh is asked for does it once when it is back", async () => {
+  const root = await Viewer.enter(door.url, { name: "root" });
+  await root.knownAt([pair.a, pair.b]);
+  const item = await root.item();
+  const [home, other] = await root.homeAmong(pair);
+  await other.kill9();
+  await doorSees(door, 1);
+  const path = `/Items/${item}/Refresh?metadataRefreshMode=FullRefresh`;
+  // Asked twice, it is still one refresh.
+  for (let times = 0; times < 2; times++) expect((await root.call("POST", path)).status).toBe(204);
+  expect((await refreshes(home, item)).length).toBeGreaterThan(0);
+  await other.launch();
+  await until(10_000, "the refresh where it was away", async () =>
+    (await refreshes(other, item)).some(({ status }) => status === 204),
+  );
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  expect(await refreshes(other, item)).toHaveLength(1);
 });

@@ -5,6 +5,8 @@ import {
   capabilitiesNoteValue,
   heardBy,
   readCapabilities,
+  sessionAsked,
+  withoutSession,
 } from "../../../core/cluster/capabilities.ts";
 
 const full = "/Sessions/Capabilities/Full";
@@ -42,6 +44,12 @@ describe("what a device says of itself", () => {
     const query = "playableMediaTypes=Video,Audio&supportsMediaControl=True&api_key=secret";
     const path = kept(short, query)?.request.path ?? "";
     expect(path).toBe(`${short}?PlayableMediaTypes=Video%2CAudio&SupportsMediaControl=true`);
+  });
+
+  test("what is said for another session is known by its id in the query, in any letter case", () => {
+    expect(sessionAsked("ID=ABC&x=1")).toBe("abc");
+    expect(sessionAsked("id=%20&x=1")).toBeUndefined();
+    expect(withoutSession("Id=abc&playableMediaTypes=Video")).toBe("playableMediaTypes=Video");
   });
 
   test("a link with a query is not kept, since a token could be in it", () => {

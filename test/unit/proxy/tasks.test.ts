@@ -36,6 +36,21 @@ describe("a server's own list of tasks", () => {
     expect(shownTasks(parked, memory)).toMatchObject({ Triggers: [daily] });
   });
 
+  test("shows a run as running from its order to its last end, also between two servers' turns", () => {
+    const stateOf = (...states: string[]) => {
+      const steps = states.map((state, index) => ({ replica: `r${index}`, state, atMs: 1 }));
+      const taskRun = { Scan: { ...run("done"), steps } };
+      const memory = memoryOf({ schedule: { Scan: schedule }, taskRun });
+      return (shownTasks(parked, memory) as { State: string }).State;
+    };
+    expect(stateOf("waiting", "waiting")).toBe("Running");
+    expect(stateOf("done", "waiting")).toBe("Running");
+    expect(stateOf("done", "skipped")).toBe("Idle");
+    const held = { ...run("waiting"), endedAtMs: 2 };
+    const memory = memoryOf({ schedule: { Scan: schedule }, taskRun: { Scan: held } });
+    expect(shownTasks(parked, memory)).toMatchObject({ State: "Idle" });
+  });
+
   test("keeps the server's own word where it runs the task, and when nobody does", () => {
     const memory = memoryOf({ schedule: { Scan: schedule }, taskRun: { Scan: run("done") } });
     expect(shownTasks({ ...parked, State: "Cancelling" }, memory)).toMatchObject({

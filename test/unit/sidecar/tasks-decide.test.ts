@@ -83,6 +83,12 @@ describe("a task that is due is begun, with a step for each replica where it bel
   test("at the leader: one", () => {
     expect(decided({ key: "DownloadSubtitles" })).toEqual(["note b waiting"]);
   });
+  test("what the leader would fetch for all is each server's own where its libraries keep it there", () => {
+    const key = "DownloadLyrics";
+    const own = { ...seen({ [key]: {} }), ownFiles: [key] };
+    const replicas = ["b", "a"].map((name) => ({ name, seen: own }));
+    expect(decided({ key, replicas })).toEqual(["note a waiting, b waiting"]);
+  });
   test("nothing is begun before its time, nor twice for one time", () => {
     expect(decided({ nowMs: dueAtMs - 1, schedules: since(midnight) })).toEqual([]);
     expect(decided({ nowMs: dueAtMs, schedules: since(midnight) })).toHaveLength(1);

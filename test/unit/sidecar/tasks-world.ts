@@ -7,6 +7,7 @@ import { join } from "node:path";
 import type { SeenTask, SeenTasks, StartAnswer, TaskHands } from "../../../core/cluster/tasks.ts";
 import type { JellyfinClient } from "../../../core/jellyfin/client.ts";
 import { Hands } from "../../../sidecar/tasks/hands.ts";
+import { type LibraryPlaces, noPlaces } from "../../../sidecar/tasks/places.ts";
 import { nothingSaved, SavedTasksKeeper } from "../../../sidecar/tasks/saved.ts";
 
 /** Thrown where a leader's process is killed. */
@@ -130,6 +131,7 @@ export function handsOf(
     readonly folder?: string;
     readonly startedAtMs?: () => number | undefined;
     readonly mediaProblem?: () => Promise<string | undefined>;
+    readonly libraries?: LibraryPlaces;
   } = {},
 ): { hands: Hands; keeper: SavedTasksKeeper; file: string } {
   const folder = more.folder ?? mkdtempSync(join(tmpdir(), "jellybloom-tasks-"));
@@ -141,6 +143,7 @@ export function handsOf(
     isHealthy: () => server.isUp,
     startedAtMs: more.startedAtMs ?? (() => undefined),
     mediaProblem: more.mediaProblem ?? (async () => undefined),
+    libraries: async () => more.libraries ?? noPlaces,
     wallMs: now,
   });
   return { hands, keeper, file };

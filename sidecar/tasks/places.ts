@@ -1,0 +1,94 @@
+// Where a leader's task puts what it fetches. Subtitles and lyrics lie beside the media, or with the server that
+// fetched them, as each library says; beside the media they are fetched once for all replicas, and not at all
+// where the media cannot be written to: every attempt would ask a service for files that are then thrown away.
+//
+// Whether a folder can be written to is asked of the server, because its mount counts and not ours, and asked
+// only when such a task is about to start: Jellyfin answers by writing an empty file there and deleting it
+// (POST /Environment/ValidatePath with ValidateWritable, EnvironmentController).
+
+import type { JellyfinClient } from "../../core/jellyfin/client.ts";
+import { isRecord } from "../../core/service/json.ts";
+import { besideMediaSwitch, leaderTasks, policyOf } from "./policy.ts";
+
+export interface LibraryPlaces {
+  /** Keys of leader's tasks for which no library puts anything beside its media. */
+  readonly ownFiles: readonly string[];
+  /** Folders of libraries in which the task writes, by its key. */
+  readonly written: ReadonlyMap<string, readonly string[]>;
+  readonly isWritable: (folder: string) => Promise<boolean>;
+}
+
+/** Nothing is known of the libraries: the leader's tasks go on as they always do. */
+export const noPlaces: LibraryPlaces = {
+  ownFiles: [],
+  written: new Map(),
+  isWritable: async () => true,
+};
+
+/** Why a task must not run at this server, or undefined. */
+export async function unfitToWrite(
+  key: string,
+  { written, isWritable }: LibraryPlaces,
+): Promise<string | undefined> {
+  if (policyOf(key) !== "leader") return undefined;
+  for (const folder of written.get(key) ?? []) {
+    if (await isWritable(folder)) continue;
+    return `it writes beside the media, and its server cannot write to ${JSON.stringify(folder)}`;
+  }
+  return undefined;
+}
+
+/** What GET /Library/VirtualFolders says of it (an array of VirtualFolderInfo); anything else says nothing. */
+export function placesIn(folders: unknown, isWritable: LibraryPlaces["isWritable"]): LibraryPlaces {
+  const libraries = Array.isArray(folders) ? folders.filter(isRecord) : [];
+  if (libraries.length === 0) return noPlaces;
+  const written = new Map<string, readonly string[]>();
+  for (const key of leaderTasks) {
+    const name = besideMediaSwitch(key) ?? "";
+    const beside = libraries.filter(
+      ({ LibraryOptions }) => !isRecord(LibraryOptions) || LibraryOptions[name] !== false,
+    );
+    written.set(
+      key,
+      beside.flatMap(({ Locations }) =>
+        (Array.isArray(Locations) ? Locations : []).filter(
+          (path): path is string => typeof path === "string" && path !== "",
+        ),
+      ),
+    );
+  }
+  const ownFiles = leaderTasks.filter((key) => written.get(key)?.length === 0);
+  return { ownFiles, written, isWritable };
+}
+
+/** Looks at a server's libraries once in `keepMs`; what could not be asked is as if nothing were known. */
+export function libraryPlaces(
+  client: Pick<JellyfinClient, "callWithKey">,
+  keepMs: number,
+  monotonicMs: () => number,
+): () => Promise<LibraryPlaces> {
+  let known: { readonly places: LibraryPlaces; readonly untilMs: number } | undefined;
+  const isWritable = async (Path: string): Promise<boolean> => {
+    const asked = { Path, ValidateWritable: true };
+    const answer = await client.callWithKey("POST", "/Environment/ValidatePath", asked);
+    // A server that does not answer now is no server that cannot write.
+    return answer.outcome === "failed" || answer.status < 500;
+  };
+  return async () => {
+    if (known !== undefined && known.untilMs > monotonicMs()) return known.places;
+    const answer = await client.callWithKey("GET", "/Library/VirtualFolders");
+    if (answer.outcome === "failed" || answer.status !== 200) return known?.places ?? noPlaces;
+    const places = placesIn(parsed(answer.text), isWritable);
+    known = { places, untilMs: monotonicMs() + keepMs };
+    return places;
+  };
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    // Not JSON: it says nothing.
+    return undefined;
+  }
+}
