@@ -113,10 +113,11 @@ describe("when Redis is emptied", () => {
 
 describe("when Redis comes back without its last writes", () => {
   /** Writes 1 to 3, keeps them in a dump, writes 4 to 6, and has Redis killed and started from the dump. */
-  async function loseThree(store: RedisStore) {
+  async function loseThree(store: RedisStore, areRead: () => Promise<void> = async () => {}) {
     await store.appendJournal(names(1, 3));
     await admin.save();
     const cursor = await store.appendJournal(names(4, 6));
+    await areRead();
     await server.kill9();
     await server.restart();
     await untilAvailable(() => store.time());
@@ -148,7 +149,7 @@ describe("when Redis comes back without its last writes", () => {
     const store = await open();
     const { generation } = await store.journalEnds();
     const following = journalFollower(store, { generation, number: 0 });
-    const lost = loseThree(store);
+    const lost = loseThree(store, () => following.until(() => following.entries.length === 6));
     await expect(following.result).rejects.toThrow(StoreUnavailable);
     await lost;
     const { cursor } = following;
