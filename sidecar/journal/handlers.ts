@@ -2,9 +2,17 @@
 // appended here; the follower asks the first one that names a kind, and skips kinds that nobody names.
 
 import type { JournalHandler } from "./handler.ts";
+import { createLibrary } from "./library.ts";
+import { createLists } from "./lists.ts";
 import { createUserData } from "./user-data.ts";
 
+/** What handlers tell the metrics of. */
+export interface HandlerEvents {
+  /** A playlist or collection is not on this replica what it is on the writer's. */
+  readonly onDifference?: () => void;
+}
+
 /** One list for each sidecar, because handlers may remember things about their own server. */
-export function journalHandlers(): readonly JournalHandler[] {
-  return [createUserData()];
+export function journalHandlers(events: HandlerEvents = {}): readonly JournalHandler[] {
+  return [createUserData(), createLists(events), createLibrary()];
 }

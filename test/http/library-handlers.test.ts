@@ -1,0 +1,337 @@
+/**
+ * The handlers of lists and libraries at two real stand-ins: what was made of a list, an item or a library at one server
+ * is brought to the other, once, however often it is tried.
+ */
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { type Intent, type IntentKind, newEntryId } from "../../core/cluster/journal.ts";
+import type { Published } from "../../sidecar/journal/handler.ts";
+import { createLibrary } from "../../sidecar/journal/library.ts";
+import { createLists } from "../../sidecar/journal/lists.ts";
+import { type StandIn, startPair } from "../support/jellyfin/start.ts";
+import { HandCluster } from "../support/journal-hands.ts";
+
+const media = mkdtempSync(join(tmpdir(), "jellybloom-lists-"));
+for (const name of ["One (2001)", "Two (2002)", "Three (2003)"]) {
+  mkdirSync(join(media, "films", name), { recursive: true });
+  writeFileSync(join(media, "films", name, `${name}.bin`), name);
+}
+
+let pair: { a: StandIn; b: StandIn; stop: () => Promise<void> };
+let cluster: HandCluster;
+let owner = "";
+let films: string[] = [];
+let differences = 0;
+const lists = createLists({ onDifference: () => differences++ });
+const library = createLibrary();
+
+beforeAll(async () => {
+  pair = await startPair({ mediaDir: media });
+  cluster = new HandCluster([pair.a, pair.b]);
+  await cluster.start();
+  const users = (await ask(pair.a, "GET", "/Users")) as { Id: string; Name: string }[];
+  owner = users.find(({ Name }) => Name === "kid")?.Id ?? "";
+  films = await namesOf(pair.a, "/Items?recursive=true&includeItemTypes=Movie", "Id");
+});
+
+beforeEach(() => {
+  differences = 0;
+});
+
+afterAll(async () => {
+  await cluster.stop();
+  await pair.stop();
+  rmSync(media, { recursive: true, force: true });
+});
+
+async function ask(
+  server: StandIn,
+  method: string,
+  path: string,
+  body?: unknown,
+): Promise<unknown> {
+  const isText = typeof body === "string";
+  const reply = await fetch(server.url + path, {
+    method,
+    headers: {
+      authorization: `MediaBrowser Token="${server.apiKey}"`,
+      ...(body !== undefined && { "content-type": isText ? "image/png" : "application/json" }),
+    },
+    body: body === undefined ? null : isText ? body : JSON.stringify(body),
+  });
+  const text = await reply.text();
+  if (!reply.ok) throw new Error(`${method} ${path}: ${reply.status} ${text}`);
+  return text === "" ? undefined : JSON.parse(text);
+}
+
+async function namesOf(server: StandIn, path: string, field = "Name"): Promise<string[]> {
+  const { Items } = (await ask(server, "GET", path)) as { Items: Record<string, string>[] };
+  return Items.map((item) => item[field] ?? "");
+}
+
+const entries = (server: StandIn, id: string): Promise<string[]> =>
+  namesOf(server, `/Playlists/${id}/Items?userId=${owner}`, "Id");
+const members = (server: StandIn, id: string): Promise<string[]> =>
+  namesOf(server, `/Items?parentId=${id}`, "Id");
+
+function intent(kind: IntentKind, fields: Partial<Intent> & { facts: unknown }): Intent {
+  return {
+    ...{ type: "intent", id: newEntryId(), kind, identityKey: "", userId: "", itemId: "" },
+    request: { method: "POST", path: "/", query: "", contentType: "", body: "" },
+    ...fields,
+  };
+}
+
+const listIntent = (what: string, itemId: string): Intent =>
+  intent("playlist", { userId: owner, itemId, facts: { what } });
+
+async function newPlaylist(name: string, ids: readonly string[]): Promise<string> {
+  const body = { Name: name, Ids: ids, UserId: owner, MediaType: "Video" };
+  return ((await ask(pair.a, "POST", "/Playlists", body)) as { Id: string }).Id;
+}
+
+const fromAToB = { from: "a", to: "b" } as const;
+
+/** The one effect that was published. */
+function effectOf(published: Published) {
+  if (published.outcome !== "effects") throw new Error(published.why);
+  const [effect] = published.effects;
+  if (effect === undefined) throw new Error("nothing was published");
+  return effect;
+}
+
+describe("playlists", () => {
+  test("one that was made on a is on b, with the same id and the same entries", async () => {
+    const id = await newPlaylist("Evening", films.slice(0, 2));
+    const made = listIntent("created", "");
+    expect(await cluster.carry(lists, made, { ...fromAToB, facts: { id } })).toEqual(["done"]);
+    expect(await entries(pair.b, id)).toEqual(films.slice(0, 2));
+    expect(differences).toBe(0);
+  });
+
+  test("an append counts once, though nobody knew whether its first try did anything", async () => {
+    const id = await newPlaylist("Twice", films.slice(0, 1));
+    await cluster.carry(lists, listIntent("created", id), fromAToB);
+    await ask(pair.a, "POST", `/Playlists/${id}/Items?ids=${films[0]}&userId=${owner}`);
+    const appended = listIntent("appended", id);
+    const effect = effectOf(await cluster.publish(lists, "a", appended));
+    // The first try is carried out and its answer is lost.
+    await pair.b.control("reset", { path: "/Playlists/.*/Items", method: "POST", times: 1 });
+    expect((await cluster.apply(lists, "b", "a", appended, effect)).outcome).toBe("again");
+    expect((await cluster.apply(lists, "b", "a", appended, effect)).outcome).toBe("skipped");
+    expect(await entries(pair.b, id)).toEqual([films[0], films[0]]);
+  });
+
+  test("an item that b has not scanned yet is waited for, and then in its place", async () => {
+    const id = await newPlaylist("Waiting", films);
+    const made = listIntent("created", id);
+    const effect = effectOf(await cluster.publish(lists, "a", made));
+    await pair.b.control("hide", { item: films[1] });
+    expect(await cluster.apply(lists, "b", "a", made, effect)).toEqual({
+      outcome: "aside",
+      itemId: films[1],
+    });
+    expect(await entries(pair.b, id)).toEqual([films[0], films[2]]);
+    await pair.b.control("hide", { item: films[1], hidden: false });
+    expect((await cluster.apply(lists, "b", "a", made, effect)).outcome).toBe("done");
+    expect(await entries(pair.b, id)).toEqual(films);
+  });
+
+  test("what waited does not overwrite what is newer", async () => {
+    const id = await newPlaylist("Older", films);
+    const older = listIntent("created", id);
+    const effect = effectOf(await cluster.publish(lists, "a", older));
+    const olderNumber = cluster.placed(older).number;
+    await ask(pair.a, "DELETE", `/Playlists/${id}/Items?entryIds=${films[0]}`);
+    expect(await cluster.carry(lists, listIntent("removed", id), fromAToB)).toEqual(["done"]);
+    const late = {
+      ...effect,
+      type: "effect",
+      id: "late",
+      of: older.id,
+      ofNumber: olderNumber,
+    } as const;
+    const placed = {
+      number: 9999,
+      atMs: 0,
+      entry: { ...late, kind: "playlist", replica: "a" } as const,
+    };
+    expect((await lists.apply(placed, cluster.hands("b"), new Set())).outcome).toBe("skipped");
+    expect(await entries(pair.b, id)).toEqual(films.slice(1));
+  });
+
+  test("a server that has seen fewer lists of a name gives the same id all the same", async () => {
+    await newPlaylist("Mix", []);
+    const second = await newPlaylist("Mix", films.slice(0, 1));
+    expect(await cluster.carry(lists, listIntent("created", second), fromAToB)).toEqual(["done"]);
+    expect(await entries(pair.b, second)).toEqual(films.slice(0, 1));
+    // What was made on the way to it is gone again.
+    const all = await namesOf(pair.b, "/Items?recursive=true&includeItemTypes=Playlist", "Name");
+    expect(all.filter((name) => name === "Mix")).toHaveLength(1);
+  });
+
+  test("a list that has this id already is brought to what the writer has", async () => {
+    await ask(pair.b, "POST", "/Playlists", { Name: "Only here", UserId: owner, Ids: [films[2]] });
+    const id = await newPlaylist("Only here", []);
+    // b has a list of this id already: it is brought to what the writer has.
+    expect(await cluster.carry(lists, listIntent("created", id), fromAToB)).toEqual(["done"]);
+    expect(await entries(pair.b, id)).toEqual([]);
+  });
+
+  test("an append whose server died is done once by the next leader", async () => {
+    const id = await newPlaylist("Again", films.slice(0, 1));
+    await cluster.carry(lists, listIntent("created", id), fromAToB);
+    await ask(pair.b, "POST", `/Playlists/${id}/Items?ids=${films[1]}&userId=${owner}`);
+    const query = `ids=${films[1]}`;
+    const request = {
+      method: "POST",
+      path: `/Playlists/${id}/Items`,
+      query,
+      contentType: "",
+      body: "",
+    };
+    const redone = { ...listIntent("appended", id), request };
+    expect((await lists.redo(cluster.placed(redone), cluster.hands("b"))).outcome).toBe("done");
+    expect(await entries(pair.b, id)).toEqual(films.slice(0, 2));
+  });
+});
+
+describe("collections", () => {
+  const collection = (what: string, itemId: string, query = ""): Intent => ({
+    ...intent("collection", { itemId, facts: { what } }),
+    request: { method: "POST", path: "/Collections", query, contentType: "", body: "" },
+  });
+
+  test("one that was made on a is on b, and follows what comes and goes", async () => {
+    const { Id } = (await ask(pair.a, "POST", `/Collections?name=Best&ids=${films[0]}`)) as {
+      Id: string;
+    };
+    const made = collection("created", "");
+    expect(await cluster.carry(lists, made, { ...fromAToB, facts: { id: Id } })).toEqual(["done"]);
+    await ask(pair.a, "POST", `/Collections/${Id}/Items?ids=${films[1]}`);
+    await ask(pair.a, "DELETE", `/Collections/${Id}/Items?ids=${films[0]}`);
+    expect(await cluster.carry(lists, collection("appended", Id), fromAToB)).toEqual(["done"]);
+    expect(await members(pair.b, Id)).toEqual([films[1]]);
+    expect(await cluster.carry(lists, collection("appended", Id), fromAToB)).toEqual(["skipped"]);
+  });
+
+  test("a creation that is done again adds to what there is, and empties nothing", async () => {
+    const { Id } = (await ask(pair.b, "POST", `/Collections?name=Kept&ids=${films[0]}`)) as {
+      Id: string;
+    };
+    const again = collection("created", "", `name=Kept&ids=${films[2]}`);
+    expect((await lists.redo(cluster.placed(again), cluster.hands("b"))).outcome).toBe("done");
+    expect((await members(pair.b, Id)).sort()).toEqual([films[0], films[2]].sort());
+  });
+});
+
+describe("items", () => {
+  const metadata = (
+    itemId: string,
+    facts: unknown,
+    request: Partial<Intent["request"]>,
+  ): Intent => ({
+    ...intent("metadata", { itemId, facts }),
+    request: {
+      method: "POST",
+      path: `/Items/${itemId}`,
+      query: "",
+      contentType: "application/json",
+      body: "",
+      ...request,
+    },
+  });
+
+  test("an edit is made on b, too, and waits for an item that b lacks", async () => {
+    const [film = ""] = films;
+    const body = JSON.stringify({ Name: "One", Overview: "about one" });
+    const edited = metadata(film, { what: "repeat" }, { body });
+    await pair.b.control("hide", { item: film });
+    expect(await cluster.carry(library, edited, fromAToB)).toEqual(["aside"]);
+    await pair.b.control("hide", { item: film, hidden: false });
+    expect(await cluster.carry(library, edited, fromAToB)).toEqual(["done"]);
+    expect(await ask(pair.b, "GET", `/Items/${film}`)).toMatchObject({ Overview: "about one" });
+  });
+
+  test("an edit too long for the journal is copied from the server that has it", async () => {
+    const [, film = ""] = films;
+    await ask(pair.a, "POST", `/Items/${film}`, { Name: "Two", Overview: "long" });
+    const edited = metadata(film, { what: "repeat" }, { bodyTooBig: true });
+    expect(await cluster.carry(library, edited, fromAToB)).toEqual(["done"]);
+    expect(await ask(pair.b, "GET", `/Items/${film}`)).toMatchObject({ Overview: "long" });
+  });
+
+  test("backdrops are appended once each, in order, from the journal or from the server that has them", async () => {
+    const [film = ""] = films;
+    const sizes = async (server: StandIn) =>
+      ((await ask(server, "GET", `/Items/${film}/Images`)) as { Size: number }[]).map(
+        ({ Size }) => Size,
+      );
+    const facts = { what: "images", imageType: "Backdrop" };
+    for (const picture of ["first", "the second"]) {
+      await ask(
+        pair.a,
+        "POST",
+        `/Items/${film}/Images/Backdrop`,
+        Buffer.from(picture).toString("base64"),
+      );
+    }
+    const path = `/Items/${film}/Images/Backdrop`;
+    const body = Buffer.from("the second").toString("base64");
+    const uploaded = metadata(film, facts, { path, contentType: "image/png", body });
+    for (const expected of ["done", "skipped"]) {
+      expect(await cluster.carry(library, uploaded, fromAToB)).toEqual([expected]);
+      expect(await sizes(pair.b)).toEqual([5, 10]);
+    }
+    await ask(pair.a, "DELETE", `/Items/${film}/Images/Backdrop/0`);
+    const removed = metadata(film, facts, { method: "DELETE", path: `${path}/0` });
+    expect(await cluster.carry(library, removed, fromAToB)).toEqual(["done"]);
+    expect(await sizes(pair.b)).toEqual([10]);
+  });
+
+  test("a library is made once, though it is told twice", async () => {
+    const made: Intent = {
+      ...intent("virtualFolder", { facts: {} }),
+      request: {
+        ...{ method: "POST", path: "/Library/VirtualFolders", contentType: "application/json" },
+        ...{
+          query: `name=Music&collectionType=music&paths=${encodeURIComponent(media)}`,
+          body: "{}",
+        },
+      },
+    };
+    expect(await cluster.carry(library, made, fromAToB)).toEqual(["done"]);
+    expect(await cluster.carry(library, made, fromAToB)).toEqual(["skipped"]);
+    const folders = (await ask(pair.b, "GET", "/Library/VirtualFolders")) as { Name: string }[];
+    expect(folders.map(({ Name }) => Name)).toEqual(["Movies", "Shows", "Music"]);
+  });
+
+  test("an effect that names another route than its kind's own is never sent", async () => {
+    const bad: Intent = {
+      ...intent("libraryNews", { facts: {} }),
+      request: { method: "POST", path: "/System/Shutdown", query: "", contentType: "", body: "" },
+    };
+    expect(await cluster.carry(library, bad, fromAToB)).toEqual([
+      "given up: its request makes no sense",
+    ]);
+    const effect = { userId: "", itemId: "", payload: { repeat: bad.request } };
+    const applied = await cluster.apply(library, "b", "a", bad, effect);
+    expect(applied).toEqual({ outcome: "refused", why: "what it says makes no sense" });
+  });
+
+  test("a deleted film goes from b only once its file is gone there, too", async () => {
+    const film = films.at(-1) ?? "";
+    const gone = intent("itemGone", { itemId: film, facts: { ids: [film] } });
+    expect(await cluster.carry(lists, gone, fromAToB)).toEqual([
+      "refused: the files of a deleted item are still seen there",
+    ]);
+    const { Path } = (await ask(pair.b, "GET", `/Items/${film}`)) as { Path: string };
+    await pair.b.control("configure", { document: "system", change: { StandInWritesMedia: true } });
+    rmSync(Path);
+    expect(await cluster.carry(lists, gone, fromAToB)).toEqual(["done"]);
+    expect(await namesOf(pair.b, `/Items?ids=${film}`)).toEqual([]);
+    expect(await cluster.carry(lists, gone, fromAToB)).toEqual(["skipped"]);
+  });
+});
