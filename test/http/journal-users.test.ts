@@ -1,0 +1,432 @@
+// Users, passwords and keys that were made or changed at one server, at another: two stand-ins, and the handlers that
+// a follower would ask.
+
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { hashOf, identityKey, sealContext } from "../../core/cluster/identity.ts";
+import type { Intent } from "../../core/cluster/journal.ts";
+import { ownKeyHashes } from "../../core/cluster/own-keys.ts";
+import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
+import { createApiKeys, lookAtKeys } from "../../sidecar/journal/api-keys.ts";
+import { createPasswords } from "../../sidecar/journal/passwords.ts";
+import { createUsers } from "../../sidecar/journal/users.ts";
+import { type StandIn, startPair } from "../support/jellyfin/start.ts";
+import { HandCluster } from "../support/journal-hands.ts";
+import { emptyFolder } from "./sidecar-cluster.ts";
+
+const media = emptyFolder();
+const users = createUsers();
+const passwords = createPasswords();
+const keys = createApiKeys();
+let a: StandIn;
+let b: StandIn;
+let stopPair: () => Promise<void>;
+let cluster: HandCluster;
+const aToB = { from: "a", to: "b" } as const;
+
+beforeAll(async () => {
+  ({ a, b, stop: stopPair } = await startPair({ mediaDir: media.path }));
+  cluster = new HandCluster([a, b]);
+  await cluster.start();
+});
+
+afterAll(async () => {
+  await cluster.stop();
+  await stopPair();
+  media.remove();
+});
+
+async function call(server: StandIn, method: string, path: string, body?: unknown, token?: string) {
+  return await fetch(server.url + path, {
+    method,
+    headers: {
+      authorization: `MediaBrowser Token="${token ?? server.apiKey}"`,
+      "content-type": "application/json",
+    },
+    body: body === undefined ? null : JSON.stringify(body),
+  });
+}
+
+type User = { Id: string; Name: string; Policy: Record<string, unknown> };
+
+async function userAt(server: StandIn, name: string): Promise<User | undefined> {
+  const list = (await (await call(server, "GET", "/Users")).json()) as User[];
+  return list.find((user) => user.Name === name);
+}
+
+async function logIn(server: StandIn, name: string, password: string, deviceId: string) {
+  const reply = await fetch(`${server.url}/Users/AuthenticateByName`, {
+    method: "POST",
+    headers: {
+      "content-type": "application/json",
+      authorization: `MediaBrowser Client="T", Device="T", DeviceId="${deviceId}", Version="1"`,
+    },
+    body: JSON.stringify({ Username: name, Pw: password }),
+  });
+  const body = reply.ok ? ((await reply.json()) as { AccessToken: string }) : undefined;
+  return { status: reply.status, token: body?.AccessToken ?? "" };
+}
+
+const statusOf = async (server: StandIn, token: string) =>
+  (await call(server, "GET", "/Users/Me", undefined, token)).status;
+
+/** Makes a user at a as a client does. */
+async function make(name: string, password?: string) {
+  const body = { Name: name, ...(password !== undefined && { Password: password }) };
+  const intent = await cluster.intent("POST", "/Users/New", { body });
+  const answer = await call(a, "POST", "/Users/New", body);
+  expect(answer.status).toBe(200);
+  const { Id } = (await answer.json()) as User;
+  return { intent, id: Id, facts: { id: Id, name } };
+}
+
+/** A login that the cluster knows, with a token of its own at each server. */
+async function login(name: string, password: string, userId: string, deviceId: string) {
+  const key = identityKey(userId, deviceId);
+  const facts = {
+    kind: "user",
+    userId,
+    userName: name,
+    deviceId,
+    client: "T",
+    device: "T",
+    version: "1",
+  } as const;
+  const tokens: Record<string, string> = {};
+  for (const [generation, server] of [a, b].entries()) {
+    const { token } = await logIn(server, name, password, deviceId);
+    expect(token).not.toBe("");
+    tokens[server.name] = token;
+    const answer = await cluster.store.addToken({
+      ...{ key, facts, generation, replica: server.name, hash: hashOf(token) },
+      sealed: cluster.seal.seal(token, sealContext(key, 1, server.name)),
+    });
+    if (answer.outcome === "recorded") {
+      cluster.memory.apply({ type: "identity", identity: answer.identity });
+    }
+  }
+  return { key, tokens };
+}
+
+const known = () => userAliasesOf(cluster.memory, cluster.seal);
+
+describe("a user who was made at one server", () => {
+  test("is there at the other, with that password, under an id of its own that has an alias", async () => {
+    await a.control("configure", { document: "grouped-views", change: { on: true } });
+    await b.control("configure", { document: "grouped-views", change: { on: true } });
+    const { intent, id, facts } = await make("ann", "a-new-word");
+    expect(await cluster.carry(users, intent, { ...aToB, facts })).toEqual(["done"]);
+    const there = await userAt(b, "ann");
+    expect(there?.Id).not.toBe(id);
+    expect(known().idAt("b", id)).toBe(there?.Id);
+    expect(known().knownId("b", there?.Id ?? "")).toBe(id);
+    expect(known().idAt("a", id)).toBe(id);
+    // The view whose id is made of the user's has one, too.
+    expect(known().pairsOf("b").toHere.size).toBe(2);
+    expect((await logIn(b, "ann", "a-new-word", "d1")).status).toBe(200);
+    // Both servers have what the secret was for.
+    expect(await cluster.store.readSecret(intent.id)).toBeUndefined();
+    expect(JSON.stringify([intent, cluster.told])).not.toContain("a-new-word");
+  });
+
+  test("is made once, however often it is told", async () => {
+    const { intent, id, facts } = await make("bea");
+    expect(await cluster.carry(users, intent, { ...aToB, facts })).toEqual(["done"]);
+    const first = (await userAt(b, "bea"))?.Id;
+    expect(await cluster.carry(users, intent, { ...aToB, facts })).toEqual(["skipped"]);
+    // Its sidecar died between making the user and noting the alias.
+    await cluster.store.dropNotes({ kind: "userAlias", id: `b:${id}` });
+    cluster.memory.apply({
+      type: "note",
+      note: { kind: "userAlias", id: `b:${id}`, replica: "b", value: "", expiresAtMs: 0 },
+    });
+    expect(known().idAt("b", id)).toBe(id);
+    expect(await cluster.carry(users, intent, { ...aToB, facts })).toEqual(["done"]);
+    expect((await userAt(b, "bea"))?.Id).toBe(first);
+    expect(known().idAt("b", id)).toBe(first);
+  });
+
+  test("is renamed and deleted at the other by the id that it has there", async () => {
+    const { intent, id, facts } = await make("cid");
+    await cluster.carry(users, intent, { ...aToB, facts });
+    const there = (await userAt(b, "cid"))?.Id;
+    const body = { Name: "cyd", Configuration: { SubtitleMode: "Always" } };
+    const renamed = await cluster.intent("POST", `/Users?userId=${id}`, { body });
+    expect((await call(a, "POST", `/Users?userId=${id}`, body)).status).toBe(204);
+    expect(await cluster.carry(users, renamed, aToB)).toEqual(["done"]);
+    expect((await userAt(b, "cyd"))?.Id).toBe(there);
+    expect(await cluster.carry(users, renamed, aToB)).toEqual(["skipped"]);
+    const gone = await cluster.intent("DELETE", `/Users/${id}`);
+    expect((await call(a, "DELETE", `/Users/${id}`)).status).toBe(204);
+    expect(await cluster.carry(users, gone, aToB)).toEqual(["done"]);
+    expect(await userAt(b, "cyd")).toBeUndefined();
+    expect(known().isForeign("b", id)).toBe(false);
+    expect(await cluster.carry(users, gone, aToB)).toEqual(["skipped"]);
+  });
+
+  test("and died with it is made at another under the id that clients were told", async () => {
+    const body = { Name: "dan", Password: "dans-word" };
+    const intent = await cluster.intent("POST", "/Users/New", { body });
+    const told = "d".repeat(32);
+    const redone = await users.redo(cluster.placed(intent), cluster.hands("b"));
+    expect(redone).toEqual({ outcome: "done" });
+    const published = await cluster.publish(users, "b", intent, { id: told, name: "dan" });
+    expect(published).toMatchObject({ outcome: "effects", effects: [{ userId: told }] });
+    expect(known().idAt("b", told)).toBe((await userAt(b, "dan"))?.Id);
+    // Done again, nobody is made twice.
+    expect(await users.redo(cluster.placed(intent), cluster.hands("b"))).toEqual({
+      outcome: "done",
+    });
+  });
+
+  test("by their first login (LDAP, SSO) is found by that login, with their policy", async () => {
+    const { id } = await make("eve");
+    await call(a, "POST", `/Users/${id}/Policy`, {
+      ...(await userAt(a, "eve"))?.Policy,
+      MaxActiveSessions: 3,
+    });
+    const intent: Intent = {
+      ...{
+        type: "intent",
+        id: "login-of-eve",
+        kind: "user",
+        identityKey: "",
+        userId: id,
+        itemId: "",
+      },
+      request: { method: "POST", path: "/", query: "", contentType: "", body: "" },
+      facts: { what: "login", name: "eve" },
+    };
+    expect(await cluster.carry(users, intent, aToB)).toEqual(["done"]);
+    const there = await userAt(b, "eve");
+    expect(there?.Policy.MaxActiveSessions).toBe(3);
+    expect(known().idAt("b", id)).toBe(there?.Id);
+    expect(await cluster.carry(users, intent, aToB)).toEqual(["skipped"]);
+  });
+});
+
+describe("wrong passwords", () => {
+  const wrong = (name: string) => ({
+    userId: "",
+    itemId: "",
+    payload: { what: "wrongPassword", name },
+  });
+
+  test("count at every server, and the last that is allowed locks out everywhere", async () => {
+    const { intent, id, facts } = await make("fay", "right");
+    await call(a, "POST", `/Users/${id}/Policy`, {
+      ...(await userAt(a, "fay"))?.Policy,
+      LoginAttemptsBeforeLockout: 3,
+    });
+    await cluster.carry(users, intent, { ...aToB, facts });
+    // Three wrong ones, on two servers.
+    expect((await logIn(a, "fay", "no", "d")).status).toBe(401);
+    expect(await cluster.apply(users, "b", "a", intent, wrong("fay"))).toEqual({ outcome: "done" });
+    expect((await logIn(b, "fay", "no", "d")).status).toBe(401);
+    expect(await cluster.apply(users, "a", "b", intent, wrong("FAY"))).toEqual({ outcome: "done" });
+    expect((await logIn(a, "fay", "no", "d")).status).toBe(401);
+    expect(await cluster.apply(users, "b", "a", intent, wrong("fay"))).toEqual({ outcome: "done" });
+    expect((await userAt(a, "fay"))?.Policy.IsDisabled).toBe(true);
+    expect((await userAt(b, "fay"))?.Policy.IsDisabled).toBe(true);
+    expect((await logIn(b, "fay", "right", "d")).status).toBe(403);
+  });
+
+  test("are forgiven everywhere by a right one", async () => {
+    const { intent, facts } = await make("gil", "right");
+    await cluster.carry(users, intent, { ...aToB, facts });
+    await cluster.apply(users, "b", "a", intent, wrong("gil"));
+    expect((await userAt(b, "gil"))?.Policy.InvalidLoginAttemptCount).toBe(1);
+    const seen = { userId: facts.id, itemId: "", payload: { what: "login", name: "gil" } };
+    expect(await cluster.apply(users, "b", "a", intent, seen)).toEqual({ outcome: "done" });
+    expect((await userAt(b, "gil"))?.Policy.InvalidLoginAttemptCount).toBe(0);
+  });
+
+  test("for a name that nobody has change nothing", async () => {
+    const intent = { id: "x", kind: "user" } as const;
+    expect(await cluster.apply(users, "b", "a", intent, wrong("nobody"))).toEqual({
+      outcome: "skipped",
+    });
+  });
+});
+
+describe("a password", () => {
+  test("that a user changes is another everywhere, and they stay logged in on every server", async () => {
+    const { intent: made, id, facts } = await make("hal", "one");
+    await cluster.carry(users, made, { ...aToB, facts });
+    const { key, tokens } = await login("hal", "one", id, "hal-tv");
+    const other = await logIn(b, "hal", "one", "hal-phone");
+    const asked = { body: { CurrentPw: "one", NewPw: "two" }, userId: id, identityKey: key };
+    const intent = await cluster.intent("POST", "/Users/Password", asked);
+    expect((await call(a, "POST", "/Users/Password", asked.body, tokens.a)).status).toBe(204);
+    expect(await cluster.carry(passwords, intent, aToB)).toEqual(["done"]);
+    expect((await logIn(b, "hal", "one", "x")).status).toBe(401);
+    expect((await logIn(b, "hal", "two", "x")).status).toBe(200);
+    expect(await statusOf(b, tokens.b ?? "")).toBe(200);
+    expect(await statusOf(b, other.token)).toBe(401);
+    expect(await cluster.store.readSecret(intent.id)).toBeUndefined();
+  });
+
+  test("that was another there is set by the key: their home leaves first, and they are minted for anew", async () => {
+    const { intent: made, id, facts } = await make("ida", "one");
+    await cluster.carry(users, made, { ...aToB, facts });
+    const { key, tokens } = await login("ida", "one", id, "ida-tv");
+    const here = known().idAt("b", id);
+    await call(b, "POST", `/Users/Password?userId=${here}`, { NewPw: "drifted" });
+    const home = await cluster.store.claimHome({
+      ...{ userId: id, replica: "b", expectedEpoch: 0, owner: "t", minStayMs: 0 },
+    });
+    cluster.memory.apply({ type: "home", home: home.home });
+    const asked = { body: { CurrentPw: "one", NewPw: "two" }, userId: id, identityKey: key };
+    const intent = await cluster.intent("POST", "/Users/Password", asked);
+    expect((await call(a, "POST", "/Users/Password", asked.body, tokens.a)).status).toBe(204);
+    expect(await cluster.carry(passwords, intent, aToB)).toEqual(["done"]);
+    expect((await logIn(b, "ida", "two", "x")).status).toBe(200);
+    expect((await cluster.store.load()).homes.find(({ userId }) => userId === id)?.replica).toBe(
+      "a",
+    );
+    const identity = (await cluster.store.load()).identities.find((one) => one.key === key);
+    expect(Object.keys(identity?.tokens ?? {})).toEqual(["a"]);
+    // Who holds the old token of b is the same login still.
+    expect(identity?.formerHashes).toContain(hashOf(tokens.b ?? ""));
+  });
+
+  test("that an administrator sets ends that user's logins everywhere", async () => {
+    const { intent: made, id, facts } = await make("jo", "one");
+    await cluster.carry(users, made, { ...aToB, facts });
+    const there = await logIn(b, "jo", "one", "jo-tv");
+    const intent = await cluster.intent("POST", `/Users/${id}/Password`, {
+      body: { NewPw: "two" },
+    });
+    expect((await call(a, "POST", `/Users/${id}/Password`, { NewPw: "two" })).status).toBe(204);
+    expect(await cluster.carry(passwords, intent, aToB)).toEqual(["done"]);
+    expect((await logIn(b, "jo", "two", "x")).status).toBe(200);
+    expect(await statusOf(b, there.token)).toBe(401);
+  });
+
+  test("that is set back to none ends no login", async () => {
+    const { intent: made, id, facts } = await make("kim", "one");
+    await cluster.carry(users, made, { ...aToB, facts });
+    const there = await logIn(b, "kim", "one", "kim-tv");
+    const intent = await cluster.intent("POST", `/Users/Password?userId=${id}`, {
+      body: { ResetPassword: true },
+    });
+    expect(await cluster.carry(passwords, intent, aToB)).toEqual(["done"]);
+    expect((await logIn(b, "kim", "", "x")).status).toBe(200);
+    expect(await statusOf(b, there.token)).toBe(200);
+  });
+
+  test("that a PIN has become is the same everywhere", async () => {
+    const { intent: made, id, facts } = await make("lea", "one");
+    await cluster.carry(users, made, { ...aToB, facts });
+    await login("lea", "one", id, "lea-tv");
+    const intent = await cluster.intent("POST", "/Users/ForgotPassword/Pin", {
+      body: { Pin: "AB-CD-EF-01" },
+    });
+    const told = { ...aToB, facts: { names: ["lea"] } };
+    expect(await cluster.carry(passwords, intent, told)).toEqual(["done"]);
+    expect((await logIn(b, "lea", "AB-CD-EF-01", "x")).status).toBe(200);
+  });
+
+  test("that is no longer kept is said, with what to do", async () => {
+    const { intent: made, id, facts } = await make("max", "one");
+    await cluster.carry(users, made, { ...aToB, facts });
+    const draft = { userId: id, itemId: "", payload: { how: "other" } };
+    const intent = { id: "a change of long ago", kind: "password" } as const;
+    const applied = await cluster.apply(passwords, "b", "a", intent, draft);
+    expect(applied).toMatchObject({
+      outcome: "refused",
+      why: expect.stringContaining("seed b anew"),
+    });
+  });
+
+  test("is in no entry of the journal and in no sentence", async () => {
+    const { id } = await make("ned", "a-word-for-nobody-1");
+    const asked = {
+      body: { CurrentPw: "a-word-for-nobody-1", NewPw: "a-word-for-nobody-2" },
+      userId: id,
+    };
+    const change = await cluster.intent("POST", "/Users/Password", asked);
+    const intents = [
+      change,
+      await cluster.intent("POST", "/Users/New", {
+        body: { Name: "x", Password: "a-word-for-nobody-3" },
+      }),
+      await cluster.intent("POST", "/Users/ForgotPassword/Pin", {
+        body: { Pin: "a-word-for-nobody-4" },
+      }),
+    ];
+    const published = await cluster.publish(passwords, "a", change);
+    expect(JSON.stringify([intents, published, cluster.told])).not.toContain("for-nobody");
+  });
+});
+
+describe("an API key", () => {
+  async function keysAt(server: StandIn): Promise<{ AccessToken: string; AppName: string }[]> {
+    const reply = await call(server, "GET", "/Auth/Keys");
+    return ((await reply.json()) as { Items: { AccessToken: string; AppName: string }[] }).Items;
+  }
+  const named = async (server: StandIn, name: string) =>
+    (await keysAt(server))
+      .filter(({ AppName }) => AppName === name)
+      .map(({ AccessToken }) => AccessToken);
+
+  test("that is made works at the other server by one of its own, paired by its fingerprint", async () => {
+    const intent = await cluster.intent("POST", "/Auth/Keys?app=Sonarr");
+    expect((await call(a, "POST", "/Auth/Keys?app=Sonarr")).status).toBe(204);
+    expect(await cluster.carry(keys, intent, aToB)).toEqual(["done"]);
+    const [one = ""] = await named(a, "Sonarr");
+    const [other = ""] = await named(b, "Sonarr");
+    expect(other).not.toBe(one);
+    const standing = cluster.memory.standingOf(one);
+    if (standing.standing !== "current") throw new Error("the key is not known");
+    expect(cluster.memory.openToken(standing.identity, "b")).toBe(other);
+    expect(await statusOf(b, other)).toBe(400);
+    // Looked at again, none is made twice, and the cluster's own is nobody's.
+    expect(await lookAtKeys(cluster.hands("a"))).toEqual({ outcome: "done" });
+    expect(await lookAtKeys(cluster.hands("b"))).toEqual({ outcome: "done" });
+    expect((await named(b, "Sonarr")).length).toBe(1);
+    expect(cluster.memory.standingOf(a.apiKey).standing).toBe("unknown");
+    expect(ownKeyHashes(cluster.memory, cluster.seal)).toEqual(new Set([hashOf(a.apiKey)]));
+  });
+
+  test("of a name that others have is paired with its own", async () => {
+    for (let count = 0; count < 2; count++) await call(a, "POST", "/Auth/Keys?app=Radarr");
+    await lookAtKeys(cluster.hands("a"));
+    await lookAtKeys(cluster.hands("b"));
+    const parts = (await named(a, "Radarr")).map((token) => {
+      const standing = cluster.memory.standingOf(token);
+      return standing.standing === "current" ? standing.identity.tokens.b?.hash : undefined;
+    });
+    expect(new Set(parts).size).toBe(2);
+    expect(new Set((await named(b, "Radarr")).map(hashOf))).toEqual(new Set(parts));
+  });
+
+  test("made in a server's own page is found there and mirrored", async () => {
+    await call(b, "POST", "/Auth/Keys?app=Kodi");
+    await lookAtKeys(cluster.hands("b"));
+    expect(await lookAtKeys(cluster.hands("a"))).toEqual({ outcome: "done" });
+    expect((await named(a, "Kodi")).length).toBe(1);
+  });
+
+  test("deleted at one server's own page is made there again, and that is said", async () => {
+    const [old = ""] = await named(b, "Kodi");
+    await call(b, "DELETE", `/Auth/Keys/${old}`);
+    expect(await lookAtKeys(cluster.hands("b"))).toEqual({ outcome: "done" });
+    const [now = ""] = await named(b, "Kodi");
+    expect(now).not.toBe(old);
+    expect(cluster.told.join()).toContain("through the door");
+    const standing = cluster.memory.standingOf(now);
+    expect(standing.standing).toBe("current");
+  });
+
+  test("that was revoked while its server was away is deleted there", async () => {
+    const [one = ""] = await named(a, "Kodi");
+    const standing = cluster.memory.standingOf(one);
+    if (standing.standing !== "current") throw new Error("the key is not known");
+    await cluster.store.revoke(standing.identity.key, ["a", "b"]);
+    cluster.memory.revokeLocally(standing.identity);
+    await lookAtKeys(cluster.hands("a"));
+    await lookAtKeys(cluster.hands("b"));
+    expect(await named(a, "Kodi")).toEqual([]);
+    expect(await named(b, "Kodi")).toEqual([]);
+  });
+});
