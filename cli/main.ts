@@ -11,6 +11,8 @@ import { type OptionRule, type OptionTable, readOptions } from "../core/service/
 import { type CommandHelp, commandHelp, programHelp } from "./help.ts";
 import type { Io } from "./io.ts";
 import {
+  backupOptions,
+  backupRules,
   doctorOptions,
   doctorRules,
   drainOptions,
@@ -76,7 +78,7 @@ const seed: Command = {
   help: async () => ({
     name: seed.name,
     summary: seed.summary,
-    usage: "--from DIR --to DIR [options]",
+    usage: "--from DIR | --from-archive FILE | --sidecar URL --to DIR [options]",
     options: (await import("./seed.ts")).seedOptions,
   }),
   async run(argv, io) {
@@ -155,11 +157,22 @@ const doctor = tableCommand({
   run: async (config, _words, io) => (await import("./doctor.ts")).runDoctor(config, io),
 });
 
+const backup = tableCommand({
+  name: "backup",
+  summary: "one archive of one server, taken while it runs; or the proof of one",
+  usage: "--from DIR --to FILE | --sidecar URL --to FILE | --verify FILE [options]",
+  options: backupOptions,
+  rules: backupRules,
+  words: [],
+  run: async (config, _words, io) => (await import("./backup.ts")).runBackup(config, io),
+});
+
 const commands: readonly Command[] = [
   up,
   proxy,
   sidecar,
   seed,
+  backup,
   status,
   explain,
   drain,

@@ -48,6 +48,17 @@ const timeZone: OptionType<string> = {
     isZone(text) ? { value: text } : { mistake: "must be a time zone, such as Europe/Berlin" },
 };
 
+const namedFolder: OptionType<{ readonly name: string; readonly path: string }> = {
+  placeholder: "NAME=DIR",
+  parse(text) {
+    const [name = "", ...rest] = text.split("=");
+    const folder = rest.join("=").trim();
+    return folder === "" || "mistake" in replicaName.parse(name)
+      ? { mistake: "must be NAME=DIR, such as a=/srv/jellyfin-a" }
+      : { value: { name, path: folder } };
+  },
+};
+
 const redisUrl = urlOf(["redis", "rediss", "redis+sentinel"]);
 
 // ---- Rows that several commands share ---------------------------------------------------------------
@@ -542,6 +553,18 @@ const doorLimits = {
   }),
 } satisfies OptionTable;
 
+/** What a sidecar gives to others of its server. */
+const givenAway = {
+  server: optional({
+    name: "server",
+    section: "Seed",
+    type: path,
+    description:
+      "The folder of the server beside it as this process sees it, read-only: with it other replicas are seeded" +
+      " from here, and backups taken.",
+  }),
+} satisfies OptionTable;
+
 export const upOptions = {
   ...doorPlaces,
   replica: list({
@@ -564,6 +587,15 @@ export const upOptions = {
   }),
   ...leadership,
   ...encoder,
+  server: list({
+    name: "server",
+    section: "Seed",
+    type: namedFolder,
+    max: 16,
+    description:
+      "The folder of a server as this process sees it, read-only: with it other replicas are seeded from here, and" +
+      " backups taken.",
+  }),
   ...tasks,
   ...doorLimits,
   ...life,
@@ -653,6 +685,7 @@ export const sidecarOptions = {
   }),
   ...leadership,
   ...encoder,
+  ...givenAway,
   ...tasks,
   ...probes,
   ...storeCall,
@@ -739,17 +772,6 @@ export const explainOptions = {
   }),
 } satisfies OptionTable;
 
-const namedFolder: OptionType<{ readonly name: string; readonly path: string }> = {
-  placeholder: "NAME=DIR",
-  parse(text) {
-    const [name = "", ...rest] = text.split("=");
-    const folder = rest.join("=").trim();
-    return folder === "" || "mistake" in replicaName.parse(name)
-      ? { mistake: "must be NAME=DIR, such as a=/srv/jellyfin-a" }
-      : { value: { name, path: folder } };
-  },
-};
-
 const hostText: OptionType<string> = {
   placeholder: "ADDRESS",
   parse: (text) =>
@@ -826,7 +848,7 @@ export const leaveOptions = {
   }),
 } satisfies OptionTable;
 
-const rebuildables: OptionType<readonly Rebuildable[]> = {
+export const rebuildables: OptionType<readonly Rebuildable[]> = {
   placeholder: "NAMES",
   parse(text) {
     const given = text.split(",").map((name) => name.trim());
@@ -838,7 +860,7 @@ const rebuildables: OptionType<readonly Rebuildable[]> = {
 };
 
 /** Whoever wants to know how far a replica has come in the journal asks the sidecar beside it. */
-const beside = {
+export const beside = {
   sidecar: optional({
     name: "sidecar",
     section: "Cluster",

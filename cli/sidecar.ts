@@ -1,6 +1,7 @@
 // `jellybloom sidecar`: the caretaker of one server as a process of its own, which meets the doors and the
 // other sidecars in Redis. Its port serves /jellybloom/live, /ready and /metrics.
 
+import { journalCursorOf } from "../core/cluster/journal-cursor.ts";
 import { knownProxiesRoute } from "../core/cluster/known-proxies.ts";
 import { verifyMember } from "../core/cluster/member.ts";
 import { Memory } from "../core/cluster/memory.ts";
@@ -21,6 +22,7 @@ import { doctorRoute } from "../sidecar/doctor/doctor.ts";
 import { gatherFacts } from "../sidecar/facts.ts";
 import { differences, findings } from "../sidecar/findings.ts";
 import { Peers } from "../sidecar/peers.ts";
+import { createDonor } from "../sidecar/seed/donor.ts";
 import {
   callLimitFor,
   createSidecar,
@@ -175,6 +177,11 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
     ),
     knownProxiesRoute(client),
   );
+  const donor = createDonor({
+    ...{ replica: config.name, folder: config.server, store, memory, seal, verifier: proofs, log },
+    position: () => journalCursorOf(memory.notes("replica"), config.name),
+  });
+  guardedRoutes.push(...donor.routes);
 
   sidecar.lease.onChange((epoch) => metrics.leader.set(epoch === undefined ? 0 : 1));
 
@@ -209,7 +216,7 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
       readiness,
       metricsText: metrics.text,
       guardedRoutes,
-      mounts: [office.gate],
+      mounts: [office.gate, donor.mount],
       verifyProof: (header, call) => proofs.verify(header, call),
       log,
     }),

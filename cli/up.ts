@@ -1,6 +1,7 @@
 // `jellybloom up`: everything in one process. A door, a sidecar for each replica, and an embedded store or
 // Redis. With one replica nothing is minted and everything passes through.
 
+import { journalCursorOf } from "../core/cluster/journal-cursor.ts";
 import type { ReplicaConfig } from "../core/cluster/replica.ts";
 import { SidecarCalls } from "../core/cluster/sidecar-client.ts";
 import type { TaskHands } from "../core/cluster/tasks.ts";
@@ -14,6 +15,7 @@ import { createOffice, type Office } from "../sidecar/api.ts";
 import { doctorRoute } from "../sidecar/doctor/doctor.ts";
 import { gatherFacts } from "../sidecar/facts.ts";
 import { findings, isUndecided, type ReplicaFacts } from "../sidecar/findings.ts";
+import { createDonor } from "../sidecar/seed/donor.ts";
 import {
   callLimitFor,
   createSidecar,
@@ -176,7 +178,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
 
   /** What is asked of this replica's sidecar: its gate, and its part in a restart of all. */
   function officeOf(
-    { opened, store, memory, proofs, mounts, routes }: Common,
+    { opened, store, seal, memory, proofs, mounts, routes }: Common,
     name: string,
     client: JellyfinClient,
     sidecar: Sidecar,
@@ -190,13 +192,16 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
     });
     const base = sidecarBase(name);
     mounts.push({ ...office.gate, prefix: base + office.gate.prefix });
-    const asked = [
-      ...office.routes,
-      ...taskRoutes(
+    const donor = createDonor({
+      ...{ replica: name, store, memory, seal, verifier: proofs, log: opened.log },
+      folder: config.server.find((server) => server.name === name)?.path,
+      position: () => journalCursorOf(memory.notes("replica"), name),
+    });
+    mounts.push({ ...donor.mount, prefix: base + donor.mount.prefix });
+    const asked = [...office.routes, ...taskRoutes(
         () => tasks.get(name)?.hands,
         () => tasks.get(name)?.desk.wake(),
-      ),
-    ];
+      ), ...donor.routes];
     routes.push(...asked.map((route) => ({ ...route, path: base + route.path })));
     return office;
   }

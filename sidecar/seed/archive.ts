@@ -56,6 +56,8 @@ export interface ArchiveHead {
   /** The replica's name in the cluster, and how far it had come in the journal; empty where nobody was asked. */
   readonly replica: string;
   readonly position: JournalCursor | undefined;
+  /** By which its sidecar knows which tokens the server had then; empty where nobody was asked. */
+  readonly ticket: string;
 }
 
 export interface ArchiveEnd {
@@ -73,6 +75,7 @@ export interface ArchiveOptions {
   readonly scratchFolder: string | undefined;
   readonly replica: string;
   readonly position: JournalCursor | undefined;
+  readonly ticket: string;
   /** What the receiver of an earlier attempt has already. */
   readonly resume?: ArchiveResume | undefined;
 }
@@ -106,7 +109,7 @@ export async function openArchive(options: ArchiveOptions): Promise<Archive> {
   const serverId = await requireServerId(source);
   const settings = await readSettings(source.configFolder);
   refuse(settingsProblems(settings, source));
-  const { without, followLinks, replica, position } = options;
+  const { without, followLinks, replica, position, ticket } = options;
   const walk = walkOptionsOf({ source, settings, without, followLinks, goal: virtual });
   const madeAt = new Date().toISOString();
   const plan = await planCopy(walk);
@@ -126,6 +129,7 @@ export async function openArchive(options: ArchiveOptions): Promise<Archive> {
     without,
     replica,
     position,
+    ticket,
   };
   return {
     head,

@@ -97,6 +97,27 @@ export async function requireServerId(source: ServerFolders): Promise<string> {
   return id;
 }
 
+// ---- Versions ---------------------------------------------------------------------------------------
+
+/** A version as numbers, for comparison: `10.11.11` is newer than `10.9`. */
+export function isNewer(version: string, than: string): boolean {
+  const parts = (text: string): number[] => (text.match(/\d+/g) ?? []).slice(0, 3).map(Number);
+  const [left, right] = [parts(version), parts(than)];
+  for (let place = 0; place < 3; place++) {
+    const apart = (left[place] ?? 0) - (right[place] ?? 0);
+    if (apart !== 0) return apart > 0;
+  }
+  return false;
+}
+
+export function refuseNewer(version: string, forVersion: string | undefined): void {
+  if (forVersion === undefined || version === "" || !isNewer(version, forVersion)) return;
+  throw new SeedProblem(
+    `The data are of Jellyfin ${version}, and the new server runs ${forVersion}: a server cannot use the` +
+      ` data of a newer one. Give the new server ${version} as well, or take data of an older server.`,
+  );
+}
+
 // ---- The target --------------------------------------------------------------------------------------
 
 /** Where the copy goes. The folders need not be there. */

@@ -41,6 +41,8 @@ export interface Landing {
   readonly isOwnPath: (path: string) => Promise<boolean>;
   /** Gives the target's own folders to whom the source's belong. */
   readonly giveRoots: () => Promise<void>;
+  /** Called when everything is proven and before it is put into place; what it throws leaves the copy unfinished. */
+  readonly announce: () => Promise<void>;
   readonly tell: (line: string) => void;
 }
 
@@ -70,6 +72,7 @@ export async function land(
   try {
     await begin(landing, mayKeep);
     await stage();
+    await landing.announce();
     await refuseRunningTarget(target);
     await writeMarkers(target, { ...marker, phase: "clearing" });
     if (state.kind === "server") await clearServer(target);

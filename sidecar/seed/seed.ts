@@ -17,6 +17,7 @@ import {
   refuseClosedTarget,
   refuseFullDisk,
   refuseMounts,
+  refuseNewer,
   refuseRunningTarget,
   refuseSamePlaces,
   refuseState,
@@ -71,6 +72,10 @@ export interface SeedOptions {
   readonly progressIntervalMs: number;
   /** How long to wait for a lock which the source's server has on one of its databases. */
   readonly lockLimitMs: number;
+  /** The version which the new server runs: data of a newer one are refused. */
+  readonly forVersion?: string | undefined;
+  /** Called when the copy is whole and before it is put into place. */
+  readonly announce?: () => Promise<void>;
 }
 
 export type Tell = (line: string) => void;
@@ -89,6 +94,7 @@ export async function seed(options: SeedOptions, tell: Tell): Promise<void> {
   const serverId = await requireServerId(source);
   const settings = await readSettings(source.configFolder);
   refuse(settingsProblems(settings, source));
+  refuseNewer(settings.version ?? "", options.forVersion);
   tell(`From ${layoutText(source)}.`);
   tell(`To ${layoutText(target)}.`);
 
@@ -99,6 +105,7 @@ export async function seed(options: SeedOptions, tell: Tell): Promise<void> {
   const job: Job = {
     ...{ options, source, target, settings, marker, state, tell },
     seenAs: options.seenAs,
+    announce: options.announce ?? (async () => undefined),
     isOwnPath: async (path) => (await realpath(path).catch(() => undefined)) === source.dataFolder,
     async giveRoots() {
       await giveRootAttributes(source.dataFolder, target.dataFolder);

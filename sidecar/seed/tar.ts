@@ -155,7 +155,7 @@ async function readPax(source: ByteSource, bytes: number): Promise<ReadonlyMap<s
     const blank = all.indexOf(0x20, start);
     const length = blank < 0 ? 0 : Number(all.toString("latin1", start, blank));
     if (!Number.isSafeInteger(length) || length < 5 || start + length > all.length) {
-      throw new ArchiveProblem("a header in it makes no sense");
+      throw new ArchiveProblem("a header in it is damaged, or it is no tar archive");
     }
     const record = all.toString("utf8", blank + 1, start + length - 1);
     const equals = record.indexOf("=");
@@ -202,7 +202,7 @@ function textAt(block: Buffer, start: number, length: number): string {
 function numberAt(block: Buffer, start: number, length: number): number {
   const text = textAt(block, start, length).trim();
   if (text !== "" && !/^[0-7]+$/.test(text))
-    throw new ArchiveProblem("a header in it makes no sense");
+    throw new ArchiveProblem("a header in it is damaged, or it is no tar archive");
   return Number.parseInt(text === "" ? "0" : text, 8);
 }
 

@@ -29,7 +29,7 @@ const clusterKey = "0123456789abcdef";
 const two = ["--replica", "a=http://10.0.0.5:8096", "--replica", "b=http://10.0.0.6:8096"];
 
 const documented = [
-  ...["up", "proxy", "sidecar", "explain", "seed"],
+  ...["up", "proxy", "sidecar", "explain", "seed", "backup"],
   ...["status", "drain", "undrain", "leave", "doctor"],
 ];
 
