@@ -20,7 +20,7 @@ import type { Memory } from "../core/cluster/memory.ts";
 import { readPlay } from "../core/cluster/plays.ts";
 import type { Clock } from "../core/service/clock.ts";
 import type { Log } from "../core/service/log.ts";
-import { repeat } from "../core/service/loop.ts";
+import { rest } from "../core/service/loop.ts";
 import { type Store, StoreUnavailable } from "../core/store/store.ts";
 import type { Attendant, Attended } from "./attendant.ts";
 import { type BalanceUser, decideBalance } from "./balance.ts";
@@ -57,7 +57,9 @@ export interface BalancerParts {
   readonly homeStayMs: number;
 }
 
+/** While a replica is drained; what else there is to do can wait for the longer one. */
 const stepIntervalMs = 200;
+const quietStepIntervalMs = 1000;
 const balanceIntervalMs = 2000;
 const quietBalanceIntervalMs = 20_000;
 /** After a change of the view, and the wait for people to return, it is looked at often for so long. */
@@ -100,6 +102,8 @@ export class Balancer {
   /** Moves at a boundary that this step may still bring. */
   #boundaryMoves = 0;
   #seenVersion = -1;
+  /** Begins the next step: a drain was ordered. */
+  #wake = new AbortController();
   #changedMs = 0;
 
   constructor(parts: BalancerParts) {
@@ -158,6 +162,7 @@ export class Balancer {
         const heardMs = clock.monotonicMs();
         this.#drains.set(name, { order, heardMs, told: "", isForced: false });
         this.#parts.leave(name, false);
+        this.#wake.abort();
       }
     }
     for (const name of this.#drains.keys()) {
@@ -172,18 +177,28 @@ export class Balancer {
     return watcher.running > 0 || this.#parts.clock.monotonicMs() - watcher.lastMs < playingKeepMs;
   }
 
-  run(signal: AbortSignal): Promise<void> {
-    return repeat(stepIntervalMs, signal, async () => {
-      this.#boundaryMoves = playMovesPerStep;
-      for (const [replica, drain] of [...this.#drains]) await this.#drain(replica, drain);
-      const nowMs = this.#parts.clock.monotonicMs();
-      if (nowMs - this.#balancedMs < this.#balancePauseMs(nowMs)) return;
-      this.#balancedMs = nowMs;
-      // A note that came with the whole store, or before its replica was known, is read here.
-      this.readConditions();
-      this.#forgetWatchers(nowMs);
-      this.#movedLast = await this.#balance(nowMs);
-    });
+  async run(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      this.#wake = new AbortController();
+      await this.#step();
+      const isDraining = this.#drains.size > 0;
+      await rest(
+        isDraining ? stepIntervalMs : quietStepIntervalMs,
+        AbortSignal.any([signal, this.#wake.signal]),
+      );
+    }
+  }
+
+  async #step(): Promise<void> {
+    this.#boundaryMoves = playMovesPerStep;
+    for (const [replica, drain] of [...this.#drains]) await this.#drain(replica, drain);
+    const nowMs = this.#parts.clock.monotonicMs();
+    if (nowMs - this.#balancedMs < this.#balancePauseMs(nowMs)) return;
+    this.#balancedMs = nowMs;
+    // A note that came with the whole store, or before its replica was known, is read here.
+    this.readConditions();
+    this.#forgetWatchers(nowMs);
+    this.#movedLast = await this.#balance(nowMs);
   }
 
   /** Often while something may follow from what changed; seldom else, since it looks at every login. */

@@ -15,6 +15,7 @@ import {
 import type { HealthAnswer, JellyfinClient } from "../core/jellyfin/client.ts";
 import type { Clock } from "../core/service/clock.ts";
 import type { Log } from "../core/service/log.ts";
+import { restMs } from "../core/service/loop.ts";
 import type { Metrics } from "../core/service/metrics.ts";
 
 export interface HealthOptions {
@@ -178,7 +179,7 @@ export class Health {
       // A server on its way up is asked more often: every moment of it somebody may be waiting.
       const waitMs = state.state === "ready" ? probeIntervalMs : Math.min(probeIntervalMs, 250);
       await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, waitMs);
+        const timer = setTimeout(resolve, restMs(waitMs, performance.now()));
         watched.wake = () => {
           clearTimeout(timer);
           resolve();

@@ -33,6 +33,7 @@ const messageReadBytes = 64 * 1024;
 const bytesReadBytes = 1024 * 1024;
 const waitingLimit = 4096;
 const headLimitBytes = 64 * 1024;
+const lookIntervalMs = 100;
 
 /**
  * What runs over a link, in no order. An array whose last entry fills a gap, not a Set: the tables that a
@@ -41,8 +42,19 @@ const headLimitBytes = 64 * 1024;
  */
 export class RunningList {
   readonly #list: Running[] = [];
+  readonly #onFirst: () => void;
+
+  /** `onFirst` is called when the list was empty and is no longer. */
+  constructor(onFirst: () => void = () => undefined) {
+    this.#onFirst = onFirst;
+  }
+
+  get isEmpty(): boolean {
+    return this.#list.length === 0;
+  }
 
   add(running: Running): void {
+    if (this.#list.length === 0) this.#onFirst();
     running.index = this.#list.length;
     this.#list.push(running);
   }
@@ -64,10 +76,16 @@ export class Link {
   readonly config: ReplicaConfig;
   readonly message: WirePool;
   readonly bytes: WirePool;
-  readonly running = new RunningList();
+  readonly running: RunningList;
 
-  constructor(config: ReplicaConfig, limits: LinkLimits, now: () => number) {
+  constructor(
+    config: ReplicaConfig,
+    limits: LinkLimits,
+    now: () => number,
+    onBusy: () => void = () => undefined,
+  ) {
     this.config = config;
+    this.running = new RunningList(onBusy);
     const shared = {
       origin: config.origin,
       connectionsLimit: limits.replicaConnectionsLimit,
@@ -93,6 +111,9 @@ export class Links {
   readonly #now: () => number;
   readonly #suspect: (replica: string) => void;
   #view: ClusterView | undefined;
+  /** Runs while anything does. */
+  #lookTimer: NodeJS.Timeout | undefined;
+  #isClosed = false;
 
   constructor(limits: LinkLimits, now: () => number, suspect: (replica: string) => void) {
     this.#limits = limits;
@@ -117,7 +138,7 @@ export class Links {
     for (const [name, { config, state, reason }] of view.replicas) {
       let link = this.#links.get(name);
       if (link === undefined) {
-        link = new Link(config, this.#limits, this.#now);
+        link = new Link(config, this.#limits, this.#now, this.#lookSoon);
         this.#links.set(name, link);
       }
       if (!isGone(state)) continue;
@@ -131,12 +152,28 @@ export class Links {
     }
   }
 
-  /** Called several times a second: silence starts probes, and idle connections are let go. */
+  /** Lets go of idle connections; called about once a second. */
   sweep(): void {
-    const nowMs = this.#now();
-    for (const [name, link] of this.#links) {
+    for (const link of this.#links.values()) {
       link.message.sweep();
       link.bytes.sweep();
+    }
+  }
+
+  /** While something runs, it is looked at several times a second; a door that nobody uses has no timer. */
+  readonly #lookSoon = (): void => {
+    if (this.#lookTimer !== undefined || this.#isClosed) return;
+    this.#lookTimer = setTimeout(() => {
+      this.#lookTimer = undefined;
+      this.#look();
+      for (const link of this.#links.values()) if (!link.running.isEmpty) this.#lookSoon();
+    }, lookIntervalMs);
+  };
+
+  /** Silence starts probes, and what waits for a server that is gone has an end. */
+  #look(): void {
+    const nowMs = this.#now();
+    for (const [name, link] of this.#links) {
       const state = this.#view?.replicas.get(name)?.state;
       const gone = state !== undefined && isGone(state);
       let isSilent = false;
@@ -152,6 +189,8 @@ export class Links {
   }
 
   close(): void {
+    this.#isClosed = true;
+    clearTimeout(this.#lookTimer);
     for (const link of this.#links.values()) link.close();
     this.#links.clear();
   }

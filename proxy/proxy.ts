@@ -19,6 +19,7 @@ import { verifyMember } from "../core/cluster/member.ts";
 import type { Memory } from "../core/cluster/memory.ts";
 import { readPlay } from "../core/cluster/plays.ts";
 import type { ReplicaConfig } from "../core/cluster/replica.ts";
+import { userAliasesOf } from "../core/cluster/user-aliases.ts";
 import { readyNames, stateOf } from "../core/cluster/view.ts";
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
 import { baseSegmentsOf } from "../core/jellyfin/paths.ts";
@@ -49,6 +50,7 @@ import { headProblem } from "./facts.ts";
 import { clientOrigin, plainAddress, trustedProxies } from "./headers.ts";
 import { Health } from "./health.ts";
 import { Homes } from "./homes.ts";
+import { IdSwaps } from "./id-swaps.ts";
 import { createSocketLane, type SocketLane } from "./lanes/socket.ts";
 import { Links } from "./links.ts";
 import { Logins } from "./logins.ts";
@@ -126,8 +128,7 @@ export interface AssembledProxy {
   boundPort(): number;
 }
 
-const sweepIntervalMs = 100;
-const memorySweepIntervalMs = 1000;
+const sweepIntervalMs = 1000;
 /** What changes is told at once; this is for what others tell, and for a store that went away silently. */
 const meetIntervalMs = 2000;
 const sightTtlMs = 5000;
@@ -167,10 +168,13 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     now: clock.monotonicMs,
     gauge: metrics.segmentMemoryBytes,
   });
+  const aliases = userAliasesOf(memory, seal);
+  const idSwaps = new IdSwaps(aliases);
   const logins = new Logins({
     store,
     memory,
     seal,
+    knownId: (replica, userId) => aliases.knownId(replica, userId),
     log: log.log,
     metrics,
     now: clock.monotonicMs,
@@ -327,6 +331,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     homes,
     logins,
     segments,
+    idSwaps,
     metrics,
     log,
     clock,
@@ -477,22 +482,17 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     {
       name: "sweeps",
       async run(signal) {
-        const linkSweep = setInterval(() => links.sweep(), sweepIntervalMs);
-        const plainSweep = setInterval(
-          () => plain.sweep(),
-          Math.min(1000, config.headersTimeLimitMs / 4, config.keepAliveLimitMs / 4),
+        const plainIntervalMs = Math.min(
+          ...[sweepIntervalMs, config.headersTimeLimitMs / 4, config.keepAliveLimitMs / 4],
         );
-        const memorySweep = setInterval(() => {
-          segments.sweep();
-          memory.forgetExpiredPins(clock.wallMs());
-        }, memorySweepIntervalMs);
-        await new Promise<void>((resolve) => {
-          signal.addEventListener("abort", () => resolve(), { once: true });
-          if (signal.aborted) resolve();
-        });
-        clearInterval(linkSweep);
-        clearInterval(plainSweep);
-        clearInterval(memorySweep);
+        await Promise.all([
+          repeat(plainIntervalMs, signal, async () => plain.sweep()),
+          repeat(sweepIntervalMs, signal, async () => {
+            links.sweep();
+            segments.sweep();
+            memory.forgetExpiredPins(clock.wallMs());
+          }),
+        ]);
         links.close();
       },
     },

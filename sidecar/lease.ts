@@ -23,7 +23,7 @@ import {
 } from "../core/cluster/lease.ts";
 import type { Memory } from "../core/cluster/memory.ts";
 import type { Clock } from "../core/service/clock.ts";
-import { sleep } from "../core/service/loop.ts";
+import { rest, sleep } from "../core/service/loop.ts";
 import {
   type Epoch,
   epochLimit,
@@ -70,6 +70,8 @@ export class LeaseKeeper {
   readonly #parts: LeaseKeeperParts;
   readonly #listeners = new Set<(epoch: Epoch | undefined) => void>();
   readonly #wait: (ms: number, signal: AbortSignal) => Promise<void>;
+  /** Until the next look, which need not be punctual: terms and renewals are told by the clock. */
+  readonly #rest: (ms: number, signal: AbortSignal) => Promise<void>;
   #term: Term | undefined;
   /** The store may count this keeper as the holder. */
   #mayHold = false;
@@ -85,6 +87,7 @@ export class LeaseKeeper {
   constructor(parts: LeaseKeeperParts) {
     this.#parts = parts;
     this.#wait = parts.wait ?? sleep;
+    this.#rest = parts.wait ?? rest;
   }
 
   /**
@@ -154,7 +157,7 @@ export class LeaseKeeper {
         this.#wake = new AbortController();
         const step = this.#step();
         if (step.step === "wait") {
-          await this.#wait(
+          await this.#rest(
             this.#untilNextLook(step.forMs),
             AbortSignal.any([signal, this.#wake.signal]),
           );

@@ -13,7 +13,7 @@ import { drainProgressOf, endDrain, orderDrain } from "../core/cluster/draining.
 import type { Memory } from "../core/cluster/memory.ts";
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
 import type { Clock } from "../core/service/clock.ts";
-import { repeat, sleep } from "../core/service/loop.ts";
+import { rest, sleep } from "../core/service/loop.ts";
 import { type Store, StoreUnavailable } from "../core/store/store.ts";
 
 // ---- One server -------------------------------------------------------------------------------------
@@ -184,6 +184,8 @@ function begun(all: RestartAll, nowMs: number): RestartStep {
 /** A replica's name has no colon, so this is nobody's condition. */
 const restartNoteId = ":restart";
 const looksEveryMs = 500;
+/** While there is no order, which is nearly always. */
+const quietLooksEveryMs = 1000;
 
 export interface RestartPlan {
   readonly replica: string;
@@ -224,17 +226,19 @@ export class Restarter {
     return `all replicas are restarted one after another: ${pending.join(", ")}`;
   }
 
-  run(signal: AbortSignal): Promise<void> {
-    return repeat(looksEveryMs, signal, async () => {
+  async run(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
       const all = this.#known();
-      if (all === undefined || !this.#plan.mayAct()) return;
-      try {
-        await this.#step(all);
-      } catch (error) {
-        // The memory tells that the store is away; what is written there waits until it is back.
-        if (!(error instanceof StoreUnavailable)) throw error;
+      if (all !== undefined && this.#plan.mayAct()) {
+        try {
+          await this.#step(all);
+        } catch (error) {
+          // The memory tells that the store is away; what is written there waits until it is back.
+          if (!(error instanceof StoreUnavailable)) throw error;
+        }
       }
-    });
+      await rest(all === undefined ? quietLooksEveryMs : looksEveryMs, signal);
+    }
   }
 
   async #step(all: RestartAll): Promise<void> {

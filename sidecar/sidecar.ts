@@ -18,7 +18,7 @@ import { proveMember } from "../core/cluster/member.ts";
 import type { Memory } from "../core/cluster/memory.ts";
 import type { HealthAnswer, JellyfinClient } from "../core/jellyfin/client.ts";
 import type { Clock } from "../core/service/clock.ts";
-import { repeat, sleep } from "../core/service/loop.ts";
+import { repeat, rest, sleep } from "../core/service/loop.ts";
 import type { Seal } from "../core/service/seal.ts";
 import { type Epoch, type Member, type Store, StoreUnavailable } from "../core/store/store.ts";
 import type { Tools } from "./act.ts";
@@ -291,7 +291,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     while (!signal.aborted) {
       nextLook = new AbortController();
       await watchServer();
-      await sleep(options.healthIntervalMs, AbortSignal.any([signal, nextLook.signal]));
+      await rest(options.healthIntervalMs, AbortSignal.any([signal, nextLook.signal]));
     }
   }
 

@@ -19,6 +19,26 @@ export function sleep(ms: number, signal: AbortSignal): Promise<void> {
   });
 }
 
+/** Looks that need not be punctual fall on this grid of the process, in ms. */
+const beatMs = 500;
+/** A beat that is this little too late is taken, so that whoever woke a moment early loses no whole one. */
+const beatSlackMs = 50;
+
+/**
+ * How long to wait for a look that is due every `ms` milliseconds, so that all who wait like this wake in
+ * the same moments: each waking of a process that nobody uses costs more than the look. It is at most half
+ * a second less than `ms` and hardly more; what is due within a second keeps its own time.
+ */
+export function restMs(ms: number, nowMs: number): number {
+  if (ms < 2 * beatMs) return ms;
+  return Math.floor((nowMs + ms + beatSlackMs) / beatMs) * beatMs - nowMs;
+}
+
+/** `sleep` for a loop that looks now and then (`restMs`). */
+export function rest(ms: number, signal: AbortSignal): Promise<void> {
+  return sleep(restMs(ms, performance.now()), signal);
+}
+
 export interface BackOffLimits {
   /** The first wait. */
   readonly firstMs: number;
@@ -41,7 +61,7 @@ export function backOffMs(failures: number, limits: BackOffLimits, random: numbe
 }
 
 /**
- * Does `deed` at once and then every `intervalMs` after its last end, until `signal` aborts. Deeds do not
+ * Does `deed` at once and then about every `intervalMs` (`rest`), until `signal` aborts. Deeds do not
  * overlap. What `deed` throws ends the loop and is thrown on: expected failures are its own to handle.
  */
 export async function repeat(
@@ -51,7 +71,7 @@ export async function repeat(
 ): Promise<void> {
   while (!signal.aborted) {
     await deed(signal);
-    await sleep(intervalMs, signal);
+    await rest(intervalMs, signal);
   }
 }
 

@@ -8,7 +8,7 @@
 import type { Memory } from "../../core/cluster/memory.ts";
 import { readSchedule, type TaskSchedule } from "../../core/cluster/tasks.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
-import { sleep } from "../../core/service/loop.ts";
+import { rest } from "../../core/service/loop.ts";
 import { type Note, type Store, StoreUnavailable } from "../../core/store/store.ts";
 import { type ParkPlan, planParking } from "./park.ts";
 import { type SavedTasksKeeper, SavedTasksProblem } from "./saved.ts";
@@ -90,7 +90,7 @@ export class TaskKeeper {
     while (!signal.aborted) {
       this.#wake = new AbortController();
       const done = await this.#look();
-      await sleep(done ? intervalMs : retryMs, AbortSignal.any([signal, this.#wake.signal]));
+      await rest(done ? intervalMs : retryMs, AbortSignal.any([signal, this.#wake.signal]));
     }
     for (const stop of stops) stop();
   }

@@ -20,7 +20,7 @@ import {
   type TaskView,
 } from "../../core/cluster/tasks.ts";
 import { nextDue, readTriggers, startupDelayMs } from "../../core/jellyfin/triggers.ts";
-import { sleep } from "../../core/service/loop.ts";
+import { rest } from "../../core/service/loop.ts";
 import { type Epoch, type Store, StoreUnavailable } from "../../core/store/store.ts";
 import {
   askedRun,
@@ -98,7 +98,7 @@ export class TaskLeader implements TaskDesk {
     while (!signal.aborted) {
       this.#wake = new AbortController();
       const pauseMs = await this.#inTurn(() => this.cycle());
-      await sleep(pauseMs, AbortSignal.any([signal, this.#wake.signal]));
+      await rest(pauseMs, AbortSignal.any([signal, this.#wake.signal]));
     }
     stop();
   }

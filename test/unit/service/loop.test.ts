@@ -3,7 +3,7 @@
 import { getEventListeners } from "node:events";
 import { expect, test } from "vitest";
 import { AssertionFailed, assert, must } from "../../../core/service/assert.ts";
-import { backOffMs, repeat, retry, sleep } from "../../../core/service/loop.ts";
+import { backOffMs, repeat, restMs, retry, sleep } from "../../../core/service/loop.ts";
 
 test("a sleeper wakes when its signal aborts", async () => {
   const controller = new AbortController();
@@ -57,4 +57,29 @@ test("what cannot be is an assertion that failed", () => {
   expect(() => assert(false, "the sum is wrong")).toThrow(AssertionFailed);
   expect(() => must(undefined, "there is one")).toThrow("there is one");
   expect(must(0, "there is one")).toBe(0);
+});
+
+test("loops that rest for a second or longer wake in the same moments", () => {
+  const wakeTimes = [1000, 2500, 10_000].flatMap((intervalMs) => {
+    // Each began at another moment, and its deed takes a while.
+    let nowMs = 123.4 + intervalMs / 7;
+    return Array.from({ length: 20 }, () => {
+      nowMs += restMs(intervalMs, nowMs);
+      const wokenMs = nowMs;
+      nowMs += 7.5;
+      return wokenMs;
+    });
+  });
+  expect(wakeTimes.filter((wokenMs) => wokenMs % 500 !== 0)).toEqual([]);
+});
+
+test("a loop that woke a moment too early or too late keeps its pace", () => {
+  expect(restMs(1000, 4999.6)).toBeCloseTo(1000.4);
+  expect(restMs(1000, 5300)).toBe(700);
+  expect(restMs(1000, 5030)).toBe(970);
+});
+
+test("what is due within a second keeps its own time", () => {
+  expect(restMs(999, 5030)).toBe(999);
+  expect(restMs(0, 5030)).toBe(0);
 });
