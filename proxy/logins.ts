@@ -27,6 +27,8 @@ export interface LoginsOptions {
   readonly log: Log;
   readonly metrics: Metrics;
   readonly now: () => number;
+  /** What clients call the user whom that replica knows by an id. */
+  readonly knownId: (replica: string, userId: string) => string;
   /** Names of all configured replicas: who has to hear of a revocation. */
   readonly replicaNames: () => readonly string[];
   /** The ready replicas with clients for our own calls. */
@@ -187,7 +189,7 @@ export class Logins {
     const { readyClients, now, unknownLimit } = this.#options;
     const asked = [...readyClients()].map(async ([replica, client]) => ({
       replica,
-      answer: await client.me(token),
+      answer: this.#known(replica, await client.me(token)),
     }));
     const accepted = await firstAccepted(asked);
     if (accepted === undefined) {
@@ -210,6 +212,12 @@ export class Logins {
         });
     }
     return identity;
+  }
+
+  #known(replica: string, answer: MeAnswer): MeAnswer {
+    if (answer.outcome !== "ok") return answer;
+    const { user } = answer;
+    return { ...answer, user: { ...user, id: this.#options.knownId(replica, normalId(user.id)) } };
   }
 
   async #adopt(

@@ -13,6 +13,7 @@ import type { Attendant } from "./attendant.ts";
 import type { TrustedProxies } from "./headers.ts";
 import type { Health } from "./health.ts";
 import type { Homes } from "./homes.ts";
+import type { IdSwaps } from "./id-swaps.ts";
 import type { Links } from "./links.ts";
 import type { Logins } from "./logins.ts";
 import type { SegmentMemory } from "./segments.ts";
@@ -50,6 +51,7 @@ export interface DoorParts {
   readonly homes: Homes;
   readonly logins: Logins;
   readonly segments: SegmentMemory;
+  readonly idSwaps: IdSwaps;
   readonly metrics: Metrics;
   readonly log: OpenLog;
   readonly clock: Clock;

@@ -14,6 +14,7 @@ import { watchedForSize } from "./body.ts";
 import { Bounded } from "./bounded.ts";
 import type { RequestFacts } from "./facts.ts";
 import { cookieHeader, plainUpstreamHead, upstreamHead } from "./headers.ts";
+import { answered, requestBody, requestText } from "./id-swaps.ts";
 import type { Job } from "./job.ts";
 import { type Attempt, type LaneOutcome, Relay } from "./lanes/relay.ts";
 import { fetchSegment, refusalOf, sendSegment } from "./lanes/segment.ts";
@@ -22,6 +23,9 @@ import type { Link } from "./links.ts";
 import type { DoorParts } from "./parts.ts";
 import type { Placing } from "./placing.ts";
 import { asDoubtfulImage, tooLarge } from "./reply.ts";
+
+/** The largest answer in which ids are put in place of others. */
+const swapLimitBytes = 8 * 1024 * 1024;
 
 export class Sending {
   readonly #parts: DoorParts;
@@ -52,15 +56,27 @@ export class Sending {
     const { facts, client } = job;
     const name = link.config.name;
     const rewritten = this.#rewritten(job, name);
-    const body = rewritten?.body ?? job.body;
+    const swap = this.#parts.idSwaps.of(name, job.identity);
+    const path = rewritten?.path ?? facts.path;
+    const ownBody = rewritten?.body ?? job.body;
+    const body =
+      swap === undefined
+        ? ownBody
+        : requestBody(swap, ownBody, client.head.headers["content-type"] ?? "");
+    const rawQuery =
+      swap === undefined
+        ? rewritten?.rawQuery
+        : requestText(swap, rewritten?.rawQuery ?? facts.rawQuery);
     const asked = {
       method: facts.method,
-      path: rewritten?.path ?? facts.path,
+      path: swap === undefined ? path : requestText(swap, path),
       rawHeaders: client.head.rawHeaders,
-      swapped: this.swapped(job, name, rewritten?.rawQuery),
+      swapped: this.swapped(job, name, rawQuery),
       origin: facts.origin,
       bodyLength: body?.length ?? (mayHaveBody(facts.method) ? 0 : undefined),
-      plainAnswer: facts.route.gives !== "none" && facts.route.lane === "message",
+      // What is compressed cannot be looked into.
+      plainAnswer:
+        (facts.route.gives !== "none" || swap !== undefined) && facts.route.lane === "message",
       whole: whole || (facts.route.kind === "image" && !this.#knowsTag(job, name)),
       range: rest?.range,
     };
@@ -129,12 +145,21 @@ export class Sending {
     const { limits } = this.#parts;
     const { route } = job.facts;
     const holds = route.lane === "message" || route.lane === "playlist";
+    const { idSwaps } = this.#parts;
+    // An answer that is streamed cannot be looked into: while ids differ, larger ones are held.
+    const limitBytes = idSwaps.areNeeded
+      ? Math.max(limits.responseBufferLimitBytes, swapLimitBytes)
+      : limits.responseBufferLimitBytes;
     return new Relay({
       client: job.client,
-      holdLimitBytes: holds ? limits.responseBufferLimitBytes : 0,
+      holdLimitBytes: holds ? limitBytes : 0,
       onHead: (head) => {
         if (route.kind === "image" && !this.#knowsTag(job, job.replica)) asDoubtfulImage(head);
         this.addHeaders(job, head.headers);
+      },
+      onWhole: (reply) => {
+        const swap = idSwaps.of(job.replica, job.identity);
+        return swap === undefined ? reply : answered(swap, reply);
       },
     });
   }

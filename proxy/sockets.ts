@@ -1,6 +1,7 @@
 // The door as the socket lane sees it: where a client's WebSocket belongs now, with the token of its
 // identity there, and what has to be said there first.
 
+import { swapIdsIn } from "../core/cluster/id-swap.ts";
 import { isGone } from "../core/cluster/replica.ts";
 import type { ClusterView } from "../core/cluster/view.ts";
 import type { Sessions } from "./attendants/sessions.ts";
@@ -44,6 +45,12 @@ export function createSocketHost(
     }),
     ...(showUserData !== undefined && { showUserData }),
     showTasks: (text) => shownTaskMessage(text, memory),
+    showIds(replica, identityKey, data) {
+      const { idSwaps } = parts;
+      if (!idSwaps.areNeeded) return data;
+      const swap = idSwaps.of(replica, memory.identities.get(identityKey ?? ""));
+      return swap === undefined ? data : swapIdsIn(data, swap.fromHere);
+    },
     standing: (asked) => standingOf(parts, asked),
     async recognise(asked) {
       const facts = door.handshakes.socketFacts(asked);

@@ -36,6 +36,8 @@ export interface RelayOptions {
   readonly holdLimitBytes: number;
   /** Changes the head before it is sent or held. */
   readonly onHead?: ((head: ResponseHead) => void) | undefined;
+  /** Changes a whole answer that was held, before anybody looks at it. */
+  readonly onWhole?: ((reply: HeldReply) => HeldReply) | undefined;
 }
 
 /** Refusals may be one replica's own opinion, so they are held until somebody decides. */
@@ -168,7 +170,8 @@ export class RelayAttempt implements WireSink {
     if (this.#mode === "holding" && head !== undefined) {
       const body =
         this.#pieces.length === 1 ? (this.#pieces[0] ?? empty) : Buffer.concat(this.#pieces);
-      const reply: HeldReply = { head, body };
+      const whole: HeldReply = { head, body };
+      const reply = this.#options.onWhole?.(whole) ?? whole;
       this.#relay.held = reply;
       if (isDoubtful(head.status)) this.#settle({ kind: "refused", status: head.status });
       else {

@@ -56,6 +56,8 @@ export interface SocketHost {
   readonly showTasks?: (text: string) => string;
   /** A server's message about its user's data, without what a single server would not have sent. */
   readonly showUserData?: (replica: string, text: string) => string | undefined;
+  /** A server's message with the ids that this identity's clients know; the same where they are the server's. */
+  readonly showIds?: (replica: string, identityKey: string | undefined, data: Buffer) => Buffer;
   /** The sessions of the whole cluster, for those who subscribed to them. */
   readonly sessions?: SocketSessions;
   /** What is known of the token the socket came with, without waiting. */

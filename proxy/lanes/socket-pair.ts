@@ -55,6 +55,8 @@ export interface PairOwner {
   showsTasks(text: string): string;
   /** What a replica says of its user's data, as the client is to hear it; undefined: not at all. */
   showsUserData(pair: SocketPair, text: string): string | undefined;
+  /** A replica's message with the ids that clients know. */
+  showsIds(pair: SocketPair, data: Buffer): Buffer;
   /** A replica's list of sessions, which its client is told when the others' are in it; false: as it is. */
   tellsSessions(pair: SocketPair, text: string): boolean;
   /** The replica's socket closed or broke, and the client is still there. */
@@ -317,9 +319,10 @@ export class SocketPair {
 
   // ---- What the replica says ------------------------------------------------------------------------
 
-  fromUpstream(upstream: UpstreamSocket, data: Buffer, isBinary: boolean): void {
+  fromUpstream(upstream: UpstreamSocket, said: Buffer, isBinary: boolean): void {
     if (upstream === this.#upstream) this.#upstreamHeardMs = this.#owner.nowMs();
     if (this.isOver) return;
+    const data = isBinary ? said : this.#owner.showsIds(this, said);
     if (!isBinary) {
       const isLong = data.length > readLengthMax;
       const type = isLong ? longMessageType(data) : messageType(data.toString("utf8"));

@@ -437,6 +437,11 @@ class Lane implements SocketLane, PairOwner {
     return showUserData === undefined ? text : showUserData(replica, text);
   }
 
+  showsIds({ replica, identityKey }: SocketPair, data: Buffer): Buffer {
+    const { showIds } = this.#parts.host;
+    return showIds === undefined ? data : showIds(replica, identityKey, data);
+  }
+
   tellsSessions(pair: SocketPair, text: string): boolean {
     return this.#sessions?.heard(pair, text) === true;
   }
