@@ -112,6 +112,9 @@ const readBatch = 500;
 /** How often load() begins anew when the feed was trimmed or replaced while it read. */
 const loadTriesMax = 5;
 
+/** How much longer a follower of the journal waits than one of the feed: both are idle together. */
+const journalIdleFactor = 4;
+
 /** How long a connection that we end may take to say goodbye before it is cut, in ms. */
 const disconnectLimitMs = 200;
 
@@ -343,15 +346,18 @@ function redisStore(
     return snapshotOf(state, end.nowMs, textOfPosition(position));
   }
 
+  const journal = redisJournal({
+    run: (verb, scriptKeys, values) => link.run(verb, scriptKeys, values),
+    onOwnConnection: (signal, work) =>
+      onOwnConnection(followOptions, limits.callLimitMs, signal, closing.signal, work, link),
+    keys,
+    limits,
+    // What a silent connection hides is told by the common one, and what somebody emptied by the feed.
+    followIdleMs: followIdleMs * journalIdleFactor,
+  });
+
   return {
-    ...redisJournal({
-      run: (verb, scriptKeys, values) => link.run(verb, scriptKeys, values),
-      onOwnConnection: (signal, work) =>
-        onOwnConnection(followOptions, limits.callLimitMs, signal, closing.signal, work),
-      keys,
-      limits,
-      followIdleMs,
-    }),
+    ...journal,
 
     kind: "redis",
 
@@ -372,14 +378,21 @@ function redisStore(
       throw new StoreUnavailable("the store changes faster than it can be read");
     },
 
-    follow(position, onChanges, signal) {
-      return follow(
+    async follow(position, onChanges, signal) {
+      const ended = await follow(
         { options: followOptions, keys, callLimitMs: limits.callLimitMs, followIdleMs },
         position,
         onChanges,
         signal,
         closing.signal,
       );
+      // Whatever befell the feed befell the journal, whose followers wait longer: asking tells them.
+      if (ended === "lost") {
+        journal.journalEnds().catch(() => {
+          // It is away again, which ends those who follow it.
+        });
+      }
+      return ended;
     },
 
     async recordLogin(login) {
@@ -620,6 +633,7 @@ class Link {
   #connection = 0;
   #lastError: unknown;
   #closed = false;
+  readonly #breakListeners = new Set<() => void>();
 
   constructor(options: ConnectionOptions, callLimitMs: number) {
     this.client = new Redis(options);
@@ -627,6 +641,9 @@ class Link {
     this.client.on("ready", () => {
       this.#connection += 1;
       this.#lastError = undefined;
+    });
+    this.client.on("close", () => {
+      for (const tell of [...this.#breakListeners]) tell();
     });
     // Each call that fails tells its own caller; here only the reason is kept for the next of them.
     this.client.on("error", (error: unknown) => {
@@ -650,6 +667,12 @@ class Link {
       // It is away for now. The client goes on dialling, and calls fail until it is there.
     }
     return undefined;
+  }
+
+  /** Calls `tell` each time the connection breaks or is given up; answers how to end that. */
+  onBreak(tell: () => void): () => void {
+    this.#breakListeners.add(tell);
+    return () => this.#breakListeners.delete(tell);
   }
 
   /** Runs a script. */
@@ -829,7 +852,8 @@ interface FollowSettings {
 
 /**
  * Does work that waits for news on a connection of its own, because a blocking read holds its connection, until
- * `signal` aborts or the store is closed. Rejects with StoreUnavailable when Redis went away.
+ * `signal` aborts or the store is closed. Rejects with StoreUnavailable when Redis went away; where `witness` is
+ * given also when that connection broke: it is in use, while this one may be silent for long.
  */
 async function onOwnConnection(
   options: ConnectionOptions,
@@ -837,6 +861,7 @@ async function onOwnConnection(
   signal: AbortSignal,
   closing: AbortSignal,
   work: (own: OwnConnection) => Promise<"lost" | "ended">,
+  witness?: Link,
 ): Promise<"aborted" | "lost"> {
   if (signal.aborted) return "aborted";
   if (closing.aborted) throw new StoreUnavailable("the store is closed");
@@ -852,6 +877,7 @@ async function onOwnConnection(
   // Taken off again at the end: while Redis is away, following is begun many times under the same signals.
   signal.addEventListener("abort", end, { once: true });
   closing.addEventListener("abort", end, { once: true });
+  const forgetWitness = witness?.onBreak(end);
 
   /** The answer in a box, or undefined when following was ended meanwhile. */
   async function ask<Answer>(
@@ -882,8 +908,10 @@ async function onOwnConnection(
     const result = isConnected ? await work(own) : "ended";
     if (result === "lost") return "lost";
     if (signal.aborted) return "aborted";
-    throw new StoreUnavailable("the store is closed");
+    if (closing.aborted) throw new StoreUnavailable("the store is closed");
+    throw new StoreUnavailable("the connection to Redis broke");
   } finally {
+    forgetWitness?.();
     signal.removeEventListener("abort", end);
     closing.removeEventListener("abort", end);
     client.disconnect();

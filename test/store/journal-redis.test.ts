@@ -9,7 +9,7 @@ import { openRedisStore, type RedisStore } from "../../core/store/redis.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
 import { beginningOf, journalFollower, names, readAll } from "./journals.ts";
-import { defaultLimits, sleep } from "./worlds.ts";
+import { defaultLimits, follower, sleep } from "./worlds.ts";
 
 const callLimitMs = 400;
 /** What a timer and a busy machine may add to a limit. */
@@ -83,13 +83,28 @@ describe("when Redis is emptied", () => {
   });
 
   test("followers are told also when nobody writes again", async () => {
-    const store = await open(200);
+    const store = await open(50);
     await store.appendJournal(names(1, 3));
     const following = journalFollower(store, await beginningOf(store));
     await following.until(() => following.entries.length === 3);
     await admin.flushall();
     const beganMs = performance.now();
     expect(await following.result).toBe("lost");
+    expect(performance.now() - beganMs).toBeLessThan(200 + slackMs);
+  });
+
+  test("followers are told as soon as those of the feed are", async () => {
+    const store = await open(200);
+    await store.appendJournal(names(1, 3));
+    const following = journalFollower(store, await beginningOf(store));
+    await following.until(() => following.entries.length === 3);
+    const feed = follower(store, (await store.load()).position);
+    await sleep(50);
+    await admin.flushall();
+    const beganMs = performance.now();
+    expect(await feed.result).toBe("lost");
+    expect(await following.result).toBe("lost");
+    // By itself it would have waited four times as long.
     expect(performance.now() - beganMs).toBeLessThan(200 + slackMs);
   });
 
@@ -277,16 +292,31 @@ describe("a journal under load", () => {
     await expect(store.appendJournal(["entry 2"])).rejects.toThrow(StoreUnavailable);
     expect(performance.now() - beganMs).toBeLessThan(callLimitMs + slackMs);
     server.thaw();
+    await expect(following.result).rejects.toThrow(StoreUnavailable);
     await untilAvailable(() => store.appendJournal(["entry 2"]));
     // It was written twice: Redis had the first in its buffers. Each comes once.
-    await following.until(() => following.entries.length >= 3);
-    await sleep(50);
-    expect(following.entries.map(({ value }) => value)).toEqual(["entry 1", "entry 2", "entry 2"]);
-    await following.stop();
+    const { entries } = await readAll(store, await beginningOf(store));
+    expect(entries.map(({ value }) => value)).toEqual(["entry 1", "entry 2", "entry 2"]);
+  });
+
+  test("is followed anew when the connection that is in use breaks, however long the other may be silent", async () => {
+    const store = await open();
+    const cursor = await store.appendJournal(["entry 1"]);
+    const following = journalFollower(store, cursor);
+    await following.until(() => following.calls === 1);
+    const clients = String(await admin.client("LIST")).split("\n");
+    for (const client of clients.filter((one) => / name=jellybloom /.test(one))) {
+      await admin.client("KILL", "ID", /^id=(\d+)/.exec(client)?.[1] ?? "");
+    }
+    await expect(following.result).rejects.toThrow(StoreUnavailable);
+    await untilAvailable(() => store.appendJournal(["entry 2"]));
+    const again = journalFollower(store, following.cursor);
+    await again.until(() => again.entries.length === 1);
+    expect(await again.stop()).toBe("aborted");
   });
 
   test("costs two commands for each idle time of a follower", async () => {
-    const store = await open(100);
+    const store = await open(25);
     await store.appendJournal(["entry 1"]);
     const following = journalFollower(store, await beginningOf(store));
     await following.until(() => following.entries.length === 1);
