@@ -16,6 +16,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { startBackend } from "./backend.ts";
 import { type ContenderName, contenderNames, ownEntry } from "./contenders.ts";
+import { measureJournal } from "./journal.ts";
 import {
   type Amounts,
   type Bench,
@@ -44,6 +45,7 @@ const measureNames = [
   "sockets",
   "flat",
   "store",
+  "journal",
 ] as const;
 type MeasureName = (typeof measureNames)[number];
 
@@ -65,6 +67,7 @@ const fullAmounts: Amounts = {
   flatRequests: 200_000,
   flatLeavers: 1_000,
   placedRequests: 10_000,
+  journalledWrites: 1_000,
 };
 
 const quickAmounts: Amounts = {
@@ -82,6 +85,7 @@ const quickAmounts: Amounts = {
   flatWarmupRequests: 20_000,
   flatRequests: 20_000,
   flatLeavers: 100,
+  journalledWrites: 200,
 };
 
 interface Plan {
@@ -276,6 +280,7 @@ async function measureAll(bench: Bench, plan: Plan): Promise<Outcome> {
   await attempt("viewers", wants("viewers") && alone, () => measureViewers(bench));
   await attempt("flat", wants("flat") && alone, () => measureFlat(bench));
   await attempt("store", wants("store") && alone, () => measureStore(bench));
+  await attempt("journal", wants("journal") && alone, () => measureJournal(bench));
   const inSockets: ContenderName[] = ["nginx-tuned", "haproxy", "http-proxy"];
   if (alone) inSockets.push("jellybloom");
   await attempt("sockets", wants("sockets"), () =>

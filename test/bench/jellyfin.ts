@@ -66,6 +66,15 @@ server.on("upgrade", (request, socket, head) => {
 server.keepAliveTimeout = 120_000;
 server.listen(options.port, "127.0.0.1", 4_096);
 
+/** What this server knows of every item: nothing, and nobody can change it. */
+const userData = {
+  PlaybackPositionTicks: 0,
+  PlayCount: 0,
+  IsFavorite: false,
+  Played: false,
+  Key: "bench",
+};
+
 interface Answer {
   readonly status: number;
   readonly body?: unknown;
@@ -95,6 +104,10 @@ function route(method: string, url: URL, who: Credentials, body: string): Answer
       return exchange(String(JSON.parse(body || "{}").Secret));
   }
   if (!known) return { status: 401 };
+  if (method === "POST" && path === "/sessions/playing/stopped") return { status: 204 };
+  if (/^\/useritems\/[0-9a-f]{32}\/userdata$/.test(path)) {
+    return { status: 200, body: { ...userData, ItemId: path.split("/")[2] } };
+  }
   switch (`${method} ${path}`) {
     case "GET /system/info":
       return { status: 200, body: { ...publicInfo(), HasPendingRestart: false } };

@@ -55,6 +55,7 @@ export interface Amounts {
   readonly flatRequests: number;
   readonly flatLeavers: number;
   readonly placedRequests: number;
+  readonly journalledWrites: number;
 }
 
 export interface Bench {
@@ -494,7 +495,16 @@ export interface StoreResult {
 /** Redis commands that this proxy sends because of requests of a user who has been placed. */
 export async function measureStore(bench: Bench): Promise<StoreResult> {
   bench.say("store round trips of placed requests");
-  const directory = join(bench.setup.directory, "redis");
+  return await withRedis(bench, "redis", countCommands);
+}
+
+/** Runs this proxy with a Redis of its own, in that folder, for as long as `measure` takes. */
+export async function withRedis<Result>(
+  bench: Bench,
+  folder: string,
+  measure: (bench: Bench, entrant: Entrant, redis: Redis) => Promise<Result>,
+): Promise<Result> {
+  const directory = join(bench.setup.directory, folder);
   mkdirSync(directory, { recursive: true });
   const port = await freePort();
   const server = start({
@@ -512,7 +522,7 @@ export async function measureStore(bench: Bench): Promise<StoreResult> {
     await waitUntil(server, "answering", 10_000, async () => (await redis.ping()) === "PONG");
     const entrant = await enter(bench, "jellybloom", { redisUrl: `redis://127.0.0.1:${port}` });
     try {
-      return await countCommands(bench, entrant, redis);
+      return await measure(bench, entrant, redis);
     } finally {
       await end(entrant.running);
     }
@@ -522,7 +532,11 @@ export async function measureStore(bench: Bench): Promise<StoreResult> {
   }
 }
 
-async function countCommands(bench: Bench, entrant: Entrant, redis: Redis): Promise<StoreResult> {
+export async function countCommands(
+  bench: Bench,
+  entrant: Entrant,
+  redis: Redis,
+): Promise<StoreResult> {
   await wrk(bench, entrant, 1);
   const idleSeconds = 6;
   const first = await commandsOf(redis);

@@ -3,6 +3,7 @@
 // is neither kept nor broken.
 
 import { type ContenderName, contenderNames, titles } from "./contenders.ts";
+import type { JournalResult } from "./journal.ts";
 import type {
   FlatResult,
   IdleResult,
@@ -25,6 +26,7 @@ export interface Results {
   readonly sockets?: ReadonlyMap<ContenderName, SocketResult>;
   readonly flat?: FlatResult;
   readonly store?: StoreResult;
+  readonly journal?: JournalResult;
 }
 
 export interface Circumstances {
@@ -66,6 +68,7 @@ export function verdictsOf(results: Results): Verdict[] {
     ...socketVerdicts(results.sockets),
     ...flatVerdicts(results.flat),
     ...storeVerdicts(results.store),
+    ...journalVerdicts(results.journal),
   ];
 }
 
@@ -145,6 +148,20 @@ function storeVerdicts(result: StoreResult | undefined): Verdict[] {
       bound: "< 0.001 commands a request",
       measured: `${perRequest.toFixed(4)} over ${result.requests} requests`,
       kept: perRequest < 0.001,
+    },
+  ];
+}
+
+function journalVerdicts(result: JournalResult | undefined): Verdict[] {
+  if (result === undefined) return [];
+  const perRead = result.reads.commands / result.reads.requests;
+  return [
+    verdict("journalled write: added latency, median", result.addedMs, 3, "ms", 2),
+    {
+      promise: "journal: a read costs the store nothing",
+      bound: "< 0.001 commands a request",
+      measured: `${perRead.toFixed(4)} over ${result.reads.requests} requests`,
+      kept: perRead < 0.001,
     },
   ];
 }
@@ -270,7 +287,7 @@ function latencyTable(latency: LatencyResult): string {
 
 function alone(results: Results): string[] {
   const parts: string[] = [];
-  const { idle, sockets, viewers, flat, store } = results;
+  const { idle, sockets, viewers, flat, store, journal } = results;
   if (idle !== undefined) {
     const rows = contenderNames
       .filter((name) => idle.residentBytes.has(name))
@@ -293,6 +310,7 @@ function alone(results: Results): string[] {
     viewers && viewersSentence(viewers),
     flat && flatSentence(flat),
     store && storeSentence(store),
+    journal && journalSentence(journal),
   ];
   const said = sentences.filter((sentence) => sentence !== undefined);
   if (said.length > 0) parts.push("### This proxy alone", said.join("\n"));
@@ -319,6 +337,12 @@ function storeSentence(result: StoreResult): string {
   const beyond = `${result.commands.toFixed(0)} commands beyond the idle rate`;
   const idle = `${result.idleCommandsPerSecond.toFixed(1)} a second`;
   return `* With Redis, ${result.requests} placed requests: ${beyond} of ${idle}.`;
+}
+
+function journalSentence(result: JournalResult): string {
+  const without = `${result.plainMs.toFixed(2)} ms without an intent`;
+  const withOne = `${result.journalledMs.toFixed(2)} ms with one (99th percentile ${result.journalledP99Ms.toFixed(2)} ms)`;
+  return `* A report that a play has ended, ${result.writes} times each way: ${without}, ${withOne}.`;
 }
 
 const beginMarker = "<!-- bench: what follows is written by npm run bench -->";
