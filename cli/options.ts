@@ -240,6 +240,15 @@ const tasks = {
       "In percent: a library scan that would drop more of the items in one media folder than this is" +
       " held, and said. 100: none is held for it.",
   }),
+  libraryCheckIntervalMs: option({
+    name: "library-check-interval",
+    section: "Tasks",
+    type: durationMs(0, 24 * 60 * minute),
+    default: "5m",
+    description:
+      "How often the leader compares what the servers have in their libraries. One that differs is told of," +
+      " and scanned once its media are whole. 0: never.",
+  }),
 } satisfies OptionTable;
 
 // ---- up and proxy: the door -------------------------------------------------------------------------

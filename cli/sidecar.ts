@@ -21,8 +21,10 @@ import { createOffice, readRestartState } from "../sidecar/api.ts";
 import { doctorRoute } from "../sidecar/doctor/doctor.ts";
 import { gatherFacts } from "../sidecar/facts.ts";
 import { differences, findings } from "../sidecar/findings.ts";
+import { DriftWatch } from "../sidecar/library/drift-watch.ts";
 import { Peers } from "../sidecar/peers.ts";
 import { createDonor } from "../sidecar/seed/donor.ts";
+import { journalMetrics } from "../sidecar/journal/journal.ts";
 import {
   callLimitFor,
   createSidecar,
@@ -138,6 +140,14 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
     onStart: (outcome) => metrics.taskStarts[outcome].add(),
     onHeld: (count) => metrics.tasksHeld.set(count),
   });
+  const libraries = new DriftWatch({
+    ...{ replica: config.name, client, store, memory, log, lease: sidecar.lease },
+    ...{ wallMs: systemClock.wallMs, monotonicMs },
+    peers: () => peers.clients,
+    hands: () => tasks.allHands(),
+    intervalMs: config.libraryCheckIntervalMs,
+    onDrift: (items) => metrics.libraryDriftItems.set(items),
+  });
 
   const proofs = seal.createProofVerifier({
     windowMs: proofWindowMs,
@@ -228,6 +238,7 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
     { name: "memory", run: (signal) => memory.run(signal) },
     { name: "sidecar", run: (signal) => sidecar.run(signal) },
     { name: "tasks", run: (signal) => tasks.run(signal) },
+    { name: "libraries", run: (signal) => libraries.run(signal) },
     { name: "office", run: (signal) => office.run(signal) },
   ];
 

@@ -15,7 +15,9 @@ import { createOffice, type Office } from "../sidecar/api.ts";
 import { doctorRoute } from "../sidecar/doctor/doctor.ts";
 import { gatherFacts } from "../sidecar/facts.ts";
 import { findings, isUndecided, type ReplicaFacts } from "../sidecar/findings.ts";
+import { DriftWatch } from "../sidecar/library/drift-watch.ts";
 import { createDonor } from "../sidecar/seed/donor.ts";
+import { journalMetrics } from "../sidecar/journal/journal.ts";
 import {
   callLimitFor,
   createSidecar,
@@ -165,6 +167,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
     }
     if ((config.taskData ?? config.data) === undefined) opened.log.info(notParkedSentence);
     for (const [name, own] of tasks) {
+      services.push(driftService(common, name, own, clients));
       common.notes.push(() => own.desk.held());
       services.push({ name: `tasks of ${name}`, run: (signal) => own.run(signal) });
     }
@@ -174,6 +177,28 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
       }
     });
     return services;
+  }
+
+  /** While this replica's sidecar leads, it looks whether the libraries of all are equal. */
+  function driftService(
+    { opened, store, memory, metrics }: Common,
+    name: string,
+    own: Tasks,
+    clients: ReadonlyMap<string, JellyfinClient>,
+  ): Service {
+    const client = clients.get(name);
+    const sidecar = sidecars.get(name);
+    if (client === undefined || sidecar === undefined) throw new Error(`no sidecar for ${name}`);
+    const others = new Map([...clients].filter(([other]) => other !== name));
+    const watch = new DriftWatch({
+      ...{ replica: name, client, store, memory, log: opened.log, lease: sidecar.lease },
+      ...{ wallMs: systemClock.wallMs, monotonicMs: systemClock.monotonicMs },
+      peers: () => others,
+      hands: () => own.allHands(),
+      intervalMs: config.libraryCheckIntervalMs,
+      onDrift: (items) => metrics.libraryDriftItems.set(items),
+    });
+    return { name: `libraries of ${name}`, run: (signal) => watch.run(signal) };
   }
 
   /** What is asked of this replica's sidecar: its gate, and its part in a restart of all. */

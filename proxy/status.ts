@@ -8,6 +8,7 @@ import {
   type Encodes,
   type ReplicaNotes,
 } from "../core/cluster/condition.ts";
+import { driftSentence, driftsIn } from "../core/cluster/drift.ts";
 import { type Play, readPlay } from "../core/cluster/plays.ts";
 import type { ReplicaState } from "../core/cluster/replica.ts";
 import type { ClusterView } from "../core/cluster/view.ts";
@@ -89,7 +90,12 @@ export function statusOf(facts: StatusFacts): ClusterStatus {
       encodes,
     };
   });
-  const wrong = whatIsWrong(replicas, leader !== undefined, storeAvailable);
+  const wrong = [
+    ...whatIsWrong(replicas, leader !== undefined, storeAvailable),
+    ...[...driftsIn(notes)]
+      .filter(([name]) => view.replicas.has(name))
+      .map(([name, drift]) => driftSentence(name, drift)),
+  ];
   return {
     ok: wrong.length === 0,
     wrong,

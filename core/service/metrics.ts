@@ -309,6 +309,15 @@ export function createMetrics(version: string) {
       "Tasks this process as the leader would start on some replica and does not, such as a scan.",
     ),
 
+    libraryDriftItems: make.gauge(
+      "jellybloom_library_drift_items",
+      "Items that some replica has and another has not, as this process last saw as the leader.",
+    ),
+    listDifferences: make.counter(
+      "jellybloom_list_differences_total",
+      "Playlists and collections that were found to be another on a replica than on the writer's.",
+    ),
+
     leader: make.gauge(
       "jellybloom_leader",
       "1 while a sidecar of this process leads the cluster, else 0.",

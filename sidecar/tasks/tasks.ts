@@ -88,6 +88,11 @@ export class Tasks {
     return this.#hands;
   }
 
+  /** The hands of every replica, this one's included, by name. */
+  allHands(): ReadonlyMap<string, TaskHands | undefined> {
+    return new Map([[this.#options.replica, this.#hands] as const, ...this.#options.others()]);
+  }
+
   /** The desk where the cluster has a schedule; undefined: the servers run their tasks by themselves. */
   deskNow(): TaskLeader | undefined {
     return schedulesIn(this.#options.memory).size > 0 ? this.desk : undefined;

@@ -1,0 +1,149 @@
+// What a server's libraries hold, short enough to be compared: for each item its id, and what it looks like in three
+// letters' worth of text. It is read in pages over the API, so that neither this process nor the server ever has a whole
+// library's answer in memory; the largest thing kept is one library's ids.
+//
+// It promises that nothing is compared which is each server's own: a picture's tag is made of a file's date in the
+// server's own folder, so only which pictures there are is looked at, not their tags.
+
+import type { LibraryDrift } from "../../core/cluster/drift.ts";
+import type { JellyfinClient } from "../../core/jellyfin/client.ts";
+import { isRecord, objectOf, parsedObject } from "../../core/service/json.ts";
+
+/** What an item looks like, without what differs from server to server by nature. */
+export interface ItemLook {
+  readonly pictures: string;
+  readonly date: string;
+  readonly derived: string;
+}
+
+export interface ServerLibrary {
+  readonly name: string;
+  /** The query that finds its items. */
+  readonly query: string;
+}
+
+/** Undefined: the server could not be asked; no drift is told of what was not read whole. */
+export type DigestAnswer = LibraryDrift | undefined;
+
+const pageItems = 500;
+/** Items of one library that are compared; beyond it a library is too large for this, which is said. */
+export const itemsLimit = 300_000;
+
+/** The items of one library by their ids; undefined: it could not be read whole. */
+export async function readLibraryItems(
+  client: JellyfinClient,
+  library: ServerLibrary,
+): Promise<Map<string, ItemLook> | undefined> {
+  const items = new Map<string, ItemLook>();
+  // Many items look alike: one text for all of them.
+  const alike = new Map<string, ItemLook>();
+  const isWhole = await eachItem(client, library, (id, look) => {
+    const key = `${look.pictures}\n${look.date}\n${look.derived}`;
+    const known = alike.get(key);
+    if (known === undefined && alike.size < 10_000) alike.set(key, look);
+    items.set(id, known ?? look);
+  });
+  return isWhole ? items : undefined;
+}
+
+/** How a library at this server differs from those items; undefined: it could not be read whole. */
+export async function compareLibrary(
+  client: JellyfinClient,
+  library: ServerLibrary,
+  wanted: ReadonlyMap<string, ItemLook>,
+): Promise<DigestAnswer> {
+  const drift = { library: library.name, lacks: 0, extra: 0, pictures: 0, dates: 0, derived: 0 };
+  let found = 0;
+  const isWhole = await eachItem(client, library, (id, look) => {
+    const known = wanted.get(id);
+    if (known === undefined) {
+      drift.extra++;
+      return;
+    }
+    found++;
+    if (known.pictures !== look.pictures) drift.pictures++;
+    if (known.date !== look.date) drift.dates++;
+    if (known.derived !== look.derived) drift.derived++;
+  });
+  drift.lacks = Math.max(0, wanted.size - found);
+  return isWhole ? drift : undefined;
+}
+
+/** GET /Library/VirtualFolders; playlists lie in none of them. */
+export async function readLibraries(
+  client: JellyfinClient,
+): Promise<readonly ServerLibrary[] | undefined> {
+  const answer = await client.callWithKey("GET", "/Library/VirtualFolders");
+  if (answer.outcome !== "answered" || answer.status !== 200) return undefined;
+  const folders = parsedList(answer.text);
+  if (folders === undefined) return undefined;
+  const libraries = folders.filter(isRecord).flatMap(({ Name, ItemId }) => {
+    if (typeof Name !== "string" || typeof ItemId !== "string") return [];
+    return [{ name: Name, query: `parentId=${encodeURIComponent(ItemId)}` }];
+  });
+  return [...libraries, { name: "playlists", query: "includeItemTypes=Playlist" }];
+}
+
+/** GET /Items/Counts: one cheap question that shows most drift; undefined: the server could not be asked. */
+export async function readCounts(client: JellyfinClient): Promise<string | undefined> {
+  const answer = await client.callWithKey("GET", "/Items/Counts");
+  if (answer.outcome !== "answered" || answer.status !== 200) return undefined;
+  const counts = parsedObject(answer.text);
+  if (counts === undefined) return undefined;
+  const names = Object.keys(counts).filter((name) => typeof counts[name] === "number");
+  return names
+    .sort()
+    .map((name) => `${name}=${counts[name]}`)
+    .join(" ");
+}
+
+/** What an item of GET /Items looks like. Pure. */
+export function lookOf(item: Readonly<Record<string, unknown>>): ItemLook {
+  const tags = Object.keys(objectOf(item.ImageTags) ?? {}).sort();
+  const backdrops = Array.isArray(item.BackdropImageTags) ? item.BackdropImageTags.length : 0;
+  const trickplay = Object.values(objectOf(item.Trickplay) ?? {}).flatMap((widths) =>
+    Object.keys(objectOf(widths) ?? {}),
+  );
+  const children = typeof item.ChildCount === "number" ? item.ChildCount : 0;
+  const { DateCreated } = item;
+  return {
+    pictures: `${tags.join(",")} ${backdrops}`,
+    // Servers keep parts of a second differently.
+    date: typeof DateCreated === "string" ? DateCreated.slice(0, 19) : "",
+    derived: `${trickplay.sort().join(",")} ${children}`,
+  };
+}
+
+/** False when the library could not be read whole. */
+async function eachItem(
+  client: JellyfinClient,
+  { query }: ServerLibrary,
+  told: (id: string, look: ItemLook) => void,
+): Promise<boolean> {
+  for (let start = 0; start < itemsLimit; start += pageItems) {
+    const path =
+      `/Items?${query}&recursive=true&fields=DateCreated,Trickplay,ChildCount&enableUserData=false` +
+      `&enableTotalRecordCount=false&sortBy=SortName&startIndex=${start}&limit=${pageItems}`;
+    const answer = await client.callWithKey("GET", path);
+    if (answer.outcome !== "answered" || answer.status !== 200) return false;
+    const items = parsedObject(answer.text)?.Items;
+    if (!Array.isArray(items)) return false;
+    for (const item of items) {
+      if (isRecord(item) && typeof item.Id === "string") {
+        told(item.Id.replaceAll("-", "").toLowerCase(), lookOf(item));
+      }
+    }
+    if (items.length < pageItems) return true;
+  }
+  return false;
+}
+
+function parsedList(text: string): readonly unknown[] | undefined {
+  try {
+    const parsed: unknown = JSON.parse(text);
+    return Array.isArray(parsed) ? parsed : undefined;
+  } catch {
+    // No JSON tells of no libraries.
+    return undefined;
+  }
+}

@@ -1,0 +1,226 @@
+// The drift watch: while this sidecar leads, it compares every replica's libraries with those of its own server, tells
+// what differs as a note, and has a replica scanned that lacks items or has too many. Most of the time it asks each
+// server one cheap question (how many of what); item by item it compares when the counts differ, or every so often.
+//
+// It promises that a replica is scanned only through the hands that look whether its media are whole, never while the
+// same drift was scanned for already within `cureApartMs`, and that a drift seen once is looked at again before anything
+// is done about it: servers scan at different times, and what one has not got yet it may have a minute later.
+
+import {
+  type Drift,
+  driftNoteId,
+  driftSentence,
+  driftsIn,
+  driftValue,
+  hasDrift,
+  itemsIn,
+  type LibraryDrift,
+} from "../../core/cluster/drift.ts";
+import type { Memory } from "../../core/cluster/memory.ts";
+import type { TaskHands } from "../../core/cluster/tasks.ts";
+import type { JellyfinClient } from "../../core/jellyfin/client.ts";
+import { sleep } from "../../core/service/loop.ts";
+import { type Store, StoreUnavailable } from "../../core/store/store.ts";
+import type { Leadership } from "../tasks/leader.ts";
+import { compareLibrary, readCounts, readLibraries, readLibraryItems } from "./digest.ts";
+
+export interface DriftWatchOptions {
+  /** The replica beside which this sidecar stands. */
+  readonly replica: string;
+  readonly client: JellyfinClient;
+  /** The other replicas' servers, by name. */
+  readonly peers: () => ReadonlyMap<string, JellyfinClient>;
+  readonly hands: () => ReadonlyMap<string, TaskHands | undefined>;
+  readonly lease: Leadership;
+  readonly store: Store;
+  readonly memory: Memory;
+  readonly log: { info(message: string): void; warn(message: string): void };
+  readonly wallMs: () => number;
+  readonly monotonicMs: () => number;
+  /** How often the counts are looked at, in ms; 0: never. */
+  readonly intervalMs: number;
+  /** Told how many items are on some replica and not on another, for the metrics. */
+  readonly onDrift?: (items: number) => void;
+}
+
+/** Libraries whose counts are equal are compared item by item this much more seldom. */
+const fullEvery = 72;
+const scanKey = "RefreshLibrary";
+
+interface Seen {
+  /** What the counts of both were when they were last compared whole. */
+  readonly counts: string;
+  readonly atMs: number;
+}
+
+export class DriftWatch {
+  readonly #options: DriftWatchOptions;
+  readonly #compared = new Map<string, Seen>();
+  /** Drift as this leader has seen it. */
+  readonly #drifts = new Map<string, Drift>();
+  readonly #curedAtMs = new Map<string, number>();
+
+  constructor(options: DriftWatchOptions) {
+    this.#options = options;
+  }
+
+  async run(signal: AbortSignal): Promise<void> {
+    const { intervalMs } = this.#options;
+    if (intervalMs === 0) return;
+    while (!signal.aborted) {
+      await sleep(intervalMs, signal);
+      if (!signal.aborted) await this.look();
+    }
+  }
+
+  /** Looks once, tells and cures. */
+  async look(): Promise<void> {
+    const { lease, memory, onDrift } = this.#options;
+    if (lease.mayAct() === undefined || !memory.storeAvailable) {
+      this.#forget();
+      return;
+    }
+    try {
+      await this.#compareAll();
+      await this.#cure();
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) throw error;
+      memory.noteStoreFailure(error);
+    }
+    if (lease.mayAct() === undefined) return;
+    onDrift?.([...this.#drifts.values()].reduce((sum, drift) => sum + itemsIn(drift), 0));
+  }
+
+  /** A new leadership begins with nothing of an older one. */
+  #forget(): void {
+    if (this.#drifts.size > 0 || this.#compared.size > 0) this.#options.onDrift?.(0);
+    this.#drifts.clear();
+    this.#compared.clear();
+    this.#curedAtMs.clear();
+  }
+
+  async #compareAll(): Promise<void> {
+    const { client, peers, monotonicMs, intervalMs } = this.#options;
+    const own = await readCounts(client);
+    if (own === undefined) return;
+    const due = new Map<string, { peer: JellyfinClient; counts: string }>();
+    for (const [name, peer] of peers()) {
+      const theirs = await readCounts(peer);
+      // Who cannot be asked drifts no more than before.
+      if (theirs === undefined) continue;
+      const counts = `${own}\n${theirs}`;
+      const seen = this.#compared.get(name);
+      const isOld = seen === undefined || monotonicMs() - seen.atMs >= fullEvery * intervalMs;
+      const isSame = own === theirs && seen?.counts === counts && !this.#drifts.has(name);
+      if (isOld || !isSame) due.set(name, { peer, counts });
+    }
+    for (const name of this.#drifts.keys()) if (!peers().has(name)) await this.#tell(name, []);
+    if (due.size === 0) return;
+    const found = await this.#compare(new Map([...due].map(([name, { peer }]) => [name, peer])));
+    for (const [name, libraries] of found ?? []) {
+      this.#compared.set(name, { counts: due.get(name)?.counts ?? "", atMs: monotonicMs() });
+      await this.#tell(name, libraries);
+    }
+  }
+
+  /** By replica; undefined when this server could not be read. One library of this server is in memory at a time. */
+  async #compare(
+    peers: ReadonlyMap<string, JellyfinClient>,
+  ): Promise<ReadonlyMap<string, readonly LibraryDrift[]> | undefined> {
+    const { client, lease } = this.#options;
+    const libraries = await readLibraries(client);
+    if (libraries === undefined) return undefined;
+    const found = new Map<string, LibraryDrift[]>([...peers.keys()].map((name) => [name, []]));
+    for (const library of libraries) {
+      const items = await readLibraryItems(client, library);
+      if (items === undefined || lease.mayAct() === undefined) return undefined;
+      for (const [name, peer] of peers) {
+        const drift = await compareLibrary(peer, library, items);
+        if (drift === undefined) found.delete(name);
+        else if (hasDrift(drift)) found.get(name)?.push(drift);
+      }
+    }
+    return found;
+  }
+
+  async #tell(replica: string, libraries: readonly LibraryDrift[]): Promise<void> {
+    const { log, memory, wallMs } = this.#options;
+    const told = driftsIn(memory.notes("replica")).get(replica);
+    const before = this.#drifts.get(replica) ?? told;
+    if (libraries.length === 0) {
+      this.#drifts.delete(replica);
+      this.#curedAtMs.delete(replica);
+      if (before !== undefined) log.info(`the libraries of ${replica} are the leader's again`);
+      await this.#note(replica, "");
+      return;
+    }
+    const sinceMs = before?.sinceMs ?? wallMs();
+    const drift: Drift = { sinceMs, libraries, hindrance: before?.hindrance ?? "" };
+    const sentence = driftSentence(replica, drift);
+    const isNews = before === undefined || driftSentence(replica, before) !== sentence;
+    if (isNews) log.warn(`the libraries differ: ${sentence}`);
+    this.#drifts.set(replica, drift);
+    await this.#note(replica, driftValue(drift));
+  }
+
+  async #note(replica: string, value: string): Promise<void> {
+    const { store, memory } = this.#options;
+    const id = driftNoteId(replica);
+    if ((memory.note("replica", id)?.value ?? "") === value) return;
+    if (value === "") {
+      await store.dropNotes({ kind: "replica", id });
+      memory.apply({
+        type: "note",
+        note: { kind: "replica", id, replica: "", value: "", expiresAtMs: 0 },
+      });
+      return;
+    }
+    const note = { kind: "replica", id, replica, value } as const;
+    await store.putNote(note, 0);
+    memory.apply({ type: "note", note: { ...note, expiresAtMs: 0 } });
+  }
+
+  /** Scans who has drifted for at least one look, where its media are whole. */
+  async #cure(): Promise<void> {
+    const { wallMs, intervalMs, monotonicMs, hands, lease, replica: own } = this.#options;
+    for (const [replica, drift] of this.#drifts) {
+      if (itemsIn(drift) === 0 || wallMs() - drift.sinceMs < intervalMs) continue;
+      const apartMs = fullEvery * intervalMs;
+      const isCured = (name: string): boolean =>
+        monotonicMs() - (this.#curedAtMs.get(name) ?? Number.NEGATIVE_INFINITY) < apartMs;
+      // What it has too many after a scan of its own, the leader's server may not have seen yet.
+      const hasExtra = drift.libraries.some(({ extra }) => extra > 0);
+      const target = !isCured(replica) ? replica : hasExtra && !isCured(own) ? own : undefined;
+      if (target === undefined) continue;
+      const epoch = lease.mayAct()?.epoch;
+      const hand = hands().get(target);
+      if (epoch === undefined) return;
+      const hindrance = await this.#scan(target, hand, epoch);
+      if (hindrance === "") this.#curedAtMs.set(target, monotonicMs());
+      if (hindrance === drift.hindrance) continue;
+      const next = { ...drift, hindrance };
+      this.#drifts.set(replica, next);
+      await this.#note(replica, driftValue(next));
+    }
+  }
+
+  /** Why the replica is not scanned, or nothing when it is. */
+  async #scan(
+    target: string,
+    hand: TaskHands | undefined,
+    epoch: Parameters<TaskHands["read"]>[0],
+  ): Promise<string> {
+    const { log, wallMs } = this.#options;
+    const seen = await hand?.read(epoch);
+    if (hand === undefined || seen === undefined) return "its scan cannot be started now";
+    const problem = await hand.mayStart(scanKey);
+    if (problem !== undefined) return `it is not scanned: ${problem}`.slice(0, 300);
+    if (seen.tasks.some(({ key, state }) => key === scanKey && state !== "Idle")) return "";
+    const answer = await hand.start({ key: scanKey, dueAtMs: wallMs(), epoch });
+    if (answer.outcome !== "started" && answer.outcome !== "already") {
+      return "its scan cannot be started now";
+    }
+    log.info(`${target} is scanned, because its libraries differ`);
+    return "";
+  }
+}
