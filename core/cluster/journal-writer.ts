@@ -4,7 +4,7 @@
 // It promises that entries of one process keep the order in which `write` was called, but for those under way at the
 // same moment as one whose end is not known; that writing never fails for the store's sake; and that what cannot be
 // kept any more is said in the log and counted. An entry whose end was not known is sent again: whoever reads the
-// journal knows entries by their ids (journal-reader.ts).
+// journal knows entries by their ids.
 
 import { backOffMs, sleep } from "../service/loop.ts";
 import type { Counter, Gauge } from "../service/metrics.ts";

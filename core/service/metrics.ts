@@ -104,6 +104,23 @@ export const taskStartResults = [
 export const probeResults = ["answered", "failed"] as const;
 export const replicaStates = ["unknown", "ready", "starting", "unfit", "frozen", "dead"] as const;
 
+export const journalResults = [
+  "published",
+  "applied",
+  "skipped",
+  "aside",
+  "refused",
+  "redone",
+  "cancelled",
+  "givenUp",
+  "putRight",
+  "notOurs",
+  "unknownKind",
+  "duplicate",
+  "seen",
+  "lost",
+] as const;
+
 export const refusalReasons = [
   "badRequest",
   "headTooLarge",
@@ -353,6 +370,24 @@ export function createMetrics(version: string) {
     ),
 
     // The journal of changes.
+    journalEvents: make.counters(
+      "jellybloom_journal_entries_total",
+      "What this process's sidecars did about entries of the journal.",
+      "result",
+      journalResults,
+    ),
+    journalBehindEntries: make.gaugesOfReplicas(
+      "jellybloom_journal_behind_entries",
+      "Entries of the journal that this process's sidecar has not brought to its server yet.",
+    ),
+    journalBehindSeconds: make.gaugesOfReplicas(
+      "jellybloom_journal_behind_seconds",
+      "How long the oldest of these has waited.",
+    ),
+    replicaBehind: make.gaugesOfReplicas(
+      "jellybloom_replica_behind",
+      "1 while a server that was away has not been told yet what happened meanwhile, else 0.",
+    ),
     journalWritten: make.counter(
       "jellybloom_journal_written_total",
       "Entries that this process wrote into the journal of changes.",
@@ -364,10 +399,6 @@ export function createMetrics(version: string) {
     journalRefused: make.counter(
       "jellybloom_journal_refused_total",
       "Entries that were neither written nor kept: the store was away and no more may wait.",
-    ),
-    journalUnreadable: make.counter(
-      "jellybloom_journal_unreadable_total",
-      "Entries of the journal left out: not written under this cluster key, or of an unknown kind.",
     ),
     journalWaiting: make.gauge(
       "jellybloom_journal_waiting",
@@ -388,6 +419,11 @@ export function statusClass(status: number): StatusClass {
 }
 
 /** One gauge per replica and state, of which one is 1 for each replica. */
+/** A number of each replica that this process looks after. */
+export interface ReplicaGauge {
+  set(replica: string, value: number): void;
+}
+
 export interface ReplicaStateMetrics {
   set(replica: string, state: (typeof replicaStates)[number]): void;
   remove(replica: string): void;
@@ -505,6 +541,21 @@ function maker(registry: Registry) {
     return cell;
   }
 
+  function gaugesOfReplicas(name: string, help: string): ReplicaGauge {
+    const values = new Map<string, number>();
+    new GaugeFamily({
+      name,
+      help,
+      labelNames: ["replica"],
+      registers,
+      collect() {
+        this.reset();
+        for (const [replica, value] of values) this.set({ replica }, value);
+      },
+    });
+    return { set: (replica, value) => void values.set(replica, value) };
+  }
+
   function statesOfReplicas(): ReplicaStateMetrics {
     const states = new Map<string, (typeof replicaStates)[number]>();
     new GaugeFamily({
@@ -534,6 +585,7 @@ function maker(registry: Registry) {
     durations,
     duration,
     statesOfReplicas,
+    gaugesOfReplicas,
     process: () => processMetrics(registry),
     /** The page a Prometheus server reads, and its content type. */
     text: async () => ({ contentType: registry.contentType, body: await registry.metrics() }),
