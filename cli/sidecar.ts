@@ -22,9 +22,9 @@ import { doctorRoute } from "../sidecar/doctor/doctor.ts";
 import { gatherFacts } from "../sidecar/facts.ts";
 import { differences, findings } from "../sidecar/findings.ts";
 import { DriftWatch } from "../sidecar/library/drift-watch.ts";
+import { journalMetrics } from "../sidecar/journal/journal.ts";
 import { Peers } from "../sidecar/peers.ts";
 import { createDonor } from "../sidecar/seed/donor.ts";
-import { journalMetrics } from "../sidecar/journal/journal.ts";
 import {
   callLimitFor,
   createSidecar,
@@ -119,6 +119,8 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
       metrics.mints[mintResultOf(end)].add(1);
       metrics.mintDuration.observe(durationMs);
     },
+    journalDirectory: config.taskData,
+    journalMetrics: journalMetrics(metrics),
     onHealth: (state) => tasks.noteHealth(state),
     onStarted: () => tasks.noteStarted(),
   });

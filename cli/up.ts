@@ -16,8 +16,8 @@ import { doctorRoute } from "../sidecar/doctor/doctor.ts";
 import { gatherFacts } from "../sidecar/facts.ts";
 import { findings, isUndecided, type ReplicaFacts } from "../sidecar/findings.ts";
 import { DriftWatch } from "../sidecar/library/drift-watch.ts";
-import { createDonor } from "../sidecar/seed/donor.ts";
 import { journalMetrics } from "../sidecar/journal/journal.ts";
+import { createDonor } from "../sidecar/seed/donor.ts";
 import {
   callLimitFor,
   createSidecar,
@@ -150,6 +150,8 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
           metrics.mints[mintResultOf(end)].add();
           metrics.mintDuration.observe(durationMs);
         },
+        journalDirectory: config.taskData ?? config.data,
+        journalMetrics: journalMetrics(metrics),
         onHealth: (state) => tasks.get(replica.name)?.noteHealth(state),
         onStarted: () => tasks.get(replica.name)?.noteStarted(),
       });

@@ -16,6 +16,7 @@ import {
   drainOrderOf,
 } from "../core/cluster/condition.ts";
 import type { Identity } from "../core/cluster/identity.ts";
+import { behindOf } from "../core/cluster/journal-cursor.ts";
 import type { Memory } from "../core/cluster/memory.ts";
 import { readPlay } from "../core/cluster/plays.ts";
 import type { Clock } from "../core/service/clock.ts";
@@ -154,6 +155,7 @@ export class Balancer {
         isDraining: draining,
         refusesPlays: encodes === "slow" || encodes === "failing",
         encoder,
+        behind: behindOf(notes, name)?.cause,
       });
       const order = drainOrderOf(notes, name);
       const known = this.#drains.get(name);
@@ -368,7 +370,11 @@ export class Balancer {
     if (replicas.size < 2 || !memory.storeAvailable || this.#drains.size > 0) return false;
     const replicasNow = [...replicas].map(([name, { state, sinceMs, ...condition }]) => ({
       name,
-      isOpen: state === "ready" && condition.isDraining !== true && condition.refusesPlays !== true,
+      isOpen:
+        state === "ready" &&
+        condition.isDraining !== true &&
+        condition.refusesPlays !== true &&
+        condition.behind === undefined,
       readyForMs: nowMs - sinceMs,
     }));
     const options = {

@@ -3,6 +3,7 @@
 // 10: silence of a request is only a reason to probe, and a replica that answers probes is alive however
 // slow it is.
 
+import type { BehindCause } from "../core/cluster/journal-cursor.ts";
 import type { ReplicaConfig, ReplicaState } from "../core/cluster/replica.ts";
 import { isGone } from "../core/cluster/replica.ts";
 import {
@@ -120,6 +121,7 @@ export class Health {
       readonly isDraining: boolean;
       readonly refusesPlays: boolean;
       readonly encoder?: string;
+      readonly behind?: BehindCause | undefined;
     },
   ): void {
     const before = this.#view;

@@ -22,6 +22,8 @@ export interface Asked {
   readonly lacks: ReadonlySet<string>;
   /** Replicas on which this identity has no token and can get none now, by name. */
   readonly barred: ReadonlySet<string>;
+  /** Replicas on which the user has another id than clients know; undefined: on none. */
+  readonly foreign?: ReadonlySet<string> | undefined;
   /** The owner's preferred replica. */
   readonly prefer: string | undefined;
 }
@@ -51,17 +53,20 @@ export function place(
   view: ClusterView,
   tried: ReadonlySet<string> = nowhere,
 ): Placement {
-  const ready: string[] = [];
+  const there: string[] = [];
   for (const [name, replica] of view.replicas) {
-    if (replica.state === "ready" && !tried.has(name) && !asked.barred.has(name)) ready.push(name);
+    if (replica.state === "ready" && !tried.has(name) && !asked.barred.has(name)) there.push(name);
   }
+  // A server that was away does not know yet what happened meanwhile: it serves only when nobody else can.
+  const knowing = there.filter((name) => view.replicas.get(name)?.behind !== "server");
+  const ready = knowing.length > 0 ? knowing : there;
   // When every ready replica is known to lack the item, knowledge may be old: all of them are asked.
   const having = asked.lacks.size === 0 ? ready : ready.filter((name) => !asked.lacks.has(name));
   const candidates = having.length > 0 ? having : ready;
 
   const { pin, home } = asked;
   // What is pinned lies in one memory, whatever is known of items.
-  if (pin !== undefined && ready.includes(pin.replica)) {
+  if (pin !== undefined && there.includes(pin.replica)) {
     return placed(pin.replica, `pinned there: ${pin.kind}`);
   }
   if (home !== undefined) {
@@ -70,7 +75,8 @@ export function place(
     if (state === "unknown" && !tried.has(home)) {
       return { replica: undefined, reason: `home ${home} has not been heard yet`, mayCome: true };
     }
-    const other = choose(asked, likeHome(home, newPlaces(candidates, view), view));
+    const native = natives(asked, newPlaces(candidates, view));
+    const other = choose(asked, likeHome(home, native, view));
     if (other === undefined) return none(asked, view, tried);
     // Only a home that cannot answer is moved. One that was tried, lacks the item or cannot have the
     // token stays the home: this request alone goes elsewhere.
@@ -79,12 +85,12 @@ export function place(
       replica: other,
       reason: isGone
         ? `home ${home} is ${state ?? "no longer there"}`
-        : detourReason(asked, home, tried),
+        : detourReason(asked, home, tried, view),
       claimsHome: isGone && asked.userId !== undefined,
     };
   }
   if (asked.userId !== undefined) {
-    const first = choose(asked, newPlaces(candidates, view));
+    const first = choose(asked, natives(asked, newPlaces(candidates, view)));
     if (first === undefined) return none(asked, view, tried);
     return { replica: first, reason: "first home of this user", claimsHome: true };
   }
@@ -99,11 +105,12 @@ export function place(
   return any === undefined ? none(asked, view, tried) : placed(any, "nobody's: spread by hash");
 }
 
-/** Nobody new is sent to a replica that drains or cannot encode, while there is another. */
+/** Nobody new is sent to a replica that drains, cannot encode or is behind, while there is another. */
 export function newPlaces(candidates: readonly string[], view: ClusterView): readonly string[] {
   const open = candidates.filter((name) => {
     const replica = view.replicas.get(name);
-    return replica?.isDraining !== true && replica?.refusesPlays !== true;
+    if (replica?.isDraining === true || replica?.refusesPlays === true) return false;
+    return replica?.behind === undefined;
   });
   return open.length > 0 ? open : candidates;
 }
@@ -120,13 +127,26 @@ export function likeHome(
   return alike.length > 0 ? alike : candidates;
 }
 
+/** A user who was made on one replica stays where the id that clients know is native, while one of those is there. */
+function natives({ foreign }: Asked, candidates: readonly string[]): readonly string[] {
+  if (foreign === undefined) return candidates;
+  const native = candidates.filter((name) => !foreign.has(name));
+  return native.length > 0 ? native : candidates;
+}
+
 function placed(replica: string, reason: string): Placement {
   return { replica, reason, claimsHome: false };
 }
 
-function detourReason(asked: Asked, home: string, tried: ReadonlySet<string>): string {
+function detourReason(
+  asked: Asked,
+  home: string,
+  tried: ReadonlySet<string>,
+  view: ClusterView,
+): string {
   if (tried.has(home)) return `home ${home} did not answer this request`;
   if (asked.barred.has(home)) return `home ${home} gives this login no token now`;
+  if (view.replicas.get(home)?.behind === "server") return `home ${home} has not caught up yet`;
   return `home ${home} lacks the item`;
 }
 

@@ -7,6 +7,7 @@
 //   lease      one of the sidecars leads: which one, under which epoch, until when
 //   plays      encodes and sessions of plays that the server no longer owns are ended
 //   encoder    whether the server encodes, and how: told to the cluster
+//   journal    what clients changed elsewhere is brought to the server, what they changed here is told
 //   cycle      observe, decide, act: tokens minted, logouts made, leftovers cleared away
 //
 // It promises that nothing here waits for a request and that no request waits for anything here but a token
@@ -25,6 +26,7 @@ import type { Tools } from "./act.ts";
 import { Cycle } from "./cycle.ts";
 import type { DecideLimits, MintEnd } from "./decide.ts";
 import { EncoderWatch } from "./encoder.ts";
+import { createSidecarJournal, type JournalMetrics } from "./journal/journal.ts";
 import { LeaseKeeper } from "./lease.ts";
 import { Mirror, mirrorLimits } from "./mirror.ts";
 import { Observer, type ServerSight } from "./observe.ts";
@@ -167,6 +169,9 @@ export interface SidecarParts {
   readonly collectEpoch?: () => Promise<Epoch | undefined>;
   /** Told of every mint that came to an end, for the metrics. */
   readonly onMintEnd?: (end: MintEnd["end"], durationMs: number) => void;
+  /** Where the sidecar keeps what it must not forget of the journal; undefined: in memory. */
+  readonly journalDirectory?: string | undefined;
+  readonly journalMetrics?: JournalMetrics;
   /** Told when the server's health is another than it was. */
   readonly onHealth?: (state: HealthAnswer["state"]) => void;
   /** Told when the server is healthy and has ended our socket before: it has started anew meanwhile. */
@@ -189,6 +194,8 @@ export interface Sidecar {
   peersChanged(): void;
   /** By identity key: a sentence for each login that gets no token here until somebody acts. */
   problems(): ReadonlyMap<string, string>;
+  /** A sentence while the replica has not been told all that the journal says. */
+  behind(): string | undefined;
   /** How the server looks from here. */
   sight(): ServerSight;
   /** Whether this sidecar leads: asked (`mayAct`) immediately before each effect that only the leader may have. */
@@ -275,6 +282,25 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     onChange: () => void tellEncoder(),
   });
 
+  const journal = createSidecarJournal({
+    hands: {
+      ...{ replica: name, client, store, memory, seal, clock, log },
+      peer: (replica) => parts.peers().get(replica),
+      leads: () => lease.mayAct() !== undefined,
+    },
+    store,
+    peers: parts.peers,
+    isHealthy: () => observer.sight.health === "healthy",
+    urgent(identityKey) {
+      observer.noteUrgent(identityKey);
+      cycle.wake();
+    },
+    directory: parts.journalDirectory,
+    version: options.version,
+    metrics: parts.journalMetrics,
+    silencePatienceMs,
+  });
+
   /** What the cluster places plays by. It is told again when the store has not got it. */
   async function tellEncoder(): Promise<void> {
     const { sight } = encoder;
@@ -302,7 +328,10 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     if (health.state !== "healthy") return;
     const isDue = monotonicMs() - factsReadAtMs >= options.factsIntervalMs;
     const isBack = !wasHealthy || presenceLost;
-    if (presenceLost) parts.onStarted?.();
+    if (presenceLost) {
+      parts.onStarted?.();
+      journal.noteStarted();
+    }
     presenceLost = false;
     // What it does for people who have left it is ended first: two servers may be at one play now.
     if (isBack) plays.noteReturn();
@@ -314,6 +343,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
 
   function noteHealth({ state, reason }: HealthAnswer): void {
     if (state === "silent" && observer.sight.health !== "silent") silentSinceMs = monotonicMs();
+    journal.noteHealth(state);
     if (observer.sight.health === state && observer.sight.reason === reason) return;
     observer.sight = { ...observer.sight, health: state, reason };
     parts.onHealth?.(state);
@@ -429,6 +459,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
       plays.run(signal),
       mirror.run(signal),
       cycle.run(signal),
+      journal.run(signal),
     ]);
     // An end that was asked for does not wait for a server that does not answer.
     const patience = new AbortController();
@@ -456,6 +487,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     lookNow: () => nextLook.abort(),
     peersChanged: () => cycle.wake(),
     problems: () => observer.problems(),
+    behind: () => journal.sentence(),
     sight: () => observer.sight,
     lease,
   };

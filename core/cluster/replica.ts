@@ -1,6 +1,8 @@
 // A replica is one Jellyfin server. As configured (where it is) and as observed (how it is) are two
 // types, because the first is a person's word and the second is ours and may be wrong.
 
+import type { BehindCause } from "./journal-cursor.ts";
+
 /** A replica as a person or a registry named it. */
 export interface ReplicaConfig {
   /** Short and unique in the cluster: letters, digits, `-` and `_`, at most 63. */
@@ -37,6 +39,8 @@ export interface ReplicaObserved {
   readonly refusesPlays?: boolean;
   /** A fingerprint of its encoder (core/cluster/encoder.ts); empty or absent while it is not known. */
   readonly encoder?: string;
+  /** It, or its sidecar, was away and has not been told yet what happened meanwhile (journal-cursor.ts). */
+  readonly behind?: BehindCause | undefined;
 }
 
 /** True when nothing sent to the replica now would arrive or be answered. */

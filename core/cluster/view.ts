@@ -1,6 +1,7 @@
 // The view: which replicas there are and how each looks, as one immutable value. Decisions take a
 // view and never ask the world, so that they can be tested as tables.
 
+import type { BehindCause } from "./journal-cursor.ts";
 import type { ReplicaConfig, ReplicaObserved, ReplicaState } from "./replica.ts";
 
 export interface ClusterView {
@@ -48,6 +49,7 @@ export function withCondition(
     readonly isDraining: boolean;
     readonly refusesPlays: boolean;
     readonly encoder?: string;
+    readonly behind?: BehindCause | undefined;
   },
 ): ClusterView {
   const known = view.replicas.get(name);
@@ -55,7 +57,8 @@ export function withCondition(
   const isSame =
     (known.isDraining ?? false) === condition.isDraining &&
     (known.refusesPlays ?? false) === condition.refusesPlays &&
-    (known.encoder ?? "") === (condition.encoder ?? "");
+    (known.encoder ?? "") === (condition.encoder ?? "") &&
+    known.behind === condition.behind;
   if (isSame) return view;
   const replicas = new Map(view.replicas);
   replicas.set(name, { ...known, ...condition });

@@ -23,6 +23,8 @@ export interface Rival {
 }
 
 const clusterDigits = 12;
+/** Before the replica's name, which never has a colon. */
+const feedMark = "feed:";
 const presenceForm = /^jellybloom-([0-9a-f]{1,12})-(.{1,63})$/;
 
 /** The device id of the presence at `replica`: equal for every process of one cluster. */
@@ -36,6 +38,16 @@ export function presenceDevice(clusterId: string, replica: string, version: stri
     client: "Jellybloom",
     device: `Jellybloom sidecar of ${replica}`,
     deviceId: presenceDeviceId(clusterId, replica),
+    version,
+  };
+}
+
+/** The device of the socket that listens for changes of everybody's watched states at `replica`. */
+export function feedDevice(clusterId: string, replica: string, version: string): DeviceFields {
+  return {
+    client: "Jellybloom",
+    device: `Jellybloom feed of ${replica}`,
+    deviceId: presenceDeviceId(clusterId, `${feedMark}${replica}`),
     version,
   };
 }
@@ -56,7 +68,10 @@ export function findRival(sessions: readonly OwnedSession[], clusterId: string):
     if (session.userId !== "") continue;
     const [, cluster, replica] = presenceForm.exec(session.deviceId) ?? [];
     if (cluster === undefined || replica === undefined || cluster === own) continue;
-    return { cluster, replica };
+    return {
+      cluster,
+      replica: replica.startsWith(feedMark) ? replica.slice(feedMark.length) : replica,
+    };
   }
   return undefined;
 }

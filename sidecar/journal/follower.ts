@@ -120,7 +120,7 @@ export interface FollowerParts {
   readonly handlers: readonly JournalHandler[];
   readonly ledger: Ledger;
   readonly limits: FollowerLimits;
-  /** Where to begin when the ledger knows nothing; undefined: with the oldest entry that is kept. */
+  /** Where to begin, asked once the store was read; undefined: with the oldest entry that is kept. */
   readonly startFrom: () => JournalCursor | undefined;
   /** Whether a server that answered can still be reached from here. Never rejects. */
   readonly isReachable: (replica: string) => Promise<boolean>;
@@ -157,13 +157,17 @@ export class Follower {
   readonly #timers = new Set<NodeJS.Timeout>();
   readonly #said = new Set<string>();
   readonly #goneAsked = new Map<string, { isGone: boolean; atMs: number }>();
-  readonly #waiters = new Set<() => void>();
+  /** Lanes that the return of the server put into doubt, until they have been looked at. */
+  readonly #inDoubt = new Set<string>();
+  readonly #started: Promise<void>;
+  #markStarted: () => void = () => undefined;
   #recent: Recent[] = [];
   #cursor: JournalCursor | undefined;
   #endKnown = 0;
   #isLive = false;
   #isHealthy = false;
   #awaySinceMs: number | undefined;
+  #healthySinceMs = 0;
   #savedNumber = -1;
   #notedAtMs = Number.NEGATIVE_INFINITY;
   #notedNumber = -1;
@@ -173,6 +177,9 @@ export class Follower {
 
   constructor(parts: FollowerParts) {
     this.#parts = parts;
+    this.#started = new Promise((resolve) => {
+      this.#markStarted = resolve;
+    });
     for (const handler of parts.handlers) {
       for (const kind of handler.kinds) {
         if (!this.#handlers.has(kind)) this.#handlers.set(kind, handler);
@@ -235,13 +242,21 @@ export class Follower {
       return;
     }
     const sinceMs = this.#awaySinceMs ?? this.#nowMs();
+    this.#healthySinceMs = this.#nowMs();
     this.#awaySinceMs = undefined;
     // What it was sent before it fell silent it may do only now: an older change after a newer effect.
     const { lookBackMs, settleMs } = this.#parts.limits;
     for (const { lane, handler, atMs } of this.#recent) {
-      if (atMs >= sinceMs - lookBackMs) this.#settle(lane, handler, settleMs / 2);
+      if (atMs < sinceMs - lookBackMs) continue;
+      this.#inDoubt.add(lane);
+      this.#settle(lane, handler, settleMs / 2);
     }
     this.#lanes.resume();
+  }
+
+  /** Since the server was last seen to come back, in ms; 0 while it is away. */
+  healthyForMs(): number {
+    return this.#isHealthy ? this.#nowMs() - this.#healthySinceMs : 0;
   }
 
   /** The library changed: what waits for an item may go on. */
@@ -254,37 +269,31 @@ export class Follower {
     const ends = await this.#untilStore(() => this.#parts.hands.store.journalEnds(), signal);
     if (ends === undefined) return;
     this.#endKnown = Math.max(this.#endKnown, ends.last);
-    while (!signal.aborted && !(this.#isCaughtUp(ends) && this.#settledAll())) {
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, 50);
-        this.#waiters.add(() => {
-          clearTimeout(timer);
-          resolve();
-        });
-      });
+    while (!signal.aborted && !(this.#isCaughtUp(ends) && this.#inDoubt.size === 0)) {
+      await sleep(50, signal);
     }
+  }
+
+  /** Resolves when it is known where this begins and where the journal ends, or `signal` aborts. */
+  async started(signal: AbortSignal): Promise<void> {
+    await Promise.race([this.#started, aborted(signal)]);
   }
 
   #isCaughtUp({ last }: JournalEnds): boolean {
     return this.#isLive && !this.isReconciling && this.appliedNumber >= last;
   }
 
-  /** True when no lane that the return of the server put into doubt is still to be looked at. */
-  #settledAll(): boolean {
-    return this.#settling.size < 200;
-  }
-
   /**
    * The server told of a change, by the feed: what is known of this lane, whether something of it is under way,
    * and when the journal last said anything about it.
    */
-  standing(
-    kind: string,
-    lane: string,
-  ): { readonly known: Known | undefined; readonly isOpen: boolean; readonly quietMs: number } {
+  standing(lane: string): {
+    readonly known: Known | undefined;
+    readonly isOpen: boolean;
+    readonly quietMs: number;
+  } {
     const changedAt = this.#changedAt.get(lane);
     const hasWork = this.#settling.has(lane);
-    void kind;
     return {
       known: this.#parts.ledger.known(lane),
       isOpen: hasWork || this.#open.inLane(lane).length > 0,
@@ -323,7 +332,7 @@ export class Follower {
     const { hands, ledger } = this.#parts;
     await Promise.race([hands.memory.loaded, aborted(signal)]);
     if (signal.aborted) return;
-    this.#cursor = ledger.cursor() ?? this.#parts.startFrom();
+    this.#cursor = this.#parts.startFrom();
     for (const { entry } of ledger.asides()) this.#rememberAside(entry);
     const tick = this.#runTicks(signal);
     while (!signal.aborted) {
@@ -345,6 +354,7 @@ export class Follower {
     const { store } = this.#parts.hands;
     const ends = await store.journalEnds();
     this.#endKnown = ends.last;
+    this.#markStarted();
     this.#cursor ??= { generation: ends.generation, number: Math.max(0, ends.first - 1) };
     if ((await this.#catchUp(signal)) === "lost" || signal.aborted) return;
     this.#becomeLive();
@@ -383,19 +393,12 @@ export class Follower {
   #reached(cursor: JournalCursor): void {
     this.#cursor = cursor;
     this.#endKnown = Math.max(this.#endKnown, cursor.number);
-    this.#tellWaiters();
   }
 
   /** At the end of the journal: what was closed before and has no effect has none for certain. */
   #becomeLive(): void {
     this.#isLive = true;
     for (const open of [...this.#open.all()]) this.#maybePublish(open);
-    this.#tellWaiters();
-  }
-
-  #tellWaiters(): void {
-    for (const wake of this.#waiters) wake();
-    this.#waiters.clear();
   }
 
   #take(raw: JournalEntry): void {
@@ -628,7 +631,6 @@ export class Follower {
   #done(number: number): void {
     if (!this.#pending.delete(number)) return;
     this.#parts.ledger.noteDone(number);
-    this.#tellWaiters();
   }
 
   #noteWrote(lane: string): void {
@@ -945,7 +947,10 @@ export class Follower {
   async #verify(lane: string, handler: JournalHandler, tries: number): Promise<WorkEnd> {
     const { ledger, hands, onEvent } = this.#parts;
     const known = ledger.known(lane);
-    if (known === undefined || handler.fields === undefined) return "done";
+    if (known === undefined || handler.fields === undefined) {
+      this.#inDoubt.delete(lane);
+      return "done";
+    }
     const values = Object.fromEntries(
       Object.entries(known.fields).map(([field, { value }]) => [field, value]),
     );
@@ -966,6 +971,8 @@ export class Follower {
     }
     if (verified.outcome === "again" && tries < 10) {
       this.#settling.set(lane, { handler, atMs: this.#nowMs() + 1000, tries: tries + 1 });
+    } else if (verified.outcome === "equal" && !this.#settling.has(lane)) {
+      this.#inDoubt.delete(lane);
     }
     return "done";
   }
@@ -1016,7 +1023,6 @@ export class Follower {
       )
       .finally(() => {
         this.#reconciling = undefined;
-        this.#tellWaiters();
       });
   }
 

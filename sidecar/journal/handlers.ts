@@ -1,10 +1,14 @@
 // The handlers of the journal: who knows which kind of change. A new kind of state is a handler of its own,
 // appended here; the follower asks the first one that names a kind, and skips kinds that nobody names.
 
+import { createApiKeys } from "./api-keys.ts";
+import { createDocuments } from "./documents.ts";
 import type { JournalHandler } from "./handler.ts";
 import { createLibrary } from "./library.ts";
 import { createLists } from "./lists.ts";
+import { createPasswords } from "./passwords.ts";
 import { createUserData } from "./user-data.ts";
+import { createUsers } from "./users.ts";
 
 /** What handlers tell the metrics of. */
 export interface HandlerEvents {
@@ -14,5 +18,13 @@ export interface HandlerEvents {
 
 /** One list for each sidecar, because handlers may remember things about their own server. */
 export function journalHandlers(events: HandlerEvents = {}): readonly JournalHandler[] {
-  return [createUserData(), createLists(events), createLibrary()];
+  return [
+    createUserData(),
+    createLists(events),
+    createLibrary(),
+    createDocuments(),
+    createUsers(),
+    createPasswords(),
+    createApiKeys(),
+  ];
 }

@@ -17,6 +17,7 @@ import {
 } from "../../core/cluster/user-data.ts";
 import type { PlainAnswer } from "../../core/jellyfin/client.ts";
 import { isRecord, parsedObject } from "../../core/service/json.ts";
+import { idHere } from "./calls.ts";
 import type {
   Applied,
   EffectDraft,
@@ -85,9 +86,10 @@ async function publish(
   const facts = readUserDataFacts(entry.facts);
   if (facts === undefined) return { outcome: "given up", why: "what it changes makes no sense" };
   const { userId, itemId } = entry;
+  const here = idHere(hands, userId);
   const isMark = facts.cause === "played" || facts.cause === "unplayed";
   if (isMark) {
-    const leaves = await leavesOf(userId, itemId, hands);
+    const leaves = await leavesOf(here, itemId, hands);
     if (leaves.outcome !== "read") return unreadable(leaves);
     if (leaves.items.length > 0) {
       return {
@@ -100,7 +102,7 @@ async function publish(
   const versions =
     facts.versionId === undefined || facts.versionId === itemId ? [] : [facts.versionId];
   for (const item of [itemId, ...versions]) {
-    const answer = await readUserData(userId, item, hands);
+    const answer = await readUserData(here, item, hands);
     // A 10.11 server keeps nothing with the version, and may not know it as an item.
     if (answer.outcome !== "read" && item !== itemId) continue;
     if (answer.outcome !== "read") return unreadable(answer);
@@ -235,7 +237,8 @@ async function apply(
   hands: JournalHands,
   fresh: ReadonlySet<string>,
 ): Promise<Applied> {
-  const { userId, itemId } = entry;
+  const { itemId } = entry;
+  const userId = idHere(hands, entry.userId);
   const effect = readUserDataEffect(entry.payload);
   if (effect === undefined) return { outcome: "refused", why: "what it says makes no sense" };
   if (!areIds(userId, itemId)) return { outcome: "refused", why: "its ids make no sense" };
@@ -246,14 +249,15 @@ async function apply(
   if (read.outcome === "missing") return { outcome: "aside", itemId };
   if (read.outcome !== "read") return read;
   if (differing(values, read.data).length === 0) return { outcome: "skipped" };
-  return await write(userId, itemId, values, read.data, hands);
+  return await writeUserData(userId, itemId, values, read.data, hands);
 }
 
 async function verify(
-  { userId, itemId, values: said }: KnownLane,
+  { userId: known, itemId, values: said }: KnownLane,
   hands: JournalHands,
   mayWrite: () => Promise<boolean>,
 ): Promise<Verified> {
+  const userId = idHere(hands, known);
   const effect = readUserDataEffect({ cause: "seen", values: said });
   if (effect === undefined || !areIds(userId, itemId)) return { outcome: "equal" };
   const read = await readUserData(userId, itemId, hands);
@@ -262,7 +266,7 @@ async function verify(
   const fields = differing(effect.values, read.data);
   if (fields.length === 0 || !(await mayWrite())) return { outcome: "equal" };
   const differs = Object.fromEntries(fields.map((field) => [field, effect.values[field]]));
-  const written = await write(userId, itemId, differs, read.data, hands);
+  const written = await writeUserData(userId, itemId, differs, read.data, hands);
   if (written.outcome === "again") return written;
   return { outcome: "put right", fields };
 }
@@ -321,12 +325,13 @@ const serverNames: Readonly<Record<UserDataField, string>> = {
   rating: "Rating",
 };
 
-async function write(
+/** Brings a server from what it has to these values. */
+export async function writeUserData(
   userId: string,
   itemId: string,
   values: Partial<UserDataValues>,
   now: UserDataValues,
-  { client }: JournalHands,
+  { client }: Pick<JournalHands, "client">,
 ): Promise<Applied> {
   for (const { method, path, body } of writesFor(userId, itemId, values, now)) {
     const judged = judge(await client.callWithKey(method, path, body));
@@ -345,7 +350,8 @@ async function write(
  */
 async function redo({ entry, atMs }: Placed<Intent>, hands: JournalHands): Promise<Applied> {
   const facts = readUserDataFacts(entry.facts);
-  const { userId, itemId } = entry;
+  const { itemId } = entry;
+  const userId = idHere(hands, entry.userId);
   if (facts === undefined || !areIds(userId, itemId)) {
     return { outcome: "refused", why: "what it changes makes no sense" };
   }
@@ -360,7 +366,8 @@ async function redo({ entry, atMs }: Placed<Intent>, hands: JournalHands): Promi
   const isReport = facts.cause === "start" || facts.cause === "progress" || facts.cause === "stop";
   if (!isReport) {
     const { method, path, query, contentType, body } = entry.request;
-    const target = query === "" ? path : `${path}?${query}`;
+    // The id of a user who has another one here stands in old paths and in queries.
+    const target = (query === "" ? path : `${path}?${query}`).replaceAll(entry.userId, userId);
     const isMark = facts.cause === "played" || facts.cause === "unplayed";
     const ghosts = isMark && !(await hasSession(deviceId, hands));
     const judged = judge(

@@ -1,0 +1,121 @@
+/**
+ * One state: what one server was told is soon on every server, and survives the server that was told. Real processes:
+ * `up` with its sidecars inside, and a door and sidecars that meet in Redis.
+ */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, test } from "vitest";
+import { type DoorProcess, type Part, startDoor, startSidecar } from "../support/door.ts";
+import { type StandIn, startStandIn } from "../support/jellyfin/start.ts";
+import { makeLibrary } from "../support/journal-library.ts";
+import { startRedis } from "../support/redis.ts";
+import { until, Viewer } from "../support/viewer.ts";
+
+const media = mkdtempSync(join(tmpdir(), "one-state-media-"));
+makeLibrary(media, { films: 6, episodes: 4 });
+afterAll(() => rmSync(media, { recursive: true, force: true }));
+
+interface World {
+  readonly door: DoorProcess;
+  readonly servers: readonly StandIn[];
+  readonly sidecars: readonly Part[];
+  stop(): Promise<void>;
+}
+
+async function startWorld(shape: "up" | "redis"): Promise<World> {
+  const a = await startStandIn({ name: "a", mediaDir: media });
+  const b = await startStandIn({ name: "b", mediaDir: media, cloneOf: a });
+  const servers = [a, b];
+  const parts: { stop(): Promise<void> }[] = [...servers];
+  try {
+    if (shape === "up") {
+      const data = mkdtempSync(join(tmpdir(), "one-state-data-"));
+      const door = await startDoor({ replicas: servers, apiKey: a.apiKey, data });
+      parts.push(door);
+      return { door, servers, sidecars: [], stop: () => stopAll(parts) };
+    }
+    const redis = await startRedis();
+    parts.push(redis);
+    const sidecars: Part[] = [];
+    for (const replica of servers) {
+      const sidecar = await startSidecar({ replica, redis: redis.url });
+      sidecars.push(sidecar);
+      parts.push(sidecar);
+    }
+    const door = await startDoor({ replicas: servers, command: "proxy", redis: redis.url });
+    parts.push(door);
+    return { door, servers, sidecars, stop: () => stopAll(parts) };
+  } catch (error) {
+    await stopAll(parts);
+    throw error;
+  }
+}
+
+async function stopAll(parts: readonly { stop(): Promise<void> }[]): Promise<void> {
+  for (const part of [...parts].reverse()) await part.stop();
+}
+
+/** What a server says of an item, asked at the server itself. */
+async function dataAt(server: StandIn, userId: string, itemId: string) {
+  const reply = await fetch(`${server.url}/UserItems/${itemId}/UserData?userId=${userId}`, {
+    headers: { authorization: `MediaBrowser Token="${server.apiKey}"` },
+  });
+  return (await reply.json()) as Record<string, unknown>;
+}
+
+async function everywhere(
+  { servers }: World,
+  viewer: Viewer,
+  itemId: string,
+  expected: Record<string, unknown>,
+  limitMs = 4000,
+): Promise<void> {
+  let last: unknown[] = [];
+  await until(limitMs, `${JSON.stringify(expected)} everywhere`, async () => {
+    last = await Promise.all(servers.map((server) => dataAt(server, viewer.userId, itemId)));
+    return last.every((data) =>
+      Object.entries(expected).every(([name, value]) => (data as typeof expected)[name] === value),
+    );
+  }).catch((error: unknown) => {
+    throw new Error(`${String(error)}; the servers say ${JSON.stringify(last)}`);
+  });
+}
+
+describe.each(["up", "redis"] as const)("%s", (shape) => {
+  let world: World;
+  let viewer: Viewer;
+  let film: string;
+  beforeAll(async () => {
+    world = await startWorld(shape);
+    viewer = await Viewer.enter(world.door.url);
+    await viewer.knownAt(world.servers);
+    film = await viewer.item("Film 1");
+  });
+  afterAll(async () => await world.stop());
+
+  test("a favourite, a position and a rating are on every server, and cleared on every server", async () => {
+    await viewer.call("POST", `/UserFavoriteItems/${film}`);
+    await viewer.call("POST", `/UserItems/${film}/Rating?likes=true`);
+    await viewer.call("POST", "/Sessions/Playing", { body: { ItemId: film, PositionTicks: 0 } });
+    await viewer.call("POST", "/Sessions/Playing/Stopped", {
+      body: { ItemId: film, PositionTicks: 3_000_000_000 },
+    });
+    await everywhere(world, viewer, film, {
+      IsFavorite: true,
+      Likes: true,
+      PlaybackPositionTicks: 3_000_000_000,
+      PlayCount: 1,
+    });
+    await viewer.call("DELETE", `/UserFavoriteItems/${film}`);
+    await viewer.call("DELETE", `/UserItems/${film}/Rating`);
+    await viewer.call("DELETE", `/UserPlayedItems/${film}`);
+    await everywhere(world, viewer, film, {
+      IsFavorite: false,
+      Likes: undefined,
+      PlaybackPositionTicks: 0,
+      PlayCount: 0,
+      LastPlayedDate: undefined,
+    });
+  });
+});
