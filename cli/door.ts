@@ -107,13 +107,14 @@ export async function runDoor(plan: DoorPlan, io: Io): Promise<number> {
   const seal = createSeal(clusterKey);
   const metrics = createMetrics(version);
   const memory = new Memory({ store, seal, log, tokensRemembered, storeRetryMs });
+  const spoolFolder = config.spool ?? config.data;
   const journal = new JournalWriter({
     store,
     seal,
     log,
     metrics,
     limits: spoolLimits,
-    ...(config.data !== undefined && { file: join(config.data, journalSpoolFile) }),
+    ...(spoolFolder !== undefined && { file: join(spoolFolder, journalSpoolFile) }),
     retryLimitMs: journalRetryLimitMs,
   });
   const life = new Life({

@@ -370,6 +370,14 @@ const doorPlaces = {
       "Keeps the embedded store in this folder, so that a restart forgets no login. Without it and" +
       " without --redis the store is in memory.",
   }),
+  spool: optional({
+    name: "spool",
+    section: "Store",
+    type: path,
+    description:
+      "A folder of this process alone: changes that wait for a store which is away are kept there, too, so that" +
+      " they outlive this process. Left out, they are kept in --data, or in memory.",
+  }),
   redis: optional({
     name: "redis",
     section: "Store",
