@@ -26,6 +26,8 @@ export interface BalanceUser {
   readonly stayedMs: number;
   /** Replicas that have a token for every login of this user: a move there is not noticed. */
   readonly knownAt: ReadonlySet<string>;
+  /** Replicas on which this user has another id than clients know: nobody is moved there for balance. */
+  readonly foreign?: ReadonlySet<string> | undefined;
 }
 
 export interface BalanceOptions {
@@ -72,12 +74,14 @@ export function decideBalance(
     (user) =>
       user.isIdle && user.stayedMs >= options.minStayMs && weightOf(user) < directPlayWeight,
   );
+  const native = returned(replicas, movable, options);
+  if (native.length > 0) return native;
   const { prefer } = options;
   const preferred = replicas.find(({ name }) => name === prefer);
   if (preferred?.isOpen === true) {
     if (preferred.readyForMs < options.preferAfterMs) return [];
     return movable
-      .filter(({ home, knownAt }) => home !== preferred.name && knownAt.has(preferred.name))
+      .filter((user) => user.home !== preferred.name && mayMove(user, preferred.name))
       .slice(0, options.movesLimit)
       .map(({ userId }) => ({
         userId,
@@ -86,6 +90,30 @@ export function decideBalance(
       }));
   }
   return evened(replicas, users, movable, options);
+}
+
+function mayMove({ knownAt, foreign }: BalanceUser, name: string): boolean {
+  return knownAt.has(name) && foreign?.has(name) !== true;
+}
+
+/** Who had to leave the replica where their id is native goes back when it is well again. */
+function returned(
+  replicas: readonly BalanceReplica[],
+  movable: readonly BalanceUser[],
+  { returnAfterMs, movesLimit }: BalanceOptions,
+): Move[] {
+  const moves: Move[] = [];
+  for (const user of movable) {
+    if (user.foreign?.has(user.home) !== true || moves.length >= movesLimit) continue;
+    const to = replicas.find(
+      ({ name, isOpen, readyForMs }) =>
+        isOpen && readyForMs >= returnAfterMs && mayMove(user, name),
+    );
+    if (to === undefined) continue;
+    const why = `the id that clients know them by is native to ${to.name}`;
+    moves.push({ userId: user.userId, to: to.name, why });
+  }
+  return moves;
 }
 
 function evened(
@@ -125,7 +153,7 @@ function nextMove(
   for (const user of waiting) {
     const from = load.get(user.home) ?? 0;
     for (const { name } of targets) {
-      if (name === user.home || !user.knownAt.has(name)) continue;
+      if (name === user.home || !mayMove(user, name)) continue;
       // What is left of the difference after the move: it must still be theirs, or nothing.
       const gain = from - (load.get(name) ?? 0) - 2 * weightOf(user);
       if (gain < -1e-9 || (best !== undefined && gain <= best.gain)) continue;

@@ -39,6 +39,11 @@ export interface Seat {
 
 export interface BalancerParts {
   readonly store: Store;
+  /** Replicas on which a user has another id than clients know; undefined: on none. */
+  readonly foreignTo: (
+    userId: string,
+    replicas: readonly string[],
+  ) => ReadonlySet<string> | undefined;
   readonly memory: Memory;
   readonly health: Health;
   readonly homes: Homes;
@@ -426,6 +431,7 @@ export class Balancer {
         // A clock that was set back says nothing: it counts as just moved, and the store judges, too.
         stayedMs: Math.max(0, wallMs - movedAtMs),
         knownAt: knownAt.get(userId) ?? new Set(),
+        foreign: this.#parts.foreignTo(userId, names),
       });
     }
     return users;

@@ -2,7 +2,7 @@
 // where a password's reset was begun, and which tokens a change has ended.
 
 import { sessionAsked, withoutSession } from "../core/cluster/capabilities.ts";
-import { hashOf, type Identity, identityKey, normalId } from "../core/cluster/identity.ts";
+import { type Identity, identityKey, normalId } from "../core/cluster/identity.ts";
 import { readSessionNote, sessionIdOf, sessionNoteId } from "../core/cluster/sessions.ts";
 import { bodyValue, queryValue } from "../core/jellyfin/playback.ts";
 import { Bounded } from "./bounded.ts";
@@ -14,7 +14,6 @@ import { readAuthenticationResult } from "./logins.ts";
 import type { DoorParts } from "./parts.ts";
 import type { Sending } from "./sending.ts";
 
-const passwordResetPinMs = 35 * 60_000;
 const rememberedLimit = 10_000;
 
 /** A device's last POST of its capabilities, to be said again wherever the device lands. */
@@ -61,9 +60,6 @@ export class Learning {
       default:
         break;
     }
-    if (route.kind === "passwordForgotten") {
-      await this.#pinned("passwordReset", facts.origin.address, job.replica, passwordResetPinMs);
-    }
     if (route.ends !== "none") await this.#endTokens(job);
   }
 
@@ -98,26 +94,6 @@ export class Learning {
       if (sessionIdOf(identity) === sessionId) return identity.key;
     }
     return undefined;
-  }
-
-  async #pinned(
-    kind: "passwordReset",
-    secret: string | undefined,
-    replica: string,
-    ttlMs: number,
-  ): Promise<void> {
-    if (secret === undefined) return;
-    const { store, memory, homes, clock } = this.#parts;
-    const id = hashOf(secret);
-    try {
-      const pin = await store.claimPin({ kind, id, replica, owner: homes.owner, ttlMs });
-      memory.apply({ type: "pin", pin });
-    } catch (error) {
-      memory.noteStoreFailure(error);
-      const epoch = { number: 0, owner: homes.owner };
-      const expiresAtMs = clock.wallMs() + ttlMs;
-      memory.apply({ type: "pin", pin: { kind, id, replica, epoch, expiresAtMs } });
-    }
   }
 
   /** Tokens that this change has ended on one replica end on all. */

@@ -2,7 +2,7 @@
 // waits here for the view to change; one that needs a home claims it; one that needs a token waits for the token.
 // It promises never to wait longer than the request's own time.
 
-import { hashOf, type Identity, normalId } from "../core/cluster/identity.ts";
+import { type Identity, normalId } from "../core/cluster/identity.ts";
 import { isGone } from "../core/cluster/replica.ts";
 import { stateOf } from "../core/cluster/view.ts";
 import { bodyValue } from "../core/jellyfin/playback.ts";
@@ -147,11 +147,15 @@ export class Placing {
   }
 
   asked(job: Job): Asked {
-    const { homes, prefer } = this.#parts;
+    const { homes, prefer, idSwaps, health } = this.#parts;
     const { facts, identity } = job;
     const userId = identity?.kind === "user" ? identity.userId : undefined;
     const home =
       userId === undefined ? undefined : (this.#readsAt(job, userId) ?? homes.homeOf(userId));
+    const foreign =
+      userId === undefined || !idSwaps.areNeeded
+        ? undefined
+        : idSwaps.foreignTo(userId, health.view.replicas.keys());
     if (
       userId !== undefined &&
       facts.route.boundTo === "home" &&
@@ -168,6 +172,7 @@ export class Placing {
         hashKey: userId,
         lacks: nowhere,
         barred: this.#barred(identity),
+        foreign,
         prefer,
       };
     }
@@ -183,9 +188,12 @@ export class Placing {
         userId ??
         (identity?.kind === "apiKey"
           ? "api keys"
-          : (facts.itemId ?? (facts.credentials.deviceId || facts.origin.address))),
+          : (facts.itemId ??
+            this.#nameOf(job) ??
+            (facts.credentials.deviceId || facts.origin.address))),
       lacks: this.#lacking(job),
       barred: this.#barred(identity),
+      foreign,
       prefer,
     };
   }
@@ -202,32 +210,31 @@ export class Placing {
 
   /** A login goes to the home of the user it names, so that wrong passwords are counted in one place. */
   #hintOfName(job: Job): string | undefined {
-    const { route } = job.facts;
-    if (route.boundTo !== "userName" || job.bodyText === undefined) return undefined;
-    const name = bodyValue(job.bodyText, route.bodyName ?? "Username");
-    if (typeof name !== "string") return undefined;
-    const userId = this.#parts.memory.userIdOfName(name);
-    return userId === undefined ? undefined : this.#parts.homes.homeOf(userId);
+    const { memory, homes } = this.#parts;
+    const { route, params } = job.facts;
+    if (route.boundTo === "userInPath") return homes.homeOf(normalId(params.userId ?? ""));
+    const name = this.#nameOf(job);
+    const userId = name === undefined ? undefined : memory.userIdOfName(name);
+    return userId === undefined ? undefined : homes.homeOf(userId);
+  }
+
+  /**
+   * The name a login is for, in lower case. All logins of one name go to one replica, also of a name that nobody
+   * here knows yet: so a plugin that makes users at their first login makes each of them once.
+   */
+  #nameOf({ facts, bodyText }: Job): string | undefined {
+    const { route } = facts;
+    if (route.boundTo !== "userName" || bodyText === undefined) return undefined;
+    const name = bodyValue(bodyText, route.bodyName ?? "Username");
+    return typeof name === "string" && name !== "" ? name.toLowerCase() : undefined;
   }
 
   #pin(job: Job): Asked["pin"] {
-    const { memory, clock } = this.#parts;
-    const { route, origin } = job.facts;
-    const nowMs = clock.wallMs();
-    switch (route.boundTo) {
-      case "userName":
-        if (route.kind !== "passwordPin") return undefined;
-        return pinAsked(
-          memory.pinOf("passwordReset", hashOf(origin.address), nowMs),
-          "password reset",
-        );
-      default:
-        for (const attendant of this.#attendants(route)) {
-          const bound = attendant.bound?.(job);
-          if (bound !== undefined) return bound;
-        }
-        return undefined;
+    for (const attendant of this.#attendants(job.facts.route)) {
+      const bound = attendant.bound?.(job);
+      if (bound !== undefined) return bound;
     }
+    return undefined;
   }
 
   #barred(identity: Identity | undefined): ReadonlySet<string> {
@@ -284,8 +291,4 @@ export class Placing {
     }
     return left;
   }
-}
-
-function pinAsked(pin: { readonly replica: string } | undefined, kind: string): Asked["pin"] {
-  return pin === undefined ? undefined : { replica: pin.replica, kind };
 }

@@ -19,6 +19,7 @@ import { verifyMember } from "../core/cluster/member.ts";
 import type { Memory } from "../core/cluster/memory.ts";
 import { readPlay } from "../core/cluster/plays.ts";
 import type { ReplicaConfig } from "../core/cluster/replica.ts";
+import { isQuarantined, quarantineNoteId } from "../core/cluster/truth.ts";
 import { userAliasesOf } from "../core/cluster/user-aliases.ts";
 import { readyNames, stateOf } from "../core/cluster/view.ts";
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
@@ -33,9 +34,12 @@ import type { Address } from "../core/service/options.ts";
 import type { Seal } from "../core/service/seal.ts";
 import { type Member, type Store, StoreUnavailable } from "../core/store/store.ts";
 import type { Attendant } from "./attendant.ts";
+import { createApiKeysAttendant } from "./attendants/api-keys.ts";
 import { createGateAttendant } from "./attendants/gate.ts";
 import { type EntryWriter, Journal, journalLimits } from "./attendants/journal.ts";
 import { createLists } from "./attendants/lists.ts";
+import { createLoginNews } from "./attendants/login-news.ts";
+import { createPasswordReset } from "./attendants/password-reset.ts";
 import { Plays, playsLimits } from "./attendants/plays.ts";
 import { createQuickConnect } from "./attendants/quick-connect.ts";
 import { createRefresh } from "./attendants/refresh.ts";
@@ -158,6 +162,10 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       clients.set(replica.name, client);
       return client;
     },
+    whyUnfit: (replica) => isQuarantined(memory.notes("replica"), replica),
+  });
+  memory.onNote(({ kind, id, replica }) => {
+    if (kind === "replica" && id === quarantineNoteId(replica)) health.suspect(replica);
   });
   const links = new Links(config, clock.monotonicMs, (replica) => health.suspect(replica));
   const homes = new Homes({ store, memory, log: log.log, metrics, meet: () => meet() });
@@ -189,6 +197,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
   const resolver = new Resolver({ timeout: dnsIntervalMs, tries: 1 });
   const balancer = new Balancer({
     store,
+    foreignTo: (userId, replicas) => idSwaps.foreignTo(userId, replicas),
     memory,
     health,
     homes,
@@ -369,6 +378,20 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       }),
       createTaskAttendant(memory),
       refresh.attendant,
+      createPasswordReset({
+        ...{ store, memory, clock, owner: homes.owner },
+        isReady: (replica) => stateOf(health.view, replica) === "ready",
+        isCluster: () => health.view.replicas.size > 1,
+      }),
+      createApiKeysAttendant({ memory, seal, isCluster: () => health.view.replicas.size > 1 }),
+      ...(parts.journal === undefined
+        ? []
+        : [
+            createLoginNews({
+              ...{ writer: parts.journal, clock, log: log.log },
+              isCluster: () => health.view.replicas.size > 1,
+            }),
+          ]),
       // Before the gate, which carries requests out itself.
       ...(journal === undefined ? [] : [journal]),
       ...gates,

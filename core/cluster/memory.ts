@@ -264,6 +264,11 @@ export class Memory {
     return pin !== undefined && pin.expiresAtMs > nowMs ? pin : undefined;
   }
 
+  /** The pins of a kind that have not ended. */
+  pinsOf(kind: PinKind, nowMs: number): readonly Pin[] {
+    return [...this.#pins.values()].filter((pin) => pin.kind === kind && pin.expiresAtMs > nowMs);
+  }
+
   identitiesOfUser(userId: string): Identity[] {
     return [...this.identities.values()].filter((identity) => identity.userId === userId);
   }

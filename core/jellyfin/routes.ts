@@ -186,7 +186,9 @@ export type Gives =
   | "liveStream"
   | "systemInfo"
   | "sessions"
-  | "groups";
+  | "groups"
+  | "passwordReset"
+  | "apiKeys";
 
 /**
  * - `refuse`         never through this door
@@ -445,6 +447,7 @@ const identities: readonly Route[] = [
     bodyName: "EnteredUsername",
     boundTo: "userName",
     answer: "final",
+    gives: "passwordReset",
   }),
   post("/Users/ForgotPassword/Pin", "passwordPin", {
     anonymous: true,
@@ -457,7 +460,7 @@ const identities: readonly Route[] = [
   post("/Devices/Options", "devices", again),
   // A second time is 400: the device is unknown then.
   remove("/Devices", "devices", { ...ordered, ends: "device" }),
-  read("/Auth/Keys", "apiKeys", { boundTo: "apiKeyLeader" }),
+  read("/Auth/Keys", "apiKeys", { boundTo: "apiKeyLeader", gives: "apiKeys" }),
   post("/Auth/Keys", "apiKeys", { ...ordered, boundTo: "apiKeyLeader" }),
   remove("/Auth/Keys/{key}", "apiKeys", {
     ...orderedAgain,

@@ -127,7 +127,7 @@ async function applyUser(effect: Effect, hands: JournalHands): Promise<Applied> 
     case "deleted":
       return await applyDeleted(userId, hands);
     case "wrongPassword":
-      return await applyWrongPassword(payload, hands);
+      return await applyWrongPassword(effect, hands);
     default:
       return refused("its payload makes no sense");
   }
@@ -273,12 +273,16 @@ async function redo({ entry: intent }: Placed<Intent>, hands: JournalHands): Pro
  * last that is allowed (UserManager.AuthenticateUser). Administrators cannot be disabled by a policy
  * (UserController.UpdateUserPolicy): their next wrong password here does it.
  */
-async function applyWrongPassword(payload: unknown, hands: JournalHands): Promise<Applied> {
+async function applyWrongPassword(
+  { payload, userId }: Effect,
+  hands: JournalHands,
+): Promise<Applied> {
   const name = textField(payload, "name");
-  if (name === undefined) return refused("its payload makes no sense");
+  if (name === undefined && !isId(userId)) return refused("its payload makes no sense");
   const read = await readUsers(hands);
   if (read.outcome === "failed") return read.applied;
-  const user = byName(read.users, name);
+  const user =
+    name === undefined ? byId(read.users, idHere(hands, userId)) : byName(read.users, name);
   if (user === undefined || user.policy.IsDisabled === true) return skipped;
   const limit = countOf(user.policy.LoginAttemptsBeforeLockout);
   const count = countOf(user.policy.InvalidLoginAttemptCount) + 1;
@@ -289,7 +293,7 @@ async function applyWrongPassword(payload: unknown, hands: JournalHands): Promis
     InvalidLoginAttemptCount: count,
     ...(isLast && !isAdministrator && { IsDisabled: true }),
   };
-  if (isLast) hands.log.info(`user ${name} is locked out at ${hands.replica}, too`);
+  if (isLast) hands.log.info(`user ${user.name} is locked out at ${hands.replica}, too`);
   const path = `/Users/${user.id}/Policy`;
   return await writeJson(hands, "POST", path, policy, "a count of wrong passwords");
 }
