@@ -1,0 +1,307 @@
+// What the door writes down of a change, as a table of how a request can end; what it does with secrets, with bodies
+// that are too long and with answers that tell a new id; and that a client which reports too often is slowed while
+// others are not. The store is the embedded one, the writer the real one.
+
+import { gzipSync } from "node:zlib";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import {
+  type Entry,
+  type Intent,
+  journalBodyContext,
+  type Outcome,
+  readEntry,
+} from "../../../core/cluster/journal.ts";
+import { JournalWriter, spoolLimits } from "../../../core/cluster/journal-writer.ts";
+import { createMetrics } from "../../../core/service/metrics.ts";
+import { createSeal } from "../../../core/service/seal.ts";
+import { openEmbeddedStore } from "../../../core/store/embedded.ts";
+import type { Store } from "../../../core/store/store.ts";
+import type { Attended } from "../../../proxy/attendant.ts";
+import { Journal, journalLimits } from "../../../proxy/attendants/journal.ts";
+import { Pace } from "../../../proxy/attendants/pace.ts";
+import { readFacts, readHeaderFacts } from "../../../proxy/facts.ts";
+
+const seal = createSeal("a-key-of-this-test-and-of-no-other");
+const item = "af87525677534c8af23739c31aa4b187";
+const userId = "11111111222233334444555555555555";
+const silent = { info: () => undefined, warn: () => undefined, error: () => undefined };
+
+let store: Store;
+let journal: Journal;
+let nowMs: number;
+let replicas: string[];
+
+beforeEach(() => {
+  nowMs = 0;
+  replicas = ["a", "b"];
+  store = openEmbeddedStore({ limits: { changesKept: 10, revokedKeepMs: 1, callLimitMs: 1000 } });
+  const metrics = createMetrics("0");
+  const writer = new JournalWriter({
+    store,
+    seal,
+    log: silent,
+    metrics,
+    limits: spoolLimits,
+    retryLimitMs: 10,
+  });
+  journal = new Journal({
+    writer,
+    store,
+    seal,
+    clock: { monotonicMs: () => nowMs },
+    log: silent as never,
+    metrics,
+    replicaNames: () => replicas,
+    noteStoreFailure: () => undefined,
+    limits: { ...journalLimits, waitLimitMs: 1000, reportIntervalMs: 40 },
+  });
+});
+
+afterEach(async () => {
+  await store.close();
+});
+
+async function entries(): Promise<Entry[]> {
+  const { generation } = await store.journalEnds();
+  const page = await store.readJournal({ generation, number: 0 }, 1000);
+  if (page.outcome === "lost") return [];
+  return page.entries.flatMap((entry) => {
+    const read = readEntry(entry, seal);
+    return read.outcome === "read" ? [read.placed.entry] : [];
+  });
+}
+
+function asked(method: string, target: string, body?: unknown): Attended {
+  const origin = { address: "127.0.0.1", scheme: "http", host: "" } as const;
+  const text = body === undefined ? "" : JSON.stringify(body);
+  return {
+    facts: readFacts(method, target, readHeaderFacts({}), origin, []),
+    identity: {
+      key: "who",
+      kind: "user",
+      userId,
+      userName: "root",
+      deviceId: "device",
+      client: "app",
+      device: "tv",
+      version: "1",
+      generation: 1,
+      startedAtMs: 0,
+      origin: "a",
+      tokens: {},
+    },
+    rawHeaders: ["Content-Type", "application/json"],
+    body: body === undefined ? undefined : Buffer.from(text),
+    bodyText: text,
+    deadlineMs: 1000,
+    hasLeft: false,
+    tried: new Set(),
+    refusedBy: new Set(),
+    refusals: new Map(),
+  };
+}
+
+const reply = (status: number, body = "", headers: string[] = []) => ({
+  head: { status, statusText: "", headers, contentLength: undefined, hasBody: true },
+  body: Buffer.from(body),
+});
+
+async function lastOutcome(): Promise<Outcome> {
+  const last = (await entries()).at(-1);
+  if (last?.type !== "outcome") throw new Error("the last entry is no outcome");
+  return last;
+}
+
+type End = (request: Attended) => Promise<void> | void;
+const ends: readonly (readonly [string, End, Partial<Outcome>])[] = [
+  [
+    "answered",
+    async (request) => {
+      journal.rewrite(request, "a");
+      await journal.after(request, reply(204), "a");
+      journal.ended(request, 204, "a");
+    },
+    { replica: "a", status: 204 },
+  ],
+  [
+    "answered by the second that was asked: the first may have done it, too",
+    async (request) => {
+      journal.rewrite(request, "a");
+      journal.rewrite(request, "b");
+      await journal.after(request, reply(204), "b");
+      journal.ended(request, 204, "b");
+    },
+    { replica: "b", status: 204, asked: ["a"] },
+  ],
+  [
+    "answered by the second after the first one refused it: a refusal did nothing",
+    async (request) => {
+      journal.rewrite(request, "a");
+      (request.refusedBy as Set<string>).add("a");
+      journal.rewrite(request, "b");
+      await journal.after(request, reply(204), "b");
+      journal.ended(request, 204, "b");
+    },
+    { replica: "b", status: 204 },
+  ],
+  [
+    "answered when the client had left",
+    async (request) => {
+      journal.rewrite(request, "a");
+      await journal.after(request, reply(204), "a");
+      journal.ended(request, undefined, "a");
+    },
+    { replica: "a", status: 204 },
+  ],
+  [
+    "refused",
+    (request) => {
+      journal.rewrite(request, "a");
+      journal.ended(request, 403, "a");
+    },
+    { replica: "a", status: 403 },
+  ],
+  [
+    "cut with a server that was asked",
+    (request) => {
+      journal.rewrite(request, "a");
+      journal.ended(request, undefined, "a");
+    },
+    { replica: "", status: 0, asked: ["a"] },
+  ],
+  [
+    "cut with nobody asked",
+    (request) => journal.ended(request, undefined, ""),
+    { replica: "", status: 503 },
+  ],
+  [
+    "passed to the leader by the gate",
+    (request) => {
+      request.passedTo = "b";
+      journal.ended(request, 200, "");
+    },
+    { replica: "b", status: 200 },
+  ],
+  [
+    "passed to the leader by the gate, which does not know what became of it",
+    (request) => {
+      request.passedTo = "b";
+      journal.ended(request, 503, "");
+    },
+    { replica: "", status: 0, asked: ["b"] },
+  ],
+];
+
+test.each(ends)("%s", async (_how, end, expected) => {
+  const request = asked("POST", `/UserFavoriteItems/${item}`);
+  expect(await journal.before(request)).toBeUndefined();
+  const [intent] = await entries();
+  expect(intent).toMatchObject({ type: "intent", kind: "userData", userId, identityKey: "who" });
+  await end(request);
+  const { type: _type, id: _id, of, ...outcome } = await lastOutcome();
+  expect(of).toBe(intent?.id);
+  expect(outcome).toEqual(expected);
+  // What has ended cannot end again.
+  journal.ended(request, 204, "a");
+  expect(await entries()).toHaveLength(2);
+});
+
+test("with one replica nothing is written down, and no route is repeated that forbids it", async () => {
+  replicas = ["a"];
+  const request = asked("POST", `/UserPlayedItems/${item}?datePlayed=20261121001929`);
+  await journal.before(request);
+  journal.rewrite(request, "a");
+  expect(journal.repeats(request)).toBe(false);
+  journal.ended(request, 200, "a");
+  expect(await entries()).toEqual([]);
+});
+
+test("a change that is in the journal may be carried out elsewhere", async () => {
+  const request = asked("POST", `/UserPlayedItems/${item}?datePlayed=20261121001929`);
+  await journal.before(request);
+  expect(journal.repeats(request)).toBe(true);
+});
+
+test("a new password lies in the store's secrets and nowhere in the journal; a refusal takes it away", async () => {
+  const secret = "correct horse battery staple";
+  const request = asked("POST", "/Users/Password", { CurrentPw: "old", NewPw: secret });
+  expect(await journal.before(request)).toBeUndefined();
+  const [intent] = (await entries()) as Intent[];
+  expect(intent?.kind).toBe("password");
+  expect(JSON.stringify(intent)).not.toContain(secret);
+  expect(await store.readSecret(intent?.id ?? "")).toBeDefined();
+  journal.rewrite(request, "a");
+  journal.ended(request, 403, "a");
+  await expect.poll(() => store.readSecret(intent?.id ?? "")).toBeUndefined();
+});
+
+test("a secret that is too long to reach the others is refused, and the server is not asked", async () => {
+  const request = asked("POST", "/Users/Password", { CurrentPw: "", NewPw: "x".repeat(20_000) });
+  expect((await journal.before(request))?.head.status).toBe(503);
+  expect(await entries()).toEqual([]);
+});
+
+test("a document that may hold others' passwords is sealed", async () => {
+  const body = { SmtpPassword: "of somebody else's server" };
+  const id = "0123456789abcdef0123456789abcdef";
+  await journal.before(asked("POST", `/Plugins/${id}/Configuration`, body));
+  const [intent] = (await entries()) as Intent[];
+  expect(intent?.request.isSealed).toBe(true);
+  expect(seal.open(intent?.request.body ?? "", journalBodyContext)).toContain("somebody else");
+});
+
+test("a body that is longer than the journal takes is left out, and the intent still says what changed", async () => {
+  const custom = '\\"'.repeat(200_000);
+  await journal.before(asked("POST", "/DisplayPreferences/usersettings?client=emby", { custom }));
+  const [intent] = (await entries()) as Intent[];
+  expect(intent?.kind).toBe("preferences");
+  expect(intent?.request.bodyTooBig).toBe(true);
+  expect(intent?.request.body).toBe("");
+});
+
+test("the id that an answer tells is in the outcome, also when the answer is compressed", async () => {
+  const request = asked("POST", "/Playlists", { Name: "evening", UserId: userId });
+  await journal.before(request);
+  journal.rewrite(request, "a");
+  const body = gzipSync(JSON.stringify({ Id: item }));
+  const answer = { ...reply(200, "", ["Content-Encoding", "gzip"]), body };
+  expect(await journal.after(request, answer, "a")).toBe(answer);
+  journal.ended(request, 200, "a");
+  expect(JSON.stringify((await lastOutcome()).facts)).toContain(item);
+});
+
+test("reports that come too often are carried out, and the last is written down with its outcome", async () => {
+  const report = async (position: number): Promise<void> => {
+    const body = { ItemId: item, PositionTicks: position };
+    const request = asked("POST", "/Sessions/Playing/Progress", body);
+    await journal.before(request);
+    journal.rewrite(request, "a");
+    await journal.after(request, reply(204), "a");
+    journal.ended(request, 204, "a");
+  };
+  for (let position = 1; position <= 50; position += 1) await report(position);
+  expect((await entries()).filter(({ type }) => type === "intent")).toHaveLength(10);
+  await expect
+    .poll(async () => (await entries()).filter(({ type }) => type === "intent").length)
+    .toBe(11);
+  const last = (await entries()).findLast(({ type }) => type === "intent") as Intent;
+  expect(last.facts).toMatchObject({ values: { position: 50 } });
+  await expect.poll(async () => (await entries()).length).toBe(22);
+  // The end of the process does not wait for a timer.
+  await report(51);
+  await report(52);
+  await journal.flush();
+  const flushed = (await entries()).findLast(({ type }) => type === "intent") as Intent;
+  expect(flushed.facts).toMatchObject({ values: { position: 52 } });
+});
+
+test("a pace lets a burst through, then one for each interval, and each key has its own", () => {
+  const pace = new Pace({ burst: 3, intervalMs: 1000, kept: 2 });
+  const at = (times: readonly number[], key = "film"): boolean[] =>
+    times.map((time) => pace.passes(key, time));
+  expect(at([0, 0, 0, 0, 999])).toEqual([true, true, true, false, false]);
+  expect(at([1000, 1001, 2500])).toEqual([true, false, true]);
+  expect(at([2500, 2500], "other")).toEqual([true, true]);
+  // After a pause the burst is there again, and no more than it.
+  expect(at([60_000, 60_000, 60_000, 60_000])).toEqual([true, true, true, false]);
+});
