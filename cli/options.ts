@@ -118,6 +118,15 @@ const lease = {
 /** For whatever has sidecars. */
 const leadership = {
   ...lease,
+  recorderAwayLimitMs: option({
+    name: "recorder-away-limit",
+    section: "Limits",
+    type: durationMs(second, 24 * hour),
+    default: "1m",
+    description:
+      "How long the server that makes the recordings may be away before another makes them. A recording under" +
+      " way goes on there in a second file; the first one's timers are cancelled when it is back.",
+  }),
   lockRedis: list({
     name: "lock-redis",
     section: "Store",

@@ -104,6 +104,7 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
       callLimitMs,
       storeCallLimitMs: config.storeCallLimitMs,
       leaseLimitMs: config.leaseLimitMs,
+      recorderAwayLimitMs: config.recorderAwayLimitMs,
       encoderProbe: config.encoderProbe,
     }),
     ...(config.podUid !== undefined && { podUid: config.podUid }),

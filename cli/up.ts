@@ -144,6 +144,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
           callLimitMs,
           storeCallLimitMs: config.storeCallLimitMs,
           leaseLimitMs: config.leaseLimitMs,
+          recorderAwayLimitMs: config.recorderAwayLimitMs,
           encoderProbe: config.encoderProbe,
         }),
         onMintEnd(end, durationMs) {
@@ -225,10 +226,14 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
       position: () => journalCursorOf(memory.notes("replica"), name),
     });
     mounts.push({ ...donor.mount, prefix: base + donor.mount.prefix });
-    const asked = [...office.routes, ...taskRoutes(
+    const asked = [
+      ...office.routes,
+      ...taskRoutes(
         () => tasks.get(name)?.hands,
         () => tasks.get(name)?.desk.wake(),
-      ), ...donor.routes];
+      ),
+      ...donor.routes,
+    ];
     routes.push(...asked.map((route) => ({ ...route, path: base + route.path })));
     return office;
   }

@@ -5,6 +5,7 @@
 //   registry   a heartbeat with the replica's address, so that proxies find it
 //   presence   one socket that shows other Jellyblooms that this server is kept
 //   lease      one of the sidecars leads: which one, under which epoch, until when
+//   recorder   recordings go on at another server when the one that makes them is away for too long
 //   plays      encodes and sessions of plays that the server no longer owns are ended
 //   encoder    whether the server encodes, and how: told to the cluster
 //   journal    what clients changed elsewhere is brought to the server, what they changed here is told
@@ -32,6 +33,7 @@ import { Mirror, mirrorLimits } from "./mirror.ts";
 import { Observer, type ServerSight } from "./observe.ts";
 import { PlayKeeper } from "./play-keeper.ts";
 import { runPresence } from "./presence.ts";
+import { RecorderKeeper } from "./recorder.ts";
 
 export interface SidecarLog {
   debug(message: string): void;
@@ -67,6 +69,8 @@ export interface SidecarOptions extends DecideLimits {
   readonly encoderProbe: boolean;
   /** How long the leader's lease holds, in ms. */
   readonly leaseLimitMs: number;
+  /** A recorder that was not heard for so long is followed by another, in ms. */
+  readonly recorderAwayLimitMs: number;
 }
 
 /** What a caller says; the rest serves well as it is. */
@@ -83,6 +87,8 @@ export interface SidecarPlan {
   readonly storeCallLimitMs: number;
   /** How long the leader's lease holds, in ms. */
   readonly leaseLimitMs: number;
+  /** A recorder that was not heard for so long is followed by another, in ms. */
+  readonly recorderAwayLimitMs: number;
   /** Default: it is not tried. */
   readonly encoderProbe?: boolean;
 }
@@ -335,6 +341,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     presenceLost = false;
     // What it does for people who have left it is ended first: two servers may be at one play now.
     if (isBack) plays.noteReturn();
+    if (isBack) recorder.noteReturn();
     if (isDue || isBack) await readFacts();
     if (!isBack) return;
     // Health goes on being watched while the store cannot be read.
@@ -413,6 +420,22 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     ...mirrorLimits,
   });
 
+  const recorder = new RecorderKeeper({
+    replica: name,
+    owner: bootNonce,
+    client,
+    store,
+    memory,
+    seal,
+    lease,
+    isHealthy: () => observer.sight.health === "healthy",
+    others: () => [...parts.peers().keys()],
+    monotonicMs,
+    wallMs: clock.wallMs,
+    awayLimitMs: options.recorderAwayLimitMs,
+    log,
+  });
+
   async function keepPresence(signal: AbortSignal): Promise<void> {
     let clusterId: string | undefined;
     while (clusterId === undefined && !signal.aborted) {
@@ -458,6 +481,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
       lease.run(signal),
       plays.run(signal),
       mirror.run(signal),
+      recorder.run(signal),
       cycle.run(signal),
       journal.run(signal),
     ]);

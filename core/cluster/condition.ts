@@ -4,6 +4,7 @@
 //   a                what its sidecar found out: encoder, whether it encodes, plays, transcodes, sockets
 //   a:drain          somebody asked it to drain; the last order counts
 //   a:drain:<door>   what is still left on it for one door
+//   a:recorder       its sidecar is there and its server makes the cluster's recordings (sidecar/recorder.ts)
 //
 // A replica's name has no colon, so the three never meet. Whoever can write the store can write notes: all
 // are validated when they are read, and one that makes no sense is as if it had not been written.

@@ -22,7 +22,7 @@ import { Way } from "../support/way.ts";
 
 const PEOPLE = 16;
 const CUT_OFF_MS = 8000;
-const REDIS_AWAY_MS = 20_000;
+const REDIS_AWAY_MS = 60_000;
 const MOVED = /^home of user (\w+) moved from/;
 
 let pair: Household;

@@ -163,6 +163,7 @@ export async function startCluster({
           callLimitMs: 1500,
           storeCallLimitMs: 500,
           leaseLimitMs: 10_000,
+          recorderAwayLimitMs: 60_000,
         }),
         retryMinMs: 50,
         retryMaxMs: 400,

@@ -34,6 +34,8 @@ export type Timer = {
   readonly StartDate: string;
   readonly EndDate: string;
 };
+/** A rule by which a server makes timers from its guide; here there is no guide, so none are made. */
+export type SeriesTimer = Readonly<Record<string, unknown>> & { readonly Id: string };
 type Stream = {
   readonly liveStreamId: string;
   readonly uniqueId: string;
@@ -70,6 +72,8 @@ export class LiveTv {
   readonly #opening = new Map<string, Promise<Stream>>();
   readonly #jobs = new Map<string, Job>();
   readonly #alarms = new Map<string, NodeJS.Timeout>();
+  /** Recordings under way, each with what ends it early. */
+  readonly #recordings = new Map<string, AbortController>();
   #channels: Channel[] | undefined;
   #ended = false;
 
@@ -284,8 +288,38 @@ export class LiveTv {
     const rest = this.timers().filter((timer) => timer.Id !== id);
     if (rest.length === this.timers().length) return false;
     clearTimeout(this.#alarms.get(id));
+    this.#recordings.get(id)?.abort();
     this.#save(rest);
     return true;
+  }
+
+  isRecording(id: string): boolean {
+    return this.#recordings.has(id);
+  }
+
+  seriesTimers(): SeriesTimer[] {
+    const file = this.#seriesFile;
+    return existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as SeriesTimer[]) : [];
+  }
+
+  addSeriesTimer(wanted: Readonly<Record<string, unknown>>): void {
+    this.#saveSeries([...this.seriesTimers(), { ...wanted, Id: randomId() }]);
+  }
+
+  removeSeriesTimer(id: string): boolean {
+    const all = this.seriesTimers();
+    const rest = all.filter((timer) => timer.Id !== id);
+    this.#saveSeries(rest);
+    return rest.length < all.length;
+  }
+
+  get #seriesFile(): string {
+    return join(dirname(this.#options.timersFile), "seriestimers.json");
+  }
+
+  #saveSeries(timers: readonly SeriesTimer[]): void {
+    mkdirSync(dirname(this.#seriesFile), { recursive: true });
+    writeFileSync(this.#seriesFile, JSON.stringify(timers));
   }
 
   #save(timers: readonly Timer[]): void {
@@ -320,7 +354,11 @@ export class LiveTv {
     mkdirSync(folder, { recursive: true });
     const file = createWriteStream(uniqueFile(folder, timer.Name));
     stream.readers.add(file);
-    await sleep(leftMs, undefined, { ref: false });
+    const ended = new AbortController();
+    this.#recordings.set(timer.Id, ended);
+    // Cancelled in the middle it ends there, and the file stays (RecordingsManager.CancelRecording).
+    await sleep(leftMs, undefined, { ref: false, signal: ended.signal }).catch(() => undefined);
+    this.#recordings.delete(timer.Id);
     stream.readers.delete(file);
     file.end();
     this.close(stream.liveStreamId);

@@ -114,7 +114,11 @@ function addListRoutes(routes: Routes): void {
 
 function addTimerRoutes(routes: Routes): void {
   const list = (ask: Exchange): void => {
-    const items = ask.world.liveTv.timers();
+    const { liveTv } = ask.world;
+    const items = liveTv.timers().map((timer) => ({
+      ...{ Type: "Timer", ...timer },
+      Status: liveTv.isRecording(timer.Id) ? "InProgress" : "New",
+    }));
     ask.reply({ Items: items, TotalRecordCount: items.length, StartIndex: 0 });
   };
   routes.add("GET", "/LiveTv/Timers", "user", list);
@@ -127,6 +131,18 @@ function addTimerRoutes(routes: Routes): void {
       StartDate: text("StartDate"),
       EndDate: text("EndDate"),
     });
+    ask.noContent();
+  });
+  routes.add("GET", "/LiveTv/SeriesTimers", "user", (ask) => {
+    const items = ask.world.liveTv.seriesTimers();
+    ask.reply({ Items: items, TotalRecordCount: items.length, StartIndex: 0 });
+  });
+  routes.add("POST", "/LiveTv/SeriesTimers", "user", (ask) => {
+    ask.world.liveTv.addSeriesTimer(ask.json() as Record<string, unknown>);
+    ask.noContent();
+  });
+  routes.add("DELETE", "/LiveTv/SeriesTimers/:timer", "user", (ask) => {
+    ask.world.liveTv.removeSeriesTimer(ask.param(0));
     ask.noContent();
   });
   routes.add("DELETE", "/LiveTv/Timers/:timer", "user", (ask) => {

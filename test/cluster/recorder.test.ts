@@ -1,0 +1,105 @@
+// The server that records dies in mid-recording: the recording goes on at the other in a second file, what was still
+// to be recorded is recorded there, and the first server, when it is back, records none of it once more.
+
+import { mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type DoorProcess, startDoor } from "../support/door.ts";
+import { doorSees, withKey } from "../support/household.ts";
+import { type StandIn, startPair } from "../support/jellyfin/start.ts";
+import { makeMedia } from "../support/media.ts";
+import { Tuner } from "../support/tuner.ts";
+import { until, Viewer } from "../support/viewer.ts";
+
+let pair: Awaited<ReturnType<typeof startPair>>;
+let door: DoorProcess;
+let tuner: Tuner;
+let recordings: string;
+
+beforeAll(async () => {
+  const media = await makeMedia();
+  tuner = await Tuner.start(media.film);
+  recordings = mkdtempSync(join(tmpdir(), "jellybloom-recorder-"));
+  pair = await startPair({ mediaDir: media.folder });
+  const change = { TunerHosts: [{ Url: tuner.url, TunerCount: 1 }], RecordingPath: recordings };
+  for (const server of [pair.a, pair.b]) {
+    await server.control("configure", { document: "livetv", change });
+  }
+  door = await startDoor({
+    replicas: [pair.a, pair.b],
+    apiKey: pair.a.apiKey,
+    args: ["--recorder-away-limit", "2s", "--lease-limit", "1s"],
+  });
+  await doorSees(door, 2);
+});
+
+afterAll(async () => {
+  await door.stop();
+  await pair.stop();
+  tuner.stop();
+  rmSync(recordings, { recursive: true, force: true });
+});
+
+async function timersAt(server: StandIn, kind = "Timers"): Promise<string[]> {
+  const reply = await withKey(server, "GET", `/LiveTv/${kind}`);
+  const { Items } = (await reply.json()) as { Items: { Name: string }[] };
+  return Items.map(({ Name }) => Name).sort();
+}
+
+const inSeconds = (seconds: number): string => new Date(Date.now() + seconds * 1000).toISOString();
+
+test("a recording whose server dies goes on elsewhere, with all timers, and no server records twice when it is back", async () => {
+  const admin = await Viewer.enter(door.url);
+  await admin.knownAt([pair.a, pair.b]);
+  const channels = (await admin.call("GET", "/LiveTv/Channels")).json().Items as { Id: string }[];
+  const ChannelId = channels[0]?.Id;
+  const post = async (kind: string, body: Record<string, unknown>): Promise<void> => {
+    const reply = await admin.call("POST", `/LiveTv/${kind}`, { body: { ChannelId, ...body } });
+    expect(reply.status, reply.text).toBe(204);
+  };
+  await post("Timers", { Name: "News", StartDate: inSeconds(0.5), EndDate: inSeconds(30) });
+  await post("Timers", { Name: "Film", StartDate: inSeconds(3600), EndDate: inSeconds(7200) });
+  await post("SeriesTimers", { Name: "Crime", RecordAnyTime: true, Days: ["Sunday"] });
+  await until(5000, "it records", () => readdirSync(recordings).length === 1);
+  const isRecorder = async (server: StandIn): Promise<boolean> =>
+    (await server.state()).liveStreams.length > 0;
+  const recorder = (await isRecorder(pair.a)) ? pair.a : pair.b;
+  const other = recorder === pair.a ? pair.b : pair.a;
+  await until(
+    5000,
+    "what is to be recorded is written down",
+    async () => (await timersAt(recorder)).length === 2,
+  );
+  // So often does a recorder's sidecar look at its timers.
+  await new Promise((resolve) => setTimeout(resolve, 1500));
+  await recorder.kill9();
+
+  await until(15_000, "it goes on in a second file", () => readdirSync(recordings).length === 2);
+  const second = readdirSync(recordings).find((name) => name !== "News.ts") ?? "";
+  const sizeOf = (name: string): number => statSync(join(recordings, name)).size;
+  await until(8000, "the second file grows", () => sizeOf(second) > 10_000);
+  const first = sizeOf("News.ts");
+  expect(first).toBeGreaterThan(10_000);
+  await until(5000, "everything is to be recorded there", async () => {
+    const [timers, series] = [await timersAt(other), await timersAt(other, "SeriesTimers")];
+    return timers.join() === "Film,News" && series.join() === "Crime";
+  });
+  // Whoever asks is shown each once, and may change them.
+  const shown = (await admin.call("GET", "/LiveTv/Timers")).json().Items as { Name: string }[];
+  expect(shown.map(({ Name }) => Name).sort()).toEqual(["Film", "News"]);
+  await post("Timers", { Name: "Late", StartDate: inSeconds(9000), EndDate: inSeconds(9900) });
+  expect(tuner.most).toBe(1);
+
+  await recorder.launch();
+  await recorder.ready();
+  await until(5000, "it has let go of all of them", async () => {
+    const left = [...(await timersAt(recorder)), ...(await timersAt(recorder, "SeriesTimers"))];
+    return left.length === 0 && !(await isRecorder(recorder));
+  });
+  expect(await isRecorder(other)).toBe(true);
+  expect(await timersAt(other)).toEqual(["Film", "Late", "News"]);
+  await doorSees(door, 2);
+  const later = (await admin.call("GET", "/LiveTv/Timers")).json().Items as { Name: string }[];
+  expect(later.map(({ Name }) => Name).sort()).toEqual(["Film", "Late", "News"]);
+});
