@@ -22,6 +22,8 @@ import { reconcileUserData } from "./reconcile.ts";
 export interface JournalMetrics {
   readonly event: (event: FollowerEvent) => void;
   readonly behind: (replica: string, entries: number, oldestMs: number, isBehind: boolean) => void;
+  /** A list is not on this replica what it is on the writer's. */
+  readonly difference: () => void;
 }
 
 export interface SidecarJournalParts {
@@ -43,11 +45,16 @@ export interface SidecarJournalParts {
 export function journalMetrics(
   metrics: Pick<
     Metrics,
-    "journalEvents" | "journalBehindEntries" | "journalBehindSeconds" | "replicaBehind"
+    | "journalEvents"
+    | "journalBehindEntries"
+    | "journalBehindSeconds"
+    | "replicaBehind"
+    | "listDifferences"
   >,
 ): JournalMetrics {
   return {
     event: (event) => metrics.journalEvents[event].add(),
+    difference: () => metrics.listDifferences.add(),
     behind(replica, entries, oldestMs, isBehind) {
       metrics.journalBehindEntries.set(replica, entries);
       metrics.journalBehindSeconds.set(replica, oldestMs / 1000);
@@ -78,7 +85,7 @@ export function createSidecarJournal(parts: SidecarJournalParts): SidecarJournal
 
   const follower = new Follower({
     hands,
-    handlers: journalHandlers(),
+    handlers: journalHandlers({ onDifference: () => parts.metrics?.difference() }),
     ledger,
     limits,
     startFrom() {
