@@ -1,0 +1,308 @@
+/**
+ * A history of what people do, while the servers, sidecars and doors they do it at are killed and frozen; afterwards it
+ * is judged. `npm run chaos` makes a long one, the suite a short one.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Part } from "../support/door.ts";
+import type { StandIn } from "../support/jellyfin/start.ts";
+import { type Loss, losses, type Write } from "./checker.ts";
+import type { ChaosWorld, Device } from "./world.ts";
+
+export interface ChaosPlan {
+  readonly durationMs: number;
+  /** Operations a second of all devices together. */
+  readonly rate: number;
+  /** Between two deeds of chaos, in ms; 0: there is none. */
+  readonly chaosEveryMs: number;
+  readonly random: () => number;
+  readonly say: (sentence: string) => void;
+}
+
+export interface ChaosResult {
+  readonly operations: number;
+  readonly acknowledged: number;
+  readonly kills: number;
+  readonly lost: readonly Loss[];
+  /** After the last deed was undone and all was healthy again: until all servers were equal, in ms. */
+  readonly equalAfterMs: number;
+  /** Where they differed for too long. */
+  readonly differing: readonly string[];
+  readonly seenEffects: readonly string[];
+  readonly memoryMiB: number;
+}
+
+type Field = "position" | "favourite" | "likes" | "played";
+const shown: Readonly<Record<Field, string>> = {
+  position: "PlaybackPositionTicks",
+  favourite: "IsFavorite",
+  likes: "Likes",
+  played: "Played",
+};
+const initial: Readonly<Record<Field, unknown>> = {
+  position: 0,
+  favourite: false,
+  likes: null,
+  played: false,
+};
+/** A client gives up after this. */
+const patienceMs = 20_000;
+/** Between a tenth and four fifths of ten minutes, where a server keeps the position it is told. */
+const firstTicks = 700_000_000;
+
+export async function runChaos(world: ChaosWorld, plan: ChaosPlan): Promise<ChaosResult> {
+  const writes: Write[] = [];
+  const deeds = new Deeds(world, plan);
+  const ended = new AbortController();
+  const endsAtMs = performance.now() + plan.durationMs;
+  let turn = 0;
+  let operations = 0;
+  const working = world.devices.map(async (device, index) => {
+    const pauseMs = (world.devices.length / plan.rate) * 1000;
+    await sleep(pauseMs * plan.random());
+    while (performance.now() < endsAtMs) {
+      const beganMs = performance.now();
+      operations++;
+      await oneChange(world, device, index, turn++, plan, writes);
+      await sleep(Math.max(0, pauseMs - (performance.now() - beganMs)));
+    }
+  });
+  const chaos = plan.chaosEveryMs > 0 ? deeds.run(ended.signal) : Promise.resolve();
+  await Promise.all(working);
+  ended.abort();
+  await chaos;
+  await deeds.heal();
+
+  const healedAtMs = performance.now();
+  let differing: readonly string[] = [];
+  let late: readonly string[] = [];
+  let equalAfterMs = Number.POSITIVE_INFINITY;
+  let states = await world.states();
+  for (;;) {
+    differing = differences(states);
+    if (differing.length === 0) {
+      equalAfterMs = performance.now() - healedAtMs;
+      break;
+    }
+    if (performance.now() - healedAtMs > 4500 && late.length === 0) late = differing;
+    if (performance.now() - healedAtMs > 20_000) break;
+    await sleep(100);
+    states = await world.states();
+  }
+  const [one] = states;
+  const found = (register: string): unknown => {
+    const [userId, itemId, field] = register.split("/");
+    const text = one?.get(`${userId}/${itemId}`) ?? "{}";
+    return (JSON.parse(text) as Record<string, unknown>)[shown[field as Field]];
+  };
+  const lost = losses(writes, found, (register) => initial[register.split("/")[2] as Field]);
+  const { seen } = await world.journal();
+  return {
+    operations,
+    acknowledged: writes.filter(({ isAcknowledged }) => isAcknowledged).length,
+    kills: deeds.kills,
+    lost,
+    equalAfterMs,
+    differing: differing.length > 0 ? differing : late,
+    seenEffects: seen,
+    memoryMiB: world.sidecarMemoryMiB(),
+  };
+}
+
+export function differences(states: readonly ReadonlyMap<string, string>[]): string[] {
+  const [first, ...others] = states;
+  const differing: string[] = [];
+  for (const [key, text] of first ?? []) {
+    const all = [text, ...others.map((other) => other.get(key))];
+    if (new Set(all).size > 1) differing.push(`${key}: ${all.join(" | ")}`);
+  }
+  return differing;
+}
+
+/**
+ * One change by one device. Marks are made on films of their own, because a mark and a position are written by the same
+ * request there, and a register must have one kind of writer to be judged.
+ */
+async function oneChange(
+  { films, doors }: ChaosWorld,
+  { viewer, userId }: Device,
+  index: number,
+  turn: number,
+  { random }: ChaosPlan,
+  writes: Write[],
+): Promise<void> {
+  const half = Math.floor(films.length / 2);
+  const chance = random();
+  const isMark = chance > 0.85;
+  const film = films[(isMark ? half : 0) + Math.floor(random() * half)] ?? "";
+  const door = doors[(index + (random() < 0.1 ? 1 : 0)) % doors.length];
+  const at = door === undefined ? viewer : viewer.at(door.url);
+  const ticks = firstTicks + turn * 1000;
+  const on = random() < 0.5;
+  const change = ((): {
+    field: Field;
+    value: unknown;
+    method: string;
+    path: string;
+    body?: unknown;
+  } => {
+    if (isMark) {
+      const method = on ? "POST" : "DELETE";
+      return { field: "played", value: on, method, path: `/UserPlayedItems/${film}` };
+    }
+    if (chance < 0.3) {
+      const method = on ? "POST" : "DELETE";
+      return { field: "favourite", value: on, method, path: `/UserFavoriteItems/${film}` };
+    }
+    if (chance < 0.4) {
+      const path = `/UserItems/${film}/Rating`;
+      return on
+        ? { field: "likes", value: true, method: "POST", path: `${path}?likes=true` }
+        : { field: "likes", value: null, method: "DELETE", path };
+    }
+    if (chance < 0.55) {
+      return {
+        field: "position",
+        value: ticks,
+        method: "POST",
+        path: `/UserItems/${film}/UserData`,
+        body: { PlaybackPositionTicks: ticks },
+      };
+    }
+    const report = chance < 0.7 ? "Progress" : "Stopped";
+    return {
+      field: "position",
+      value: ticks,
+      method: "POST",
+      path: `/Sessions/Playing/${report}`,
+      body: { ItemId: film, PositionTicks: ticks },
+    };
+  })();
+  const write: Write = {
+    register: `${userId}/${film}/${change.field}`,
+    value: change.value,
+    startedMs: performance.now(),
+    endedMs: Number.POSITIVE_INFINITY,
+    isAcknowledged: false,
+  };
+  writes.push(write);
+  try {
+    const reply = await fetch(at.url + change.path, {
+      method: change.method,
+      headers: {
+        authorization: at.authorization,
+        ...(change.body !== undefined && { "content-type": "application/json" }),
+      },
+      body: change.body === undefined ? null : JSON.stringify(change.body),
+      signal: AbortSignal.timeout(patienceMs),
+    });
+    await reply.arrayBuffer();
+    write.isAcknowledged = reply.status < 300;
+  } catch {
+    // The door died: nobody was told that it is done.
+  }
+  write.endedMs = performance.now();
+}
+
+/** What is done to the parts, one after another: never to two servers at once, since somebody must be there. */
+class Deeds {
+  readonly #world: ChaosWorld;
+  readonly #plan: ChaosPlan;
+  kills = 0;
+
+  constructor(world: ChaosWorld, plan: ChaosPlan) {
+    this.#world = world;
+    this.#plan = plan;
+  }
+
+  async run(signal: AbortSignal): Promise<void> {
+    const { chaosEveryMs, random, say } = this.#plan;
+    while (!signal.aborted) {
+      const beganMs = performance.now();
+      const chance = random();
+      try {
+        if (chance < 0.35) await this.#killServer();
+        else if (chance < 0.5) await this.#freezeServer();
+        else if (chance < 0.75) await this.#killSidecar();
+        else if (chance < 0.85) await this.#killAllSidecars();
+        else await this.#killDoor();
+      } catch (error) {
+        say(`a deed failed: ${String(error)}`);
+      }
+      const leftMs = chaosEveryMs - (performance.now() - beganMs);
+      await sleep(Math.max(0, leftMs), undefined, { signal }).catch(() => undefined);
+    }
+  }
+
+  /** Everything runs, and says that it is ready. */
+  async heal(): Promise<void> {
+    const { servers, sidecars, doors } = this.#world;
+    for (const server of servers) await server.ready();
+    for (const sidecar of sidecars) await sidecar.ready();
+    for (const door of doors) await door.ready();
+  }
+
+  #one<Thing>(things: readonly Thing[]): Thing {
+    const thing = things[Math.floor(this.#plan.random() * things.length)];
+    if (thing === undefined) throw new Error("nothing to choose from");
+    return thing;
+  }
+
+  async #killServer(): Promise<void> {
+    const server = this.#one<StandIn>(this.#world.servers);
+    this.#plan.say(`server ${server.name} is killed`);
+    this.kills++;
+    await server.kill9();
+    await sleep(this.#plan.random() * 2500);
+    await server.launch();
+    await server.ready();
+  }
+
+  async #freezeServer(): Promise<void> {
+    const server = this.#one<StandIn>(this.#world.servers);
+    this.#plan.say(`server ${server.name} is frozen`);
+    this.kills++;
+    server.freeze();
+    await sleep(500 + this.#plan.random() * 5000);
+    server.thaw();
+    await server.ready();
+  }
+
+  async #killSidecar(): Promise<void> {
+    const index = Math.floor(this.#plan.random() * this.#world.sidecars.length);
+    this.#plan.say(`the sidecar of ${this.#world.servers[index]?.name} is killed`);
+    this.kills++;
+    await restart(this.#one([this.#world.sidecars[index]]), this.#plan.random() * 1500);
+  }
+
+  async #killAllSidecars(): Promise<void> {
+    this.#plan.say("all sidecars are killed");
+    this.kills += this.#world.sidecars.length;
+    const waitMs = this.#plan.random() * 1500;
+    await Promise.all(this.#world.sidecars.map((sidecar) => restart(sidecar, waitMs)));
+  }
+
+  async #killDoor(): Promise<void> {
+    this.#plan.say("a door is killed");
+    this.kills++;
+    await restart(this.#one<Part>(this.#world.doors), this.#plan.random() * 500);
+  }
+}
+
+async function restart(part: Part | undefined, afterMs: number): Promise<void> {
+  if (part === undefined) return;
+  await part.kill9();
+  await sleep(afterMs);
+  part.begin();
+  await part.serves(`${part.admin}/jellybloom/live`);
+}
+
+/** Random numbers that a seed makes again (mulberry32). */
+export function seededRandom(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296;
+  };
+}
