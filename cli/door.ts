@@ -4,6 +4,7 @@
 import { randomBytes } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { decidingRoute } from "../core/cluster/deciding.ts";
 import { JournalWriter, spoolLimits } from "../core/cluster/journal-writer.ts";
 import { Memory } from "../core/cluster/memory.ts";
 import type { ReplicaConfig } from "../core/cluster/replica.ts";
@@ -175,6 +176,8 @@ export async function runDoor(plan: DoorPlan, io: Io): Promise<number> {
     ...(gateUrlOf !== undefined && { gateUrlOf: (replica) => gateUrlOf(common, replica) }),
   });
   routes.push(...proxy.guardedRoutes);
+  const replicas = (): string[] => [...proxy.health.view.replicas.keys()];
+  routes.push(decidingRoute({ store, memory, seal, replicas }));
   const admin = createAdminServer({
     address: config.admin,
     readiness() {

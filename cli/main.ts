@@ -137,6 +137,28 @@ const undrain = tableCommand({
     (await import("./drain.ts")).runUndrain(config, replica, io),
 });
 
+const truth = tableCommand({
+  name: "truth",
+  summary: "call a replica's older data right: the others are to be seeded from it",
+  usage: "--cluster-key KEY [options] NAME",
+  options: undrainOptions,
+  rules: undrainRules,
+  words: ["NAME"],
+  run: async (config, [replica = ""], io) =>
+    (await import("./decide.ts")).runDecide(config, replica, "truth", io),
+});
+
+const catchUp = tableCommand({
+  name: "catch-up",
+  summary: "let a replica whose data were put back do again what it lacks",
+  usage: "--cluster-key KEY [options] NAME",
+  options: undrainOptions,
+  rules: undrainRules,
+  words: ["NAME"],
+  run: async (config, [replica = ""], io) =>
+    (await import("./decide.ts")).runDecide(config, replica, "catchUp", io),
+});
+
 const leave = tableCommand({
   name: "leave",
   summary: "take Jellybloom away again and leave every server as it was found",
@@ -177,6 +199,8 @@ const commands: readonly Command[] = [
   explain,
   drain,
   undrain,
+  truth,
+  catchUp,
   leave,
   doctor,
 ];

@@ -1,6 +1,7 @@
 // `jellybloom sidecar`: the caretaker of one server as a process of its own, which meets the doors and the
 // other sidecars in Redis. Its port serves /jellybloom/live, /ready and /metrics.
 
+import { decidingRoute } from "../core/cluster/deciding.ts";
 import { journalCursorOf } from "../core/cluster/journal-cursor.ts";
 import { knownProxiesRoute } from "../core/cluster/known-proxies.ts";
 import { verifyMember } from "../core/cluster/member.ts";
@@ -21,8 +22,8 @@ import { createOffice, readRestartState } from "../sidecar/api.ts";
 import { doctorRoute } from "../sidecar/doctor/doctor.ts";
 import { gatherFacts } from "../sidecar/facts.ts";
 import { differences, findings } from "../sidecar/findings.ts";
-import { DriftWatch } from "../sidecar/library/drift-watch.ts";
 import { journalMetrics } from "../sidecar/journal/journal.ts";
+import { DriftWatch } from "../sidecar/library/drift-watch.ts";
 import { Peers } from "../sidecar/peers.ts";
 import { createDonor } from "../sidecar/seed/donor.ts";
 import {
@@ -187,6 +188,7 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
           ...{ name, client: server, hasKey: true },
         })),
       systemClock.wallMs,
+      () => memory.notes("replica"),
     ),
     knownProxiesRoute(client),
   );
@@ -194,7 +196,8 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
     ...{ replica: config.name, folder: config.server, store, memory, seal, verifier: proofs, log },
     position: () => journalCursorOf(memory.notes("replica"), config.name),
   });
-  guardedRoutes.push(...donor.routes);
+  const replicas = (): string[] => [config.name, ...peers.clients.keys()];
+  guardedRoutes.push(...donor.routes, decidingRoute({ store, memory, seal, replicas }));
 
   sidecar.lease.onChange((epoch) => metrics.leader.set(epoch === undefined ? 0 : 1));
 

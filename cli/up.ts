@@ -15,8 +15,8 @@ import { createOffice, type Office } from "../sidecar/api.ts";
 import { doctorRoute } from "../sidecar/doctor/doctor.ts";
 import { gatherFacts } from "../sidecar/facts.ts";
 import { findings, isUndecided, type ReplicaFacts } from "../sidecar/findings.ts";
-import { DriftWatch } from "../sidecar/library/drift-watch.ts";
 import { journalMetrics } from "../sidecar/journal/journal.ts";
+import { DriftWatch } from "../sidecar/library/drift-watch.ts";
 import { createDonor } from "../sidecar/seed/donor.ts";
 import {
   callLimitFor,
@@ -94,6 +94,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
                 ...{ name, client, hasKey: apiKeyOf(config.apiKey, name) !== undefined },
               })),
             systemClock.wallMs,
+            () => common.memory.notes("replica"),
           ),
         );
         return [...services, findingsService(config, common, proxy, clients)];

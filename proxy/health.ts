@@ -28,6 +28,8 @@ export interface HealthOptions {
   readonly clock: Clock;
   /** A client for one replica whose calls are limited to the probe's time. */
   readonly clientOf: (config: ReplicaConfig) => JellyfinClient;
+  /** Why a server that is well must not be used, as the cluster knows it; undefined: it may be. */
+  readonly whyUnfit?: (replica: string) => string | undefined;
 }
 
 /** How often a ready replica's wizard is asked again, in probes. */
@@ -231,6 +233,8 @@ export class Health {
       watched.isWizardComplete = info.info.startupWizardCompleted;
       watched.probesUntilWizard = watched.isWizardComplete ? wizardEveryProbes : 0;
     }
+    const why = this.#watched.size > 1 ? this.#options.whyUnfit?.(watched.config.name) : undefined;
+    if (why !== undefined) return { state: "unfit", reason: why };
     // Behind a door with one server the wizard itself is what people come for.
     if (watched.isWizardComplete || this.#watched.size === 1) return { state: "ready", reason };
     return { state: "unfit", reason: "its startup wizard was never completed" };

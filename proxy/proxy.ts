@@ -375,6 +375,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
         urgent: (replica, key) => caretakers.urgent(replica, key),
         homeOf: (userId) => homes.homeOf(userId),
         readAt: (userId, replica, untilMs) => homes.readFor(userId, replica, untilMs),
+        noteDeleted: (itemIds, untilMs) => homes.noteDeleted(itemIds, untilMs),
       }),
       createTaskAttendant(memory),
       refresh.attendant,

@@ -28,12 +28,15 @@ import { Cycle } from "./cycle.ts";
 import type { DecideLimits, MintEnd } from "./decide.ts";
 import { EncoderWatch } from "./encoder.ts";
 import { createSidecarJournal, type JournalMetrics } from "./journal/journal.ts";
+import { KeyKeeper, keyKeeperLimits } from "./journal/key-keeper.ts";
 import { LeaseKeeper } from "./lease.ts";
 import { Mirror, mirrorLimits } from "./mirror.ts";
 import { Observer, type ServerSight } from "./observe.ts";
 import { PlayKeeper } from "./play-keeper.ts";
 import { runPresence } from "./presence.ts";
 import { RecorderKeeper } from "./recorder.ts";
+import { trustedJournal } from "./trusted-journal.ts";
+import { TruthKeeper } from "./truth.ts";
 
 export interface SidecarLog {
   debug(message: string): void;
@@ -288,23 +291,37 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     onChange: () => void tellEncoder(),
   });
 
-  const journal = createSidecarJournal({
-    hands: {
-      ...{ replica: name, client, store, memory, seal, clock, log },
-      peer: (replica) => parts.peers().get(replica),
-      leads: () => lease.mayAct() !== undefined,
-    },
-    store,
-    peers: parts.peers,
-    isHealthy: () => observer.sight.health === "healthy",
-    urgent(identityKey) {
-      observer.noteUrgent(identityKey);
-      cycle.wake();
-    },
+  const truth = new TruthKeeper({
+    ...{ replica: name, client, store, memory, seal, clock, log },
     directory: parts.journalDirectory,
-    version: options.version,
-    metrics: parts.journalMetrics,
-    silencePatienceMs,
+    replicas: () => [name, ...parts.peers().keys()],
+  });
+  const journal = trustedJournal(truth, () =>
+    createSidecarJournal({
+      hands: {
+        ...{ replica: name, client, store, memory, seal, clock, log },
+        peer: (replica) => parts.peers().get(replica),
+        leads: () => lease.mayAct() !== undefined,
+      },
+      store,
+      peers: parts.peers,
+      isHealthy: () => observer.sight.health === "healthy",
+      urgent(identityKey) {
+        observer.noteUrgent(identityKey);
+        cycle.wake();
+      },
+      directory: parts.journalDirectory,
+      version: options.version,
+      metrics: parts.journalMetrics,
+      silencePatienceMs,
+    }),
+  );
+
+  const keys = new KeyKeeper({
+    hands: { replica: name, client, store, memory, seal, log },
+    isHealthy: () => observer.sight.health === "healthy",
+    isCluster: () => parts.peers().size > 0,
+    ...keyKeeperLimits,
   });
 
   /** What the cluster places plays by. It is told again when the store has not got it. */
@@ -342,6 +359,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     // What it does for people who have left it is ended first: two servers may be at one play now.
     if (isBack) plays.noteReturn();
     if (isBack) recorder.noteReturn();
+    if (isBack) keys.look();
     if (isDue || isBack) await readFacts();
     if (!isBack) return;
     // Health goes on being watched while the store cannot be read.
@@ -484,6 +502,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
       recorder.run(signal),
       cycle.run(signal),
       journal.run(signal),
+      keys.run(signal),
     ]);
     // An end that was asked for does not wait for a server that does not answer.
     const patience = new AbortController();

@@ -1,6 +1,8 @@
 // The doctor as those who run can be asked for it: the examination of all servers, and the guarded route by
 // which `jellybloom doctor` asks a sidecar, or the one process of `up`, to make it with the keys they have.
 
+import type { ReplicaNotes } from "../../core/cluster/condition.ts";
+import { isQuarantined } from "../../core/cluster/truth.ts";
 import type { GuardedRoute } from "../../core/service/health.ts";
 import { parsedObject } from "../../core/service/json.ts";
 import type { Finding } from "../findings.ts";
@@ -39,6 +41,7 @@ export async function examination(
 export function doctorRoute(
   servers: () => readonly AskedServer[],
   now: () => number,
+  notes: () => ReplicaNotes,
 ): GuardedRoute {
   let running: Promise<Examination> | undefined;
   return {
@@ -50,10 +53,23 @@ export function doctorRoute(
         .filter((door) => typeof door === "string")
         .slice(0, doorsLimit);
       // It costs each server a walk through its libraries, so it is never made twice side by side.
-      running ??= examination(servers(), { limitMs: shortLimitMs, doors, now }).finally(() => {
+      const asked = servers();
+      running ??= examination(asked, { limitMs: shortLimitMs, doors, now }).finally(() => {
         running = undefined;
       });
-      return { status: 200, body: await running };
+      const { asked: examined, findings } = await running;
+      const known = quarantines(asked, notes());
+      return { status: 200, body: { asked: examined, findings: [...known, ...findings] } };
     },
   };
+}
+
+/** What only a cluster that runs knows. */
+function quarantines(servers: readonly AskedServer[], notes: ReplicaNotes): readonly Finding[] {
+  return servers.flatMap(({ name }) => {
+    const why = isQuarantined(notes, name);
+    return why === undefined
+      ? []
+      : [{ severity: "refuse", sentence: `Server ${name} gets nobody: ${why}.` }];
+  });
 }

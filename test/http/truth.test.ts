@@ -1,0 +1,214 @@
+// A server whose data are put back is noticed, by a real keeper at a real stand-in whose database is exchanged on the
+// disk, and the cluster does what its owner says.
+
+import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+import { decidingRoute } from "../../core/cluster/deciding.ts";
+import { journalNoteId, journalStartOf } from "../../core/cluster/journal-cursor.ts";
+import { Memory } from "../../core/cluster/memory.ts";
+import { isQuarantined, markNoteId, quarantineOf, readMark } from "../../core/cluster/truth.ts";
+import { systemClock } from "../../core/service/clock.ts";
+import { openEmbeddedStore } from "../../core/store/embedded.ts";
+import type { Store } from "../../core/store/store.ts";
+import { markDeviceId, TruthKeeper } from "../../sidecar/truth.ts";
+import { copyDatabase } from "../support/jellyfin/database.ts";
+import { type StandIn, startPair } from "../support/jellyfin/start.ts";
+import { databaseFile } from "../support/jellyfin/world.ts";
+import { clientOf, defaultSeal, emptyFolder, eventually, storeLimits } from "./sidecar-cluster.ts";
+
+const media = emptyFolder();
+let a: StandIn;
+let b: StandIn;
+let stopPair: () => Promise<void>;
+const endings: (() => Promise<void>)[] = [];
+let folder = "";
+
+beforeAll(async () => {
+  ({ a, b, stop: stopPair } = await startPair({ mediaDir: media.path }));
+  folder = mkdtempSync(join(tmpdir(), "jellybloom-truth-"));
+});
+
+afterEach(async () => {
+  for (const end of endings.splice(0)) await end();
+});
+
+afterAll(async () => {
+  await stopPair();
+  media.remove();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+interface Kept {
+  readonly keeper: TruthKeeper;
+  readonly memory: Memory;
+  readonly store: Store;
+  readonly lines: string[];
+  readonly end: () => Promise<void>;
+}
+
+function keep(server: StandIn, given: { store?: Store; directory?: string } = {}): Kept {
+  const store = given.store ?? openEmbeddedStore({ limits: storeLimits });
+  const lines: string[] = [];
+  const line = (message: string): void => void lines.push(message);
+  const log = { debug: () => undefined, info: line, warn: line, error: line };
+  const memory = new Memory({
+    store,
+    seal: defaultSeal,
+    log,
+    tokensRemembered: 10,
+    storeRetryMs: 50,
+  });
+  const ending = new AbortController();
+  const client = clientOf(server);
+  const keeper = new TruthKeeper({
+    ...{ replica: server.name, client, store, memory, seal: defaultSeal, clock: systemClock, log },
+    directory: given.directory,
+    replicas: () => ["a", "b"],
+    limits: { markIntervalMs: 50, retryMs: 50 },
+  });
+  const work = [memory.run(ending.signal), keeper.run(ending.signal)];
+  keeper.noteHealth(true);
+  const end = async (): Promise<void> => {
+    ending.abort();
+    await Promise.all(work);
+    await client.close();
+    if (given.store === undefined) await store.close();
+  };
+  endings.push(end);
+  return { keeper, memory, store, lines, end };
+}
+
+async function markAt(server: StandIn) {
+  const headers = { authorization: `MediaBrowser Token="${server.apiKey}"` };
+  const reply = await fetch(`${server.url}/Devices/Options?id=${markDeviceId}`, { headers });
+  if (reply.status === 404) return undefined;
+  return readMark(((await reply.json()) as { CustomName: string }).CustomName);
+}
+
+async function applied({ store, memory }: Kept, replica: string, number: number): Promise<void> {
+  const value = JSON.stringify({ generation: "g", number });
+  const note = { kind: "replica", id: journalNoteId(replica), replica, value } as const;
+  await store.putNote(note, 0);
+  memory.apply({ type: "note", note: { ...note, expiresAtMs: 0 } });
+}
+
+async function putBack(server: StandIn, from: string): Promise<void> {
+  await server.kill9();
+  for (const end of ["", "-wal", "-shm"])
+    rmSync(databaseFile(server.dataDir) + end, { force: true });
+  copyFileSync(from, databaseFile(server.dataDir));
+  await server.launch();
+}
+
+async function decide(kept: Kept, replica: string, decision: string) {
+  const { store, memory } = kept;
+  const route = decidingRoute({ store, memory, seal: defaultSeal, replicas: () => ["a", "b"] });
+  return await route.answer(JSON.stringify({ replica, decision }));
+}
+
+test("the mark follows the journal, and a server that is put back is in quarantine until it caught up", async () => {
+  const kept = keep(b);
+  const { keeper, memory } = kept;
+  await eventually(() => keeper.isTrusted);
+  await applied(kept, "b", 10);
+  await eventually(async () => (await markAt(b))?.cursor?.number === 10);
+  const old = join(folder, "old.db");
+  await copyDatabase(databaseFile(b.dataDir), old);
+  await applied(kept, "b", 25);
+  await eventually(async () => (await markAt(b))?.cursor?.number === 25);
+
+  const distrusted = await keeper.untilTrusted(new AbortController().signal);
+  await putBack(b, old);
+  keeper.noteHealth(false);
+  keeper.noteHealth(true);
+  await eventually(() => isQuarantined(memory.notes("replica"), "b"));
+  expect(distrusted.aborted).toBe(true);
+  expect(keeper.isTrusted).toBe(false);
+  expect(keeper.sentence()).toMatch(
+    /^b gets nobody: .* lack up to 15 changes .*jellybloom catch-up b/,
+  );
+  expect((await markAt(b))?.cursor?.number).toBe(10);
+
+  expect((await decide(kept, "c", "catchUp")).status).toBe(404);
+  expect((await decide(kept, "a", "catchUp")).status).toBe(409);
+  expect((await decide(kept, "b", "catchUp")).status).toBe(200);
+  await eventually(() => keeper.isTrusted);
+  expect(isQuarantined(memory.notes("replica"), "b")).toBeUndefined();
+  // The journal is done again there from where the old data were.
+  expect(journalStartOf(memory.notes("replica"), "b")?.cursor.number).toBe(10);
+});
+
+test("a server that its owner calls right is used at once, and the others get nobody until they are seeded from it", async () => {
+  const store = openEmbeddedStore({ limits: storeLimits });
+  const keptA = keep(a, { store });
+  const keptB = keep(b, { store });
+  await eventually(() => keptA.keeper.isTrusted && keptB.keeper.isTrusted);
+  const old = join(folder, "older.db");
+  await copyDatabase(databaseFile(b.dataDir), old);
+  await applied(keptB, "b", 99);
+  await eventually(async () => (await markAt(b))?.cursor?.number === 99);
+  await store.appendJournal(["one", "two"]);
+  await putBack(b, old);
+  keptB.keeper.noteHealth(false);
+  keptB.keeper.noteHealth(true);
+  await eventually(() => isQuarantined(keptB.memory.notes("replica"), "b"));
+
+  expect((await decide(keptB, "b", "truth")).status).toBe(200);
+  await eventually(() => keptB.keeper.isTrusted);
+  expect(journalStartOf(keptB.memory.notes("replica"), "b")?.cursor.number).toBe(2);
+  await eventually(() => quarantineOf(keptA.memory.notes("replica"), "a")?.truth === "b");
+  await eventually(() => !keptA.keeper.isTrusted);
+  expect(keptA.keeper.sentence()).toContain("jellybloom reseed a makes it like b");
+  const refused = await decide(keptA, "a", "catchUp");
+  expect(refused.status).toBe(409);
+
+  // a is seeded from b: its data carry b's mark, and that ends the quarantine.
+  const copy = join(folder, "seed.db");
+  await copyDatabase(databaseFile(b.dataDir), copy);
+  await putBack(a, copy);
+  keptA.keeper.noteHealth(false);
+  keptA.keeper.noteHealth(true);
+  await eventually(() => keptA.keeper.isTrusted);
+  expect(isQuarantined(keptA.memory.notes("replica"), "a")).toBeUndefined();
+  expect((await markAt(a))?.replica).toBe("a");
+  for (const { end } of [keptA, keptB]) await end();
+  endings.length = 0;
+  await store.close();
+});
+
+test("what was remembered outlives the store, and the folder beside the sidecar", async () => {
+  const directory = join(folder, "kept");
+  const first = keep(a, { directory });
+  await eventually(() => first.keeper.isTrusted);
+  await eventually(() => existsSync(join(directory, "mark-a.json")));
+  const counted = readMark(JSON.parse(readFileSync(join(directory, "mark-a.json"), "utf8")).mark);
+  expect(counted?.count).toBeGreaterThan(0);
+  const before = join(folder, "before.db");
+  await copyDatabase(databaseFile(a.dataDir), before);
+  await applied(first, "a", 7);
+  await eventually(async () => (await markAt(a))?.cursor?.number === 7);
+  await first.end();
+  endings.length = 0;
+
+  // Another store, which has lost everything: the file beside the sidecar remembers.
+  await putBack(a, before);
+  const second = keep(a, { directory });
+  await eventually(() => isQuarantined(second.memory.notes("replica"), "a"));
+
+  // Another folder: the store remembers.
+  const { store } = second;
+  expect(second.memory.note("replica", markNoteId("a"))).toBeUndefined();
+  await decide(second, "a", "truth");
+  await eventually(() => second.keeper.isTrusted);
+  await eventually(() => second.memory.note("replica", markNoteId("a")) !== undefined);
+  await putBack(a, before);
+  const third = keep(a, { store, directory: join(folder, "another") });
+  await eventually(() => isQuarantined(third.memory.notes("replica"), "a"));
+  await third.end();
+
+  // Neither: nobody can know, nothing crashes, and the server is used.
+  const fourth = keep(a);
+  await eventually(() => fourth.keeper.isTrusted);
+}, 20_000);
