@@ -33,6 +33,11 @@ export function createApiKeysAttendant({ memory, seal, isCluster }: ApiKeysParts
       const text = JSON.stringify(refusal);
       return ownReply(403, "Forbidden", text, ["Content-Type", "application/json; charset=utf-8"]);
     },
+    /** Each server has keys of its own: the page shows those of the one at which they are made. */
+    bound() {
+      const replica = isCluster() ? memory.lease?.replica : undefined;
+      return replica === undefined || replica === "" ? undefined : { replica, kind: "leader" };
+    },
     async after({ facts }, reply) {
       if (facts.method !== "GET" || reply.head.status !== 200 || !isCluster()) return reply;
       return withoutOwnKeys(reply, ownKeyHashes(memory, seal));

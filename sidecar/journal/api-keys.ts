@@ -18,6 +18,7 @@ import {
 } from "../../core/cluster/identity.ts";
 import type { Effect, Intent, Placed } from "../../core/cluster/journal.ts";
 import { ownKeyHashes, ownKeyText } from "../../core/cluster/own-keys.ts";
+import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { fieldOf, textField } from "../../core/jellyfin/documents.ts";
 import { again, appliedOf, done, inStore, readJson } from "./calls.ts";
 import type { Applied, JournalHandler, JournalHands, Published } from "./handler.ts";
@@ -56,7 +57,21 @@ export function createApiKeys(): JournalHandler {
  * Brings the cluster's keys and this server's list together. `done` when they are; the sidecar calls it at its start,
  * now and then, and whenever there is a key that has no part here.
  */
-export async function lookAtKeys(hands: KeyHands): Promise<Applied> {
+export function lookAtKeys(hands: KeyHands): Promise<Applied> {
+  // Two looks side by side would each make a part of the same key.
+  const before = looks.get(hands.client) ?? Promise.resolve();
+  const look = before.then(() => lookOnce(hands));
+  looks.set(
+    hands.client,
+    look.catch(() => undefined),
+  );
+  return look;
+}
+
+/** The last look at each server. */
+const looks = new WeakMap<JellyfinClient, Promise<unknown>>();
+
+async function lookOnce(hands: KeyHands): Promise<Applied> {
   const failed = await tellOwnKey(hands);
   if (failed !== undefined) return failed;
   const own = ownKeyHashes(hands.memory, hands.seal);

@@ -380,7 +380,7 @@ describe("an API key", () => {
     if (standing.standing !== "current") throw new Error("the key is not known");
     expect(cluster.memory.openToken(standing.identity, "b")).toBe(other);
     expect(await statusOf(b, other)).toBe(400);
-    // Looked at again, none is made twice, and the cluster's own is nobody's.
+    // Looked at again, also twice at once, none is made twice, and the cluster's own is nobody's.
     expect(await lookAtKeys(cluster.hands("a"))).toEqual({ outcome: "done" });
     expect(await lookAtKeys(cluster.hands("b"))).toEqual({ outcome: "done" });
     expect((await named(b, "Sonarr")).length).toBe(1);
@@ -388,10 +388,10 @@ describe("an API key", () => {
     expect(ownKeyHashes(cluster.memory, cluster.seal)).toEqual(new Set([hashOf(a.apiKey)]));
   });
 
-  test("of a name that others have is paired with its own", async () => {
+  test("of a name that others have is paired with its own, once, also by two looks at one time", async () => {
     for (let count = 0; count < 2; count++) await call(a, "POST", "/Auth/Keys?app=Radarr");
     await lookAtKeys(cluster.hands("a"));
-    await lookAtKeys(cluster.hands("b"));
+    await Promise.all([lookAtKeys(cluster.hands("b")), lookAtKeys(cluster.hands("b"))]);
     const parts = (await named(a, "Radarr")).map((token) => {
       const standing = cluster.memory.standingOf(token);
       return standing.standing === "current" ? standing.identity.tokens.b?.hash : undefined;
