@@ -20,6 +20,7 @@ export interface HomesOptions {
 
 /** Users who changed a list or an item within the last seconds. */
 const readersLimit = 1000;
+const deletionsLimit = 10_000;
 
 export class Homes {
   /** This process, in every epoch it is granted. */
@@ -29,6 +30,8 @@ export class Homes {
   readonly #local = new Map<string, string>();
   /** Where a user's questions go for a moment, because what they changed is known there first. */
   readonly #readAt = new Map<string, { readonly replica: string; readonly untilMs: number }>();
+  /** Items that were deleted a moment ago, by id: until when a server that still has them is not believed. */
+  readonly #deleted = new Map<string, number>();
   #sights: readonly ProxySight[] = [];
   #looking: Promise<void> | undefined;
 
@@ -57,6 +60,23 @@ export class Homes {
     if (known.untilMs > nowMs()) return known.replica;
     this.#readAt.delete(userId);
     return undefined;
+  }
+
+  /** Until then, on the monotonic clock, the writer's word counts that there are no such items. */
+  noteDeleted(itemIds: readonly string[], untilMs: number): void {
+    for (const id of itemIds) {
+      if (this.#deleted.size >= deletionsLimit) this.#deleted.clear();
+      this.#deleted.set(id, untilMs);
+    }
+  }
+
+  wasDeleted(itemId: string | undefined, nowMs: () => number): boolean {
+    if (this.#deleted.size === 0 || itemId === undefined) return false;
+    const untilMs = this.#deleted.get(itemId);
+    if (untilMs === undefined) return false;
+    if (untilMs > nowMs()) return true;
+    this.#deleted.delete(itemId);
+    return false;
   }
 
   /** What the other proxies last said they can reach. */

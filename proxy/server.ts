@@ -288,7 +288,7 @@ export class Door {
 
   /** True when the request has had its answer or its end. */
   async #isDone(job: Job, relay: Relay, outcome: LaneOutcome): Promise<boolean> {
-    const { metrics, health, caretakers } = this.#parts;
+    const { metrics, health, caretakers, homes, clock } = this.#parts;
     const { route } = job.facts;
     const laneMetrics = metrics.lane[laneName(job.facts)];
     if (outcome.kind === "answered") {
@@ -330,7 +330,8 @@ export class Door {
     const seen = isContinuable ? ({ kind: "notConnected", why: outcome.why } as const) : outcome;
     const next = decideNext(seen, {
       repeatable: job.repeatable,
-      answer: route.answer,
+      // Another server that has not heard of a deletion yet would still show the item.
+      answer: homes.wasDeleted(job.facts.itemId, clock.monotonicMs) ? "doubt401" : route.answer,
       memoryOnly: route.memoryOnly,
       isJournalled: this.#attendants(route).some((attendant) => attendant.repeats?.(job) === true),
       tokenKnown: job.identity !== undefined,

@@ -36,6 +36,8 @@ export interface ListsParts {
   readonly homeOf: (userId: string) => string | undefined;
   /** From now until then this user's questions go there. */
   readonly readAt: (userId: string, replica: string, untilMs: number) => void;
+  /** From now until then an item that the writer does not have is gone, whoever else still has it. */
+  readonly noteDeleted: (itemIds: readonly string[], untilMs: number) => void;
 }
 
 /** How long whoever changed something reads where it was changed; the others have it within a second. */
@@ -155,6 +157,10 @@ export function createLists(parts: ListsParts): Attendant {
           parts.readAt(identity.userId, replica, clock.monotonicMs() + readAtWriterMs);
         }
       }
+      if (reply.head.status < 300 && isCluster()) {
+        const deleted = deletedIds(asked);
+        if (deleted.length > 0) parts.noteDeleted(deleted, clock.monotonicMs() + readAtWriterMs);
+      }
       const id = existing.get(asked);
       return id === undefined || reply.head.status >= 300 ? reply : created(asked, id);
     },
@@ -176,6 +182,14 @@ function identityNow(
 
 function lacksToken(identity: Identity | undefined, replica: string): boolean {
   return identity?.kind === "user" && identity.tokens[replica] === undefined;
+}
+
+/** What a deletion names, in its path or its query. */
+function deletedIds({ facts }: Attended): readonly string[] {
+  const { route, params, rawQuery } = facts;
+  if (!route.methods.includes("DELETE") || route.kind !== "library") return [];
+  const own = plainGuid(params.itemId);
+  return own === undefined ? idsIn(rawQuery, "ids") : [own];
 }
 
 /** Two names with one folder are one collection (ManagedFileSystem.GetValidFilename on Linux). */
