@@ -966,12 +966,11 @@ export class Follower {
       onEvent("putRight");
       const names = verified.fields.join(", ");
       hands.log.debug(`the server of ${hands.replica} had another ${names} of ${lane}: put right`);
-      // Whatever wrote it may write once more.
-      this.#settle(lane, handler);
     }
-    if (verified.outcome === "again" && tries < 10) {
+    // Whatever wrote it may write once more; a server that never says what it was told is let be.
+    if (verified.outcome !== "equal" && tries < 5) {
       this.#settling.set(lane, { handler, atMs: this.#nowMs() + 1000, tries: tries + 1 });
-    } else if (verified.outcome === "equal" && !this.#settling.has(lane)) {
+    } else if (!this.#settling.has(lane)) {
       this.#inDoubt.delete(lane);
     }
     return "done";

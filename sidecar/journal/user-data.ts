@@ -292,7 +292,9 @@ export function writesFor(
   const query = `userId=${userId}`;
   const writes: ReturnType<typeof writesFor> = [];
   let wanted = values;
-  if (values.likes === null && now.likes !== null) {
+  // One of the two is the other (UserItemData.Likes).
+  const isRatingCleared = values.likes === null || (values.rating === null && !values.likes);
+  if (isRatingCleared && (now.likes !== null || now.rating !== null)) {
     writes.push({ method: "DELETE", path: `/UserItems/${itemId}/Rating?${query}` });
   }
   if (values.lastPlayedDate === null && now.lastPlayedDate !== null) {

@@ -110,7 +110,7 @@ export async function startChaosWorld(options: ChaosOptions): Promise<ChaosWorld
         devices.push({ user, userId: viewer.userId, name: `${user}-${index}`, viewer });
       }
     }
-    for (const { viewer } of devices) await viewer.knownAt(servers);
+    for (const { viewer } of devices) await viewer.knownAt(servers, 40_000);
     const [anybody] = devices;
     const listed = await anybody?.viewer.call(
       "GET",

@@ -77,6 +77,7 @@ export type UserDataRow = {
   favorite: boolean;
   played: boolean;
   likes?: boolean | undefined;
+  rating?: number | undefined;
   lastPlayed?: string | undefined;
 };
 

@@ -9,6 +9,8 @@ import type { Sessions } from "./sessions.ts";
 
 const GATHER_MS = 500;
 const TICKS_PER_SECOND = 10_000_000;
+/** Likes are ratings: from here on one is liked (UserItemData.MinLikeValue), and 10 or 1 is what a like makes. */
+const LIKED_FROM = 6.5;
 
 export type ResumeRules = { minPercent: number; maxPercent: number; minSeconds: number };
 
@@ -101,7 +103,10 @@ export class UserDataKeeper {
     if (typeof body.PlaybackPositionTicks === "number") row.position = body.PlaybackPositionTicks;
     if (typeof body.PlayCount === "number") row.playCount = body.PlayCount;
     if (typeof body.IsFavorite === "boolean") row.favorite = body.IsFavorite;
-    if (typeof body.Likes === "boolean") row.likes = body.Likes;
+    if (typeof body.Likes === "boolean") Object.assign(row, { likes: body.Likes, rating: undefined });
+    if (typeof body.Rating === "number") {
+      Object.assign(row, { likes: body.Rating >= LIKED_FROM, rating: body.Rating });
+    }
     if (typeof body.Played === "boolean") row.played = body.Played;
     if (typeof body.LastPlayedDate === "string") {
       const text = body.LastPlayedDate;
@@ -128,6 +133,7 @@ export class UserDataKeeper {
       PlaybackPositionTicks: row.position,
       PlayCount: row.playCount,
       IsFavorite: row.favorite,
+      Rating: ratingOf(row),
       Likes: row.likes,
       LastPlayedDate: row.lastPlayed,
       Played: foldered ? leaves.length > 0 && played === leaves.length : row.played,
@@ -135,4 +141,9 @@ export class UserDataKeeper {
       ItemId: item.id,
     };
   }
+}
+
+function ratingOf({ likes, rating }: UserDataRow): number | undefined {
+  if (likes === undefined) return undefined;
+  return rating !== undefined && rating >= LIKED_FROM === likes ? rating : likes ? 10 : 1;
 }
