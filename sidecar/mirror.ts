@@ -38,6 +38,8 @@ export interface MirrorOptions {
   readonly noteTtlMs: number;
   /** Sessions mirrored, the last active first. */
   readonly sessionsLimit: number;
+  /** Told of everything the server said of its sessions at each look. */
+  readonly onLook?: (seen: readonly SeenSession[]) => void;
 }
 
 export const mirrorLimits = {
@@ -108,6 +110,7 @@ export class Mirror {
       .filter((session) => session !== undefined)
       .sort((one, other) => other.lastActivityMs - one.lastActivityMs)
       .slice(0, sessionsLimit);
+    this.#options.onLook?.(seen);
     const newestMs = seen[0]?.lastActivityMs ?? 0;
     if (newestMs !== this.#newestMs) this.#usedAtMs = monotonicMs();
     this.#newestMs = newestMs;

@@ -16,8 +16,10 @@
 
 import { randomBytes } from "node:crypto";
 import { drainOrderOf, unknownCondition } from "../core/cluster/condition.ts";
+import { afterLook, encodeOf, unknownSpeed } from "../core/cluster/encoder-speed.ts";
 import { proveMember } from "../core/cluster/member.ts";
 import type { Memory } from "../core/cluster/memory.ts";
+import type { SeenSession } from "../core/cluster/sessions.ts";
 import type { HealthAnswer, JellyfinClient } from "../core/jellyfin/client.ts";
 import type { Clock } from "../core/service/clock.ts";
 import { repeat, rest, sleep } from "../core/service/loop.ts";
@@ -327,13 +329,29 @@ export function createSidecar(parts: SidecarParts): Sidecar {
   /** What the cluster places plays by. It is told again when the store has not got it. */
   async function tellEncoder(): Promise<void> {
     const { sight } = encoder;
-    const value = JSON.stringify({ ...unknownCondition, ...sight });
+    // What was seen of real plays counts for more than a short trial, but a trial that failed.
+    const encodes = speed.isSlow && sight.encodes !== "failing" ? "slow" : sight.encodes;
+    const value = JSON.stringify({ ...unknownCondition, ...sight, encodes });
     if (sight.encoder === "" || memory.note("replica", name)?.value === value) return;
     const note = { kind: "replica", id: name, replica: name, value } as const;
     await withStore(async () => {
       await store.putNote(note, 0);
       memory.apply({ type: "note", note: { ...note, expiresAtMs: 0 } });
     });
+  }
+
+  let speed = unknownSpeed;
+
+  /** How fast it encodes for those who watch now. */
+  function noteSpeed(sessions: readonly SeenSession[]): void {
+    const encodes = sessions.map(({ dto }) => encodeOf(dto)).filter((one) => one !== undefined);
+    const wasSlow = speed.isSlow;
+    speed = afterLook(speed, encodes, monotonicMs());
+    if (speed.isSlow === wasSlow) return;
+    if (speed.isSlow)
+      log.warn(`server ${name} encodes slower than films run: new plays go elsewhere`);
+    else log.info(`server ${name} encodes as fast as films run again`);
+    void tellEncoder();
   }
 
   async function watch(signal: AbortSignal): Promise<void> {
@@ -436,6 +454,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     monotonicMs,
     log,
     ...mirrorLimits,
+    onLook: noteSpeed,
   });
 
   const recorder = new RecorderKeeper({

@@ -105,6 +105,18 @@ export function betterEncoders(
 
 /** Where a play of somebody who lives at `home` is to be encoded; undefined: at home. */
 export function encodeElsewhere(home: string, encoders: Encoders): string | undefined {
+  const { names, conditions, failing } = encoders;
+  // One that cannot keep up with those who watch now takes no new ones, where another can.
+  const refusing = new Set(failing);
+  for (const [name, { encodes }] of conditions) if (encodes === "slow") refusing.add(name);
+  if (!refusing.has(home)) return undefined;
+  const working = names.filter((name) => name !== home && !refusing.has(name));
+  const better = betterEncoders(home, { names, conditions, failing: refusing })[0];
+  return working.length === 0 ? elsewhereThanFailing(home, encoders) : (better ?? working[0]);
+}
+
+/** Where all are slow, one that fails is still worse. */
+function elsewhereThanFailing(home: string, encoders: Encoders): string | undefined {
   if (!encoders.failing.has(home)) return undefined;
   const working = encoders.names.filter((name) => name !== home && !encoders.failing.has(name));
   return betterEncoders(home, encoders)[0] ?? working[0];

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { hashOf, type Identity, identityKey, sealContext } from "../../core/cluster/identity.ts";
 import { Memory } from "../../core/cluster/memory.ts";
 import { createJellyfinClient, type JellyfinClient } from "../../core/jellyfin/client.ts";
-import { systemClock } from "../../core/service/clock.ts";
+import { type Clock, systemClock } from "../../core/service/clock.ts";
 import { createSeal } from "../../core/service/seal.ts";
 import { openEmbeddedStore } from "../../core/store/embedded.ts";
 import type { Store } from "../../core/store/store.ts";
@@ -119,6 +119,8 @@ export interface ClusterOptions {
   readonly kept?: readonly string[];
   readonly options?: Partial<SidecarOptions>;
   readonly clusterKey?: string;
+  /** Left out: the real one. */
+  readonly clock?: Clock;
 }
 
 export async function startCluster({
@@ -127,6 +129,7 @@ export async function startCluster({
   kept = Object.keys(servers),
   options = {},
   clusterKey,
+  clock = systemClock,
 }: ClusterOptions): Promise<Cluster> {
   const store = given ?? openEmbeddedStore({ limits: storeLimits });
   const seal = clusterKey === undefined ? defaultSeal : createSeal(clusterKey);
@@ -152,7 +155,7 @@ export async function startCluster({
       seal,
       memory,
       log,
-      clock: systemClock,
+      clock,
       options: {
         ...sidecarOptionsFor({
           version: "0.0.0",

@@ -6,7 +6,7 @@
  *   POST /fail {path, method?, status?, times?}            POST /health {status?, body} (empty body: as it is)
  *   POST /refuse-all {on}   POST /refuse-token {token, on?}   POST /hide {item, hidden?}   POST /quick-connect {on}
  *   POST /wizard {complete}   POST /legacy {on}   POST /subtitles {extractionMs}   POST /task-runs {runMs}
- *   POST /encoder {fails}
+ *   POST /encoder {fails, percent}
  *   POST /emit {type, data, userId?}   POST /configure {document, change}   POST /clear   POST /forget-requests
  *   GET /requests?method=&path=   GET /counts   GET /state   GET /ffmpeg
  */
@@ -148,6 +148,7 @@ function changeWorld(context: Context, name: string, body: Body, on: boolean): u
       return {};
     case "encoder":
       world.transcodes.fails = body.fails === true;
+      world.transcodes.percent = typeof body.percent === "number" ? body.percent : undefined;
       return {};
     case "task-runs":
       world.tasks.runMs = Number(body.runMs ?? 30);

@@ -51,6 +51,8 @@ export class Transcodes {
   started = 0;
   /** Every ffmpeg ends at once with an error, as one whose encoder is not there. */
   fails = false;
+  /** What its sessions tell of how far an encode has come, in percent; undefined: nothing. */
+  percent: number | undefined;
 
   constructor(folder: string) {
     this.#folder = folder;

@@ -212,5 +212,19 @@ describe("encoders", () => {
     expect(encodeElsewhere("a", at([]))).toBeUndefined();
     expect(encodeElsewhere("a", at(["a"]))).toBe("c");
     expect(encodeElsewhere("a", at(["a", "b", "c"]))).toBeUndefined();
+    // Slow is as bad as failing while another is neither; where all others are, one that is only slow is kept.
+    const slow = (...names: string[]) => {
+      const { conditions, ...rest } = at([]);
+      const changed = [...conditions].map(([name, condition]) => {
+        return [
+          name,
+          names.includes(name) ? { ...condition, encodes: "slow" as const } : condition,
+        ] as const;
+      });
+      return { ...rest, conditions: new Map(changed) };
+    };
+    expect(encodeElsewhere("a", slow("a"))).toBe("c");
+    expect(encodeElsewhere("a", slow("a", "b", "c"))).toBeUndefined();
+    expect(encodeElsewhere("a", { ...slow("b", "c"), failing: new Set(["a"]) })).toBe("c");
   });
 });

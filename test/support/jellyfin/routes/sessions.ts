@@ -267,7 +267,10 @@ function nowPlaying(
     PlaybackOrder: field(body, "PlaybackOrder") ?? "Default",
   };
   session.transcoding = transcoding
-    ? { AudioCodec: "aac", VideoCodec: "h264", Container: "ts", IsVideoDirect: false }
+    ? {
+        ...{ AudioCodec: "aac", VideoCodec: "h264", Container: "ts", IsVideoDirect: false },
+        ...(transcodes.percent !== undefined && { CompletionPercentage: transcodes.percent }),
+      }
     : undefined;
   const queue = field(body, "NowPlayingQueue");
   if (Array.isArray(queue)) session.queue = queue;
