@@ -61,8 +61,9 @@ export interface RedisJournalParts {
 /** How many entries one page has at most, and about how many bytes. */
 const pageEntries = 500;
 const pageBytes = 4 * 1024 * 1024;
-/** How many entries one blocking read brings at most: their values may be large. */
+/** How many entries a follower is brought at once: by a script that looks at their bytes, and by a read that cannot. */
 const followEntries = 100;
+const waitEntries = 32;
 /** About how many characters one script call appends at most. */
 const batchCharacters = 1024 * 1024;
 const HELD = 1;
@@ -213,7 +214,7 @@ export function redisJournal(parts: RedisJournalParts): JournalStore {
 
       let from = `${reached.number}-0`;
       for (;;) {
-        const read = await own.wait(keys.journal, from, followEntries, followIdleMs);
+        const read = await own.wait(keys.journal, from, waitEntries, followIdleMs);
         if (read === undefined) return "ended";
         const news = understood(read.answer, entriesOf);
         const last = news.at(-1);

@@ -111,6 +111,28 @@ describe.each(backends())("the journal of a store $name", (backend) => {
     expect(read).toEqual(names(1, 25));
   });
 
+  test("is read in smaller pages where its entries are large, by readers and followers", async () => {
+    const { store, other } = await open();
+    const begin = await beginningOf(store);
+    const large = (index: number) => `${index} `.padEnd(journalValueLimitCharacters, "x");
+    for (let index = 1; index <= 24; index += 8) {
+      await store.appendJournal(Array.from({ length: 8 }, (_unused, step) => large(index + step)));
+    }
+    const page = await store.readJournal(begin, 100);
+    if (page.outcome === "lost") throw new Error("lost");
+    expect(page.entries.length).toBeGreaterThan(0);
+    expect(page.entries.length).toBeLessThan(24);
+    const { entries } = await readAll(store, begin);
+    expect(entries.map(({ value }) => Number.parseInt(value, 10))).toEqual(
+      Array.from({ length: 24 }, (_unused, index) => index + 1),
+    );
+    const following = journalFollower(other, begin);
+    await following.until(() => following.entries.length === 24);
+    expect(following.entries).toEqual(entries);
+    expect(following.calls).toBeGreaterThan(1);
+    await following.stop();
+  });
+
   test("refuses a value that is empty or too long, and too many at once, and writes none of them", async () => {
     const { store } = await open();
     const longest = "x".repeat(journalValueLimitCharacters);

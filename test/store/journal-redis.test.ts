@@ -3,11 +3,12 @@
 
 import { Redis } from "ioredis";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { journalGenerationStride } from "../../core/store/journal.ts";
+import { journalGenerationStride, journalValueLimitCharacters } from "../../core/store/journal.ts";
 import { storeKeys } from "../../core/store/keys.ts";
 import { openRedisStore, type RedisStore } from "../../core/store/redis.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
+import { startSentinels } from "../support/sentinel.ts";
 import { beginningOf, journalFollower, names, readAll } from "./journals.ts";
 import { defaultLimits, follower, sleep } from "./worlds.ts";
 
@@ -37,20 +38,21 @@ afterEach(async () => {
   for (const store of opened.splice(0)) await store.close();
 });
 
-async function open(followIdleMs = 15_000): Promise<RedisStore> {
-  const limits = { ...defaultLimits, callLimitMs };
-  const store = await openRedisStore({
-    url: server.url,
-    limits,
-    followIdleMs,
-    reconnectLimitMs: 50,
-  });
+async function open(
+  options: { followIdleMs?: number; url?: string; callLimitMs?: number } = {},
+): Promise<RedisStore> {
+  const { url = server.url, followIdleMs = 15_000 } = options;
+  const limits = { ...defaultLimits, callLimitMs: options.callLimitMs ?? callLimitMs };
+  const store = await openRedisStore({ url, limits, followIdleMs, reconnectLimitMs: 50 });
   opened.push(store);
   return store;
 }
 
-async function untilAvailable<Result>(work: () => Promise<Result>): Promise<Result> {
-  const untilMs = Date.now() + 5000;
+async function untilAvailable<Result>(
+  work: () => Promise<Result>,
+  limitMs = 5000,
+): Promise<Result> {
+  const untilMs = Date.now() + limitMs;
   for (;;) {
     try {
       return await work();
@@ -83,7 +85,7 @@ describe("when Redis is emptied", () => {
   });
 
   test("followers are told also when nobody writes again", async () => {
-    const store = await open(50);
+    const store = await open({ followIdleMs: 50 });
     await store.appendJournal(names(1, 3));
     const following = journalFollower(store, await beginningOf(store));
     await following.until(() => following.entries.length === 3);
@@ -94,7 +96,7 @@ describe("when Redis is emptied", () => {
   });
 
   test("followers are told as soon as those of the feed are", async () => {
-    const store = await open(200);
+    const store = await open({ followIdleMs: 200 });
     await store.appendJournal(names(1, 3));
     const following = journalFollower(store, await beginningOf(store));
     await following.until(() => following.entries.length === 3);
@@ -198,6 +200,40 @@ describe("when Redis comes back without its last writes", () => {
     expect(after.number).toBe(8 + journalGenerationStride + 1);
   });
 });
+
+test("a failover to a copy that lacks the last entries begins a new generation, at which followers are told lost", async () => {
+  const sentinels = await startSentinels();
+  try {
+    const [master, copy] = sentinels.servers;
+    const store = await open({ url: sentinels.url, callLimitMs: 2000 });
+    const other = await open({ url: sentinels.url, callLimitMs: 2000 });
+    await store.appendJournal(names(1, 3));
+    const link = new Redis(copy.url, { protocol: 2 });
+    while ((await link.xlen(keys.journal)) < 3) await sleep(10);
+    link.disconnect();
+    copy.freeze();
+    // More than lies on the way to a copy that reads nothing: the last of them it never has.
+    const large = Array.from({ length: 10 }, () => "x".repeat(journalValueLimitCharacters));
+    for (let round = 0; round < 5; round += 1) await store.appendJournal(large);
+    const lost = await store.appendJournal(["the last"]);
+    const following = journalFollower(other, await beginningOf(other));
+    await following.until(() => following.entries.length === lost.number);
+    await master.kill9();
+    copy.thaw();
+    await expect(following.result).rejects.toThrow(StoreUnavailable);
+    const after = await untilAvailable(() => store.appendJournal(["entry 7"]), 20_000);
+    expect(after.generation).not.toBe(lost.generation);
+    expect(after.number).toBe(lost.number + journalGenerationStride + 1);
+    const page = await untilAvailable(() => other.readJournal(following.cursor, 10), 20_000);
+    expect(page).toMatchObject({ outcome: "lost", ends: { generation: after.generation } });
+    const { entries } = await readAll(other, { ...after, number: 0 });
+    expect(entries.slice(0, 3).map(({ value }) => value)).toEqual(names(1, 3));
+    expect(entries.at(-1)).toMatchObject({ number: after.number, value: "entry 7" });
+    expect(entries.length).toBeLessThan(lost.number);
+  } finally {
+    await sentinels.stop();
+  }
+}, 60_000);
 
 describe("what others write into the journal", () => {
   test("is passed over where it is no entry", async () => {
@@ -316,7 +352,7 @@ describe("a journal under load", () => {
   });
 
   test("costs two commands for each idle time of a follower", async () => {
-    const store = await open(25);
+    const store = await open({ followIdleMs: 25 });
     await store.appendJournal(["entry 1"]);
     const following = journalFollower(store, await beginningOf(store));
     await following.until(() => following.entries.length === 1);

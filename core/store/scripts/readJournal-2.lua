@@ -22,7 +22,8 @@ local highest = tonumber(ARGV[5])
 local stride = tonumber(ARGV[6])
 local count = tonumber(ARGV[7])
 local bytesLimit = tonumber(ARGV[8])
-local chunk = 50
+-- So few at once, because each may be as large as half a million characters.
+local chunk = 16
 local HELD = 1
 local LOST = -1
 
