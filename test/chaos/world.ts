@@ -181,6 +181,8 @@ async function readJournal(url: string): Promise<{ seen: string[]; entries: numb
     const ends = await store.journalEnds();
     let cursor = { generation: ends.generation, number: ends.first - 1 };
     const seen: string[] = [];
+    const laneOf = new Map<string, string>();
+    const told = new Map<string, string[]>();
     let entries = 0;
     for (;;) {
       const page = await store.readJournal(cursor, 500);
@@ -191,8 +193,22 @@ async function readJournal(url: string): Promise<{ seen: string[]; entries: numb
         const read = readEntry(entry, seal);
         if (read.outcome === "refused") continue;
         const said = read.placed.entry;
+        if (said.type !== "effect" && "itemId" in said)
+          laneOf.set(said.id, said.userId + said.itemId);
+        const lane = said.type === "outcome" ? laneOf.get(said.of) : said.userId + said.itemId;
+        const before = told.get(lane ?? "") ?? [];
+        const short =
+          said.type === "intent"
+            ? { facts: said.facts }
+            : said.type === "outcome"
+              ? { status: said.status, replica: said.replica }
+              : { payload: said.payload, replica: said.replica, of: said.ofNumber };
+        before.push(
+          JSON.stringify({ number: entry.number, atMs: entry.atMs, type: said.type, ...short }),
+        );
+        told.set(lane ?? "", before.slice(-8));
         if (said.type === "effect" && said.kind === "userData" && said.of === "") {
-          seen.push(JSON.stringify({ number: entry.number, atMs: entry.atMs, ...said }));
+          seen.push(before.slice(-8).join("\n    "));
         }
       }
       cursor = page.cursor;

@@ -103,7 +103,8 @@ export class UserDataKeeper {
     if (typeof body.PlaybackPositionTicks === "number") row.position = body.PlaybackPositionTicks;
     if (typeof body.PlayCount === "number") row.playCount = body.PlayCount;
     if (typeof body.IsFavorite === "boolean") row.favorite = body.IsFavorite;
-    if (typeof body.Likes === "boolean") Object.assign(row, { likes: body.Likes, rating: undefined });
+    if (typeof body.Likes === "boolean")
+      Object.assign(row, { likes: body.Likes, rating: undefined });
     if (typeof body.Rating === "number") {
       Object.assign(row, { likes: body.Rating >= LIKED_FROM, rating: body.Rating });
     }
