@@ -15,6 +15,7 @@ import {
   journalGenerationStride,
   journalKeptBytesDefault,
   journalKeptDefault,
+  plausibleCursor,
 } from "./journal.ts";
 
 /** Made where they are missing, which an older program does not mind. */
@@ -173,7 +174,8 @@ export function embeddedJournal(parts: EmbeddedParts): JournalStore {
     return { generation: head.generation, number: head.last, mark };
   }
 
-  function read(after: JournalCursor, limit: number): JournalPage {
+  function read(shown: JournalCursor, limit: number): JournalPage {
+    const after = plausibleCursor(shown);
     const head = openHead(after);
     const first = oldest();
     const reachable = first === undefined ? head.last : first.previous;
@@ -201,7 +203,9 @@ export function embeddedJournal(parts: EmbeddedParts): JournalStore {
     seen?: JournalCursor,
   ): Promise<JournalCursor> {
     checkJournalValues(values);
-    const cursor = await transition((nowMs) => append(values, nowMs, seen));
+    const cursor = await transition((nowMs) =>
+      append(values, nowMs, seen === undefined ? undefined : plausibleCursor(seen)),
+    );
     tell();
     return cursor;
   }

@@ -19,6 +19,7 @@ import {
   journalGenerationStride,
   journalKeptBytesDefault,
   journalKeptDefault,
+  plausibleCursor,
 } from "./journal.ts";
 import { asEntries, asList, asText, asTexts, entriesOf, type StreamEntry } from "./replies.ts";
 import { StoreUnavailable } from "./store.ts";
@@ -103,7 +104,7 @@ export function redisJournal(parts: RedisJournalParts): JournalStore {
   function learn(cursor: JournalCursor): void {
     // An answer that was under way while another told of a newer generation.
     if (past.includes(cursor.generation)) return;
-    highestNumber = Math.max(highestNumber, cursor.number);
+    highestNumber = Math.max(highestNumber, plausibleCursor(cursor).number);
     const before = known;
     if (before?.generation === cursor.generation) {
       const isNewer = cursor.number > before.number;
@@ -120,11 +121,12 @@ export function redisJournal(parts: RedisJournalParts): JournalStore {
   /** The last number may be no entry's, and none that was read: it counts as known, and its generation does. */
   function noteEnds({ generation, last }: JournalEnds): void {
     learn({ generation, number: 0 });
-    highestNumber = Math.max(highestNumber, last);
+    highestNumber = Math.max(highestNumber, plausibleCursor({ generation, number: last }).number);
   }
 
   /** What each script is told of the caller's knowledge. */
-  function knowledge(seen: JournalCursor | undefined): ScriptValues {
+  function knowledge(shown: JournalCursor | undefined): ScriptValues {
+    const seen = shown === undefined ? undefined : plausibleCursor(shown);
     return [
       randomUUID(),
       seen?.generation ?? "",

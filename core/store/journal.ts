@@ -55,6 +55,8 @@ export const journalValueLimitCharacters = 512 * 1024;
 export const journalAppendLimit = 1000;
 /** How far above all known numbers a new generation goes on: more than anybody can have read that others have not. */
 export const journalGenerationStride = 10_000;
+/** No journal gets so far: a cursor that names such a number is forged or broken, and is believed by nobody. */
+export const journalNumberLimit = 1e12;
 /** Entries kept where the limits do not say otherwise. */
 export const journalKeptDefault = 100_000;
 /** Bytes of entries kept where the limits do not say otherwise. */
@@ -92,6 +94,13 @@ export interface JournalStore {
     onEntries: (entries: readonly JournalEntry[], cursor: JournalCursor) => void,
     signal: AbortSignal,
   ): Promise<"aborted" | "lost">;
+}
+
+/** A cursor that there can have been: another is of no generation. */
+export function plausibleCursor(cursor: JournalCursor): JournalCursor {
+  const { number } = cursor;
+  const isPlausible = Number.isSafeInteger(number) && number >= 0 && number < journalNumberLimit;
+  return isPlausible ? cursor : { generation: "", number: 0 };
 }
 
 /** What every store refuses to append. Throws a RangeError. */

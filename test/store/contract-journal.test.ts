@@ -4,6 +4,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import {
   journalAppendLimit,
   journalGenerationStride,
+  journalNumberLimit,
   journalValueLimitCharacters,
 } from "../../core/store/journal.ts";
 import { type StoreLimits, StoreUnavailable } from "../../core/store/store.ts";
@@ -253,6 +254,18 @@ describe.each(backends())("the journal of a store $name", (backend) => {
       generation: written.generation,
       number: written.number + 1,
     });
+  });
+
+  test("believes no cursor that no journal can have come to", async () => {
+    const { store } = await open();
+    await store.appendJournal(names(1, 3));
+    const ends = await store.journalEnds();
+    for (const number of [journalNumberLimit, 9e15, Number.NaN, -1, 1.5]) {
+      const forged = { generation: ends.generation, number };
+      expect(await store.readJournal(forged, 10)).toEqual({ outcome: "lost", ends });
+      expect((await store.appendJournal([], forged)).generation).toBe(ends.generation);
+    }
+    expect(await store.journalEnds()).toEqual(ends);
   });
 
   test("begins a new generation also for a reader who is ahead of its end", async () => {

@@ -22,7 +22,7 @@ local function openJournal(headKey, journalKey, freshGeneration, seenGeneration,
   local head = { generation = fields[1], last = tonumber(fields[2]), lastEntry = tonumber(fields[3]) }
   local known = math.max(highest, seenNumber)
   -- What is no number that a journal can have was written by somebody else.
-  local isSound = head.generation and head.last and head.lastEntry and head.last >= 0 and head.last < 1e15
+  local isSound = head.generation and head.last and head.lastEntry and head.last >= 0 and head.last < 1e13
   if not isSound then
     redis.call('DEL', headKey, journalKey)
     head.last = 0
