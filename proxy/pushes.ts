@@ -213,7 +213,11 @@ export class Pushes {
     const effect = readUserDataEffect(placed.payload);
     if (effect === undefined) return;
     const { position, played } = effect.values;
-    if (effect.cause !== "progress") this.#changed.set(key, nowMs);
+    // What a sidecar saw at its server may be a position alone, too: a report that came by no door.
+    const isReport =
+      effect.cause === "progress" ||
+      (effect.cause === "seen" && Object.keys(effect.values).join() === "position");
+    if (!isReport) this.#changed.set(key, nowMs);
     else if (position !== undefined) {
       const known = this.#positions.get(key) ?? [];
       const news = {

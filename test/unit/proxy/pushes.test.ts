@@ -127,6 +127,15 @@ test("a mere position is not told, nor its parent, to none of the user's sockets
   expect(told([pushed(600), parent()])).toBeUndefined();
 });
 
+test("a position that a sidecar saw at its server is one, too; what it saw besides is not", async () => {
+  await follows();
+  await write(effect({ cause: "seen", values: { position: 500 } }));
+  expect(told([pushed(500)])).toBeUndefined();
+  later(5000);
+  await write(effect({ cause: "seen", values: { position: 600, favourite: true } }));
+  expect(told([pushed(600, { IsFavorite: true })])).toHaveLength(1);
+});
+
 test("on the server that it came from a push is about something else", async () => {
   await follows();
   await write(position(500));
