@@ -23,6 +23,8 @@ import {
   leaveRules,
   proxyOptions,
   proxyRules,
+  reseedOptions,
+  reseedRules,
   sidecarOptions,
   sidecarRules,
   statusOptions,
@@ -159,6 +161,17 @@ const catchUp = tableCommand({
     (await import("./decide.ts")).runDecide(config, replica, "catchUp", io),
 });
 
+const reseed = tableCommand({
+  name: "reseed",
+  summary: "make a replica a copy of a healthy one again, with nobody noticing",
+  usage: "--cluster-key KEY --sidecar URL --to DIR [options] NAME",
+  options: reseedOptions,
+  rules: reseedRules,
+  words: ["NAME"],
+  run: async (config, [replica = ""], io) =>
+    (await import("./reseed.ts")).runReseed(config, replica, io),
+});
+
 const leave = tableCommand({
   name: "leave",
   summary: "take Jellybloom away again and leave every server as it was found",
@@ -201,6 +214,7 @@ const commands: readonly Command[] = [
   undrain,
   truth,
   catchUp,
+  reseed,
   leave,
   doctor,
 ];

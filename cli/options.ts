@@ -957,6 +957,90 @@ export const backupOptions = {
 
 export type BackupConfig = ConfigOf<typeof backupOptions>;
 
+const command: OptionType<string> = {
+  placeholder: "COMMAND",
+  parse: (text) => (text.trim() === "" ? { mistake: "must be a command" } : { value: text }),
+};
+
+export const reseedOptions = {
+  admin: asking.admin,
+  clusterKey: asking.clusterKey,
+  sidecar: required({
+    name: "sidecar",
+    section: "Folders",
+    type: httpUrl,
+    description:
+      "The address of the sidecar beside the healthy server that is copied (of `up`: its admin address and" +
+      " /jellybloom/of/NAME). It tells how far the journal had come, and sends the data where neither --from nor" +
+      " --from-archive is given.",
+  }),
+  from: optional({
+    name: "from",
+    section: "Folders",
+    type: path,
+    description: "The folder of the healthy server, where it is on this machine.",
+  }),
+  fromArchive: optional({
+    name: "from-archive",
+    section: "Folders",
+    type: path,
+    description: "An archive of the healthy server instead of the server itself.",
+  }),
+  to: required({
+    name: "to",
+    section: "Folders",
+    type: path,
+    description:
+      "The folder of the replica that is seeded anew. What it holds is lost once the copy is whole.",
+  }),
+  toConfig: optional({
+    name: "to-config",
+    section: "Folders",
+    type: path,
+    description: "Its config folder, where that is not found by --to.",
+  }),
+  seenAs: optional({
+    name: "seen-as",
+    section: "Folders",
+    type: path,
+    description: "The path under which it sees its data folder, where that is not as before.",
+  }),
+  followLinks: flag({
+    name: "follow-links",
+    section: "Folders",
+    description: "Copies what is behind links that lead out of the healthy server's folders.",
+  }),
+  stopCommand: optional({
+    name: "stop-command",
+    section: "Server",
+    type: command,
+    description:
+      "What stops the replica's server, such as `systemctl stop jellyfin-b`. Left out: you are told when to stop it.",
+  }),
+  startCommand: optional({
+    name: "start-command",
+    section: "Server",
+    type: command,
+    description: "What starts it again. Left out: you are told when to.",
+  }),
+  drainLimitMs: option({
+    name: "limit",
+    section: "Server",
+    type: durationMs(0, hour),
+    default: "10s",
+    description: "How long what people do there may go on before it is moved by force.",
+  }),
+  waitLimitMs: option({
+    name: "wait-limit",
+    section: "Server",
+    type: durationMs(second, 24 * hour),
+    default: "30m",
+    description: "How long to wait until the server has stopped, and until it is ready again.",
+  }),
+} satisfies OptionTable;
+
+export type ReseedConfig = ConfigOf<typeof reseedOptions>;
+
 export const doctorOptions = {
   replica: list({
     name: "replica",
@@ -1198,6 +1282,15 @@ export const backupRules: readonly OptionRule<typeof backupOptions>[] = [
         ...(to === undefined ? ["--to is needed: the archive to write, or - ."] : []),
       ];
     },
+  },
+];
+export const reseedRules: readonly OptionRule<typeof reseedOptions>[] = [
+  {
+    about: ["from", "fromArchive"],
+    check: ({ from, fromArchive }) =>
+      from !== undefined && fromArchive !== undefined
+        ? ["--from and --from-archive exclude each other: a copy has one source."]
+        : [],
   },
 ];
 export const doctorRules: readonly OptionRule<typeof doctorOptions>[] = [

@@ -3,9 +3,9 @@
 // tokens the server knew, is taken before the first byte is read: whatever happens during the copy is done again on
 // the new replica, which changes nothing where it has it already.
 //
-//   POST /jellybloom/archive   {after?, sinceMs?, without?} -> the stream; 409 with a sentence when it cannot be made
-//   POST /jellybloom/position  {}                           -> {replica, ticket, position}
-//   POST /jellybloom/seeded    {replica, ticket, position?} -> {tokens}: `replica` is a copy of this one now
+//   POST /jellybloom/archive/tar {after?, sinceMs?, without?} -> the stream; 409 with a sentence when it cannot be made
+//   POST /jellybloom/position    {}                         -> {replica, ticket, position}
+//   POST /jellybloom/seeded      {replica, ticket, position?} -> {tokens}: `replica` is a copy of this one now
 //
 // All need a proof of the cluster key.
 
@@ -23,7 +23,8 @@ import { type Archive, openArchive } from "./archive.ts";
 import { type Rebuildable, rebuildable } from "./choice.ts";
 import { codeOf, SeedProblem } from "./problem.ts";
 
-export const archivePath = "/jellybloom/archive";
+const archiveMount = "/jellybloom/archive";
+export const archivePath = `${archiveMount}/tar`;
 export const positionPath = "/jellybloom/position";
 export const seededPath = "/jellybloom/seeded";
 
@@ -100,7 +101,7 @@ export function createDonor(parts: DonorParts): Donor {
 
   return {
     mount: {
-      prefix: archivePath,
+      prefix: archiveMount,
       handle(request, response) {
         send(request, response).catch((error: unknown) => {
           parts.log.warn(`an archive of ${replica} was not sent: ${messageOf(error)}`);

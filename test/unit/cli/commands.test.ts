@@ -30,7 +30,7 @@ const two = ["--replica", "a=http://10.0.0.5:8096", "--replica", "b=http://10.0.
 
 const documented = [
   ...["up", "proxy", "sidecar", "explain", "seed", "backup"],
-  ...["status", "drain", "undrain", "truth", "catch-up", "leave", "doctor"],
+  ...["status", "drain", "undrain", "truth", "catch-up", "reseed", "leave", "doctor"],
 ];
 
 test.each(documented)("the help of %s", async (command) => {
