@@ -4,6 +4,7 @@
 import { sessionAsked, withoutSession } from "../core/cluster/capabilities.ts";
 import { type Identity, identityKey, normalId } from "../core/cluster/identity.ts";
 import { readSessionNote, sessionIdOf, sessionNoteId } from "../core/cluster/sessions.ts";
+import { readyNames } from "../core/cluster/view.ts";
 import { bodyValue, queryValue } from "../core/jellyfin/playback.ts";
 import { Bounded } from "./bounded.ts";
 import { CapabilityNotes } from "./capabilities.ts";
@@ -12,6 +13,7 @@ import type { RequestFacts } from "./facts.ts";
 import type { Job } from "./job.ts";
 import { readAuthenticationResult } from "./logins.ts";
 import type { DoorParts } from "./parts.ts";
+import { newPlaces } from "./place.ts";
 import type { Sending } from "./sending.ts";
 
 const rememberedLimit = 10_000;
@@ -51,7 +53,8 @@ export class Learning {
         const identity = await logins.record(result, job.replica);
         logins.forgetUnknown(result.token);
         if (homes.homeOf(identity.userId) === undefined) {
-          await homes.claim(identity.userId, job.replica, "first login of this user");
+          const first = this.#firstHome(identity.userId, job.replica);
+          await homes.claim(identity.userId, first, "first login of this user");
         }
         job.identity = identity;
         this.#sending.addHeaders(job, reply.head.headers);
@@ -61,6 +64,14 @@ export class Learning {
         break;
     }
     if (route.ends !== "none") await this.#endTokens(job);
+  }
+
+  /** Where they logged in, unless clients know them by an id that is native elsewhere. */
+  #firstHome(userId: string, replica: string): string {
+    const { idSwaps, health } = this.#parts;
+    if (!idSwaps.isForeign(replica, userId)) return replica;
+    const ready = newPlaces(readyNames(health.view), health.view);
+    return ready.find((name) => !idSwaps.isForeign(name, userId)) ?? replica;
   }
 
   /** What a device can do, said by itself, or by somebody else for its session. */
