@@ -1,0 +1,424 @@
+/**
+ * The follower: order, missing items, deaths between two steps, a journal that was lost, entries that are not ours. The
+ * store is the embedded one; the server is a map of values, which a handler of the test reads and writes.
+ */
+import { afterEach, describe, expect, test } from "vitest";
+import {
+  type Effect,
+  type Entry,
+  entryValue,
+  type Intent,
+  newEntryId,
+  type Outcome,
+} from "../../../core/cluster/journal.ts";
+import { Memory } from "../../../core/cluster/memory.ts";
+import { systemClock } from "../../../core/service/clock.ts";
+import { objectOf } from "../../../core/service/json.ts";
+import { createSeal } from "../../../core/service/seal.ts";
+import { openEmbeddedStore } from "../../../core/store/embedded.ts";
+import type { JournalCursor } from "../../../core/store/journal.ts";
+import type { Store } from "../../../core/store/store.ts";
+import {
+  Follower,
+  type FollowerEvent,
+  type FollowerLimits,
+  followerLimits,
+} from "../../../sidecar/journal/follower.ts";
+import type { Applied, JournalHandler } from "../../../sidecar/journal/handler.ts";
+import { type Ledger, MemoryLedger } from "../../../sidecar/journal/ledger.ts";
+import { until } from "../../support/viewer.ts";
+
+const seal = createSeal("a cluster key of some length");
+const limits: FollowerLimits = {
+  ...followerLimits,
+  retryMinMs: 5,
+  retryMaxMs: 20,
+  settleMs: 300,
+  asideRetryMs: 300,
+  afterSilenceMs: 600,
+  afterNoAnswerMs: 50,
+  afterDeathMs: 100,
+  afterMuteMs: 1500,
+  storeRetryMs: 20,
+};
+
+/** What one server has: by item and field. It can lack items, refuse, and be slow. */
+class ToyServer {
+  readonly items = new Map<string, Record<string, unknown>>();
+  readonly lacking = new Set<string>();
+  readonly applied: number[] = [];
+  redone = 0;
+  onApply: () => Promise<void> = async () => undefined;
+
+  of(item: string): Record<string, unknown> {
+    const known = this.items.get(item) ?? {};
+    this.items.set(item, known);
+    return known;
+  }
+}
+
+function toyHandler(server: ToyServer, apartMs = 0): JournalHandler {
+  const said = (entry: Intent | Effect): Record<string, unknown> =>
+    objectOf(entry.type === "intent" ? entry.facts : entry.payload) ?? {};
+  return {
+    kinds: ["userData"],
+    lane: ({ itemId }) => itemId,
+    fields: {
+      namesOf: (entry) => Object.keys(said(entry)),
+      valuesOf: (effect) => said(effect),
+      payloadOf: (values) => values,
+      apartMs: () => apartMs,
+      async verify({ itemId, values }, _hands, mayWrite) {
+        const now = server.of(itemId);
+        const fields = Object.keys(values).filter((field) => now[field] !== values[field]);
+        if (fields.length === 0 || !(await mayWrite())) return { outcome: "equal" };
+        for (const field of fields) now[field] = values[field];
+        return { outcome: "put right", fields };
+      },
+    },
+    publish: async ({ entry }) => ({
+      outcome: "effects",
+      effects: [{ userId: "", itemId: entry.itemId, payload: entry.facts }],
+    }),
+    async apply({ entry, number }, _hands, fresh): Promise<Applied> {
+      if (server.lacking.has(entry.itemId)) return { outcome: "aside", itemId: entry.itemId };
+      await server.onApply();
+      const values = said(entry);
+      for (const field of fresh) server.of(entry.itemId)[field] = values[field];
+      server.applied.push(number);
+      return { outcome: "done" };
+    },
+    async redo({ entry }) {
+      server.redone++;
+      Object.assign(server.of(entry.itemId), said(entry));
+      return { outcome: "done" };
+    },
+  };
+}
+
+interface Running {
+  readonly follower: Follower;
+  readonly server: ToyServer;
+  readonly ledger: Ledger;
+  readonly events: FollowerEvent[];
+  readonly said: string[];
+  stop(): Promise<void>;
+}
+
+const running: { stop(): Promise<void> }[] = [];
+let store: Store | undefined;
+
+function theStore(): Store {
+  store ??= openEmbeddedStore({
+    limits: { changesKept: 1000, revokedKeepMs: 60_000, callLimitMs: 1000, journalKept: 400 },
+  });
+  return store;
+}
+
+function startAt(
+  replica: string,
+  options: {
+    readonly server?: ToyServer;
+    readonly ledger?: Ledger;
+    readonly leads?: boolean;
+    readonly isHealthy?: boolean;
+    readonly apartMs?: number;
+    readonly startFrom?: JournalCursor;
+  } = {},
+): Running {
+  const { server = new ToyServer(), ledger = new MemoryLedger() } = options;
+  const events: FollowerEvent[] = [];
+  const said: string[] = [];
+  const note = (message: string): void => void said.push(message);
+  const log = { debug: note, info: note, warn: note };
+  const memory = new Memory({
+    store: theStore(),
+    seal,
+    log,
+    tokensRemembered: 10,
+    storeRetryMs: 20,
+  });
+  const stopping = new AbortController();
+  const follower = new Follower({
+    hands: {
+      ...{ replica, memory, seal, log, clock: systemClock, store: theStore() },
+      // The toy's handler asks no server.
+      client: undefined as never,
+      peer: () => undefined,
+      leads: () => options.leads ?? false,
+    },
+    handlers: [toyHandler(server, options.apartMs)],
+    ...{ ledger, limits },
+    startFrom: () => ledger.cursor() ?? options.startFrom,
+    isReachable: async () => false,
+    urgent: () => undefined,
+    onEvent: (event) => events.push(event),
+    noteCursor: async () => undefined,
+    reconcile: async () => undefined,
+  });
+  if (options.isHealthy !== false) follower.noteHealth(true);
+  const runs = Promise.all([memory.run(stopping.signal), follower.run(stopping.signal)]);
+  const one = {
+    ...{ follower, server, ledger, events, said },
+    async stop() {
+      stopping.abort();
+      await runs;
+    },
+  };
+  running.push(one);
+  return one;
+}
+
+afterEach(async () => {
+  for (const one of running.splice(0)) await one.stop();
+  await store?.close();
+  store = undefined;
+});
+
+async function write(...entries: readonly Entry[]): Promise<number> {
+  const cursor = await theStore().appendJournal(entries.map((entry) => entryValue(entry, seal)));
+  return cursor.number;
+}
+
+const request = { method: "POST", path: "/", query: "", contentType: "", body: "" };
+function intent(itemId: string, facts: unknown, id = newEntryId()): Intent {
+  return {
+    ...{
+      type: "intent",
+      id,
+      kind: "userData",
+      identityKey: "",
+      userId: "",
+      itemId,
+      request,
+      facts,
+    },
+  } as const;
+}
+function outcome(of: Intent, replica: string, status = 204): Outcome {
+  return { type: "outcome", id: newEntryId(), of: of.id, replica, status };
+}
+function effect(
+  itemId: string,
+  payload: unknown,
+  ofNumber: number,
+  part: Partial<Effect> = {},
+): Effect {
+  return {
+    ...{ type: "effect", id: newEntryId(), of: "", ofNumber, kind: "userData", replica: "z" },
+    ...{ userId: "", itemId, payload, ...part },
+  } as const;
+}
+
+describe("a change", () => {
+  test("that succeeded at one server is published by its sidecar and applied by the others", async () => {
+    const a = startAt("a");
+    const b = startAt("b");
+    const one = intent("film", { favourite: true });
+    await write(one, outcome(one, "a"));
+    await until(3000, "it is at b", async () => b.server.of("film").favourite === true);
+    expect(a.events).toContain("published");
+    expect(b.events).not.toContain("published");
+    await until(
+      1000,
+      "it is closed",
+      async () => a.follower.openCount + b.follower.openCount === 0,
+    );
+  });
+
+  test("that was refused has no effect", async () => {
+    const a = startAt("a", { leads: true });
+    const one = intent("film", { favourite: true });
+    await write(one, outcome(one, "a", 403));
+    await until(2000, "it is cancelled", async () => a.events.includes("cancelled"));
+    expect(a.follower.openCount).toBe(0);
+    expect(a.events).not.toContain("published");
+  });
+
+  test("written twice is one", async () => {
+    const b = startAt("b");
+    const one = effect("film", { position: 1 }, 0);
+    await write(one, one);
+    await until(2000, "both are read", async () => b.events.includes("duplicate"));
+    expect(b.server.applied.length).toBe(1);
+  });
+});
+
+describe("order", () => {
+  test("an older effect that comes later never wins, field by field", async () => {
+    const b = startAt("b");
+    await write(effect("film", { favourite: true, position: 5 }, 50));
+    await write(effect("film", { favourite: false, likes: true }, 40));
+    await until(2000, "all is there", async () => b.server.of("film").likes === true);
+    expect(b.server.of("film")).toEqual({ favourite: true, position: 5, likes: true });
+  });
+
+  test("an older effect waits while a newer change of the same may be under way here", async () => {
+    const b = startAt("b");
+    const older = await write(intent("another film", { likes: true }));
+    const one = intent("film", { favourite: false });
+    await write(one);
+    await write(effect("film", { favourite: true }, older));
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    expect(b.server.applied).toEqual([]);
+    // The server does the newer one now; then its answer is told.
+    b.server.of("film").favourite = false;
+    await write(outcome(one, "b"));
+    await until(2000, "b tells of it", async () => b.events.includes("published"));
+    expect(b.server.of("film").favourite).toBe(false);
+  });
+
+  test("what a server did late is put right once the lane is quiet", async () => {
+    const b = startAt("b");
+    await write(effect("film", { position: 9 }, 0));
+    await until(2000, "it is there", async () => b.server.of("film").position === 9);
+    b.server.of("film").position = 3;
+    await until(2000, "it is put right", async () => b.server.of("film").position === 9);
+    expect(b.events).toContain("putRight");
+  });
+
+  test("what a frozen server was sent before is looked at again when it thaws", async () => {
+    const b = startAt("b");
+    await write(effect("film", { position: 9 }, 0));
+    await until(2000, "it is there", async () => b.server.of("film").position === 9);
+    await new Promise((resolve) => setTimeout(resolve, 600));
+    b.follower.noteHealth(false);
+    b.server.of("film").position = 3;
+    b.follower.noteHealth(true);
+    await until(2000, "it is put right", async () => b.server.of("film").position === 9);
+  });
+});
+
+describe("an item that is not there yet", () => {
+  test("keeps no other waiting, and has its state when it comes", async () => {
+    const b = startAt("b");
+    b.server.lacking.add("new film");
+    await write(effect("new film", { position: 1 }, 0), effect("film", { position: 2 }, 0));
+    await until(2000, "the other is there", async () => b.server.of("film").position === 2);
+    expect(b.follower.asideCount).toBe(1);
+    expect(b.follower.lag().entries).toBe(0);
+    b.server.lacking.clear();
+    b.follower.noteLibraryChanged();
+    await until(2000, "it is there", async () => b.server.of("new film").position === 1);
+    expect(b.follower.asideCount).toBe(0);
+  });
+});
+
+describe("a death between two steps", () => {
+  test("of the server that was told: the leader does it again and tells of it", async () => {
+    const b = startAt("b", { leads: true });
+    const c = startAt("c");
+    const one = intent("film", { favourite: true });
+    await write(one, outcome(one, "a"));
+    await until(4000, "it is at c", async () => c.server.of("film").favourite === true);
+    expect([b.server.redone, c.server.redone]).toEqual([1, 0]);
+  });
+
+  test("of the door before it knew: the leader does it again", async () => {
+    const b = startAt("b", { leads: true });
+    await write(intent("film", { favourite: true }));
+    await until(4000, "it is done again", async () => b.server.redone === 1);
+  });
+
+  test("is not made good with an old change where a newer one of the same field is there", async () => {
+    const b = startAt("b", { leads: true });
+    const old = intent("film", { favourite: false });
+    const number = await write(old, outcome(old, "", 0));
+    await write(effect("film", { favourite: true }, number + 1));
+    await until(2000, "the newer is there", async () => b.server.of("film").favourite === true);
+    await new Promise((resolve) => setTimeout(resolve, 800));
+    expect([b.server.redone, b.follower.openCount]).toEqual([0, 0]);
+  });
+
+  test("of a sidecar: it goes on where it was, and does nothing twice", async () => {
+    const server = new ToyServer();
+    const ledger = new MemoryLedger();
+    const before = startAt("b", { server, ledger });
+    await write(effect("film", { position: 1 }, 0));
+    await until(2000, "it is there", async () => server.of("film").position === 1);
+    await before.stop();
+    running.splice(running.indexOf(before), 1);
+    const missed = intent("film", { favourite: true });
+    await write(effect("film", { position: 2 }, 0), missed, outcome(missed, "b"));
+    const after = startAt("b", { server, ledger });
+    await until(2000, "it has caught up", async () => server.of("film").position === 2);
+    expect(server.applied.length).toBe(2);
+    // What its server had done meanwhile is told now.
+    await until(2000, "it is told", async () => after.events.includes("published"));
+  });
+
+  test("a server that is away keeps what it has missed until it is back", async () => {
+    const b = startAt("b", { isHealthy: false });
+    for (let index = 0; index < 50; index++) await write(effect(`${index}`, { position: 1 }, 0));
+    await until(2000, "it is behind", async () => b.follower.lag().entries === 50);
+    expect(b.server.applied.length).toBe(0);
+    b.follower.noteHealth(true);
+    await b.follower.caughtUp(AbortSignal.timeout(3000));
+    expect([b.server.applied.length, b.follower.lag().entries]).toEqual([50, 0]);
+  });
+});
+
+describe("position reports", () => {
+  test("are one effect in a while, and the last is never left out", async () => {
+    const a = startAt("a", { apartMs: 700 });
+    const b = startAt("b");
+    for (let position = 1; position <= 20; position++) {
+      const one = intent("film", { position });
+      await write(one, outcome(one, "a"));
+    }
+    await until(4000, "the last is there", async () => b.server.of("film").position === 20);
+    expect(a.events.filter((event) => event === "published").length).toBeLessThanOrEqual(3);
+    await until(1000, "none is open", async () => a.follower.openCount === 0);
+  });
+});
+
+describe("a journal", () => {
+  test("whose entries are not ours, or of no kind that is known, is read on", async () => {
+    const b = startAt("b");
+    const stranger = createSeal("another cluster's key altogether");
+    await theStore().appendJournal([
+      "nonsense",
+      entryValue(effect("film", { position: 66 }, 0), stranger),
+      entryValue({ ...effect("film", {}, 0), kind: "branding" }, seal),
+      entryValue({ ...effect("film", {}, 0), kind: "unheard of" as never }, seal),
+      entryValue(effect("film", { position: 1 }, 0), seal),
+    ]);
+    await until(2000, "ours is there", async () => b.server.of("film").position === 1);
+    expect(b.events.filter((event) => event === "notOurs").length).toBe(3);
+    expect(b.events).toContain("unknownKind");
+    expect(b.said.filter((sentence) => sentence.includes("passed by")).length).toBe(3);
+  });
+
+  test("that no longer reaches back is begun anew, and the servers are compared", async () => {
+    const b = startAt("b", { isHealthy: true });
+    await write(effect("film", { position: 1 }, 0));
+    await until(2000, "it is there", async () => b.server.of("film").position === 1);
+    await b.stop();
+    running.splice(running.indexOf(b), 1);
+    for (let index = 0; index < 9; index++) {
+      await write(...Array.from({ length: 100 }, () => effect("film", { position: index }, 0)));
+    }
+    const after = startAt("b", { server: b.server, ledger: b.ledger });
+    await until(3000, "it was lost", async () => after.events.includes("lost"));
+    await until(3000, "the last is there", async () => b.server.of("film").position === 8);
+  });
+
+  test("of another generation is told what this sidecar knew, under its old numbers", async () => {
+    const generation = (await theStore().journalEnds()).generation;
+    const ledger = new MemoryLedger();
+    ledger.setCursor({ generation: `not ${generation}`, number: 70 });
+    const fields = { position: { number: 60, value: 7 }, favourite: { number: 65, value: true } };
+    ledger.setKnown("film", { kind: "userData", userId: "", itemId: "film", fields });
+    const b = startAt("b");
+    // It has something newer than one of the two.
+    b.ledger.setKnown("film", {
+      ...{ kind: "userData", userId: "", itemId: "film" },
+      fields: { position: { number: 62, value: 8 } },
+    });
+    b.server.of("film").position = 8;
+    const a = startAt("a", { ledger });
+    await until(3000, "b has it", async () => b.server.of("film").favourite === true);
+    expect(a.events).toContain("lost");
+    expect(b.server.of("film").position).toBe(8);
+  });
+});
