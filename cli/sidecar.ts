@@ -125,6 +125,7 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
     journalMetrics: journalMetrics(metrics),
     onHealth: (state) => tasks.noteHealth(state),
     onStarted: () => tasks.noteStarted(),
+    onFrozen: () => metrics.freezes.add(),
   });
   const tasks = new Tasks({
     ...{ replica: config.name, client, store, memory, log, clock: systemClock },
@@ -199,6 +200,7 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
   const replicas = (): string[] => [config.name, ...peers.clients.keys()];
   guardedRoutes.push(...donor.routes, decidingRoute({ store, memory, seal, replicas }));
 
+  memory.onStoreLoss(() => metrics.storeLosses.add());
   sidecar.lease.onChange((epoch) => metrics.leader.set(epoch === undefined ? 0 : 1));
 
   if (config.taskData === undefined) log.info(notParkedSentence);

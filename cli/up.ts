@@ -156,6 +156,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
         journalMetrics: journalMetrics(metrics),
         onHealth: (state) => tasks.get(replica.name)?.noteHealth(state),
         onStarted: () => tasks.get(replica.name)?.noteStarted(),
+        onFrozen: () => metrics.freezes.add(),
       });
       sidecars.set(replica.name, sidecar);
       tasks.set(replica.name, tasksOf(common, replica.name, client, sidecar));

@@ -65,6 +65,7 @@ import { Pushes, pushesLimits } from "./pushes.ts";
 import { Roster, sameReplicas } from "./roster.ts";
 import { SegmentMemory } from "./segments.ts";
 import { Door } from "./server.ts";
+import { skewOf } from "./skew.ts";
 import { createSocketHost } from "./sockets.ts";
 import { statusOf } from "./status.ts";
 
@@ -420,6 +421,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     metrics.failsafe.set(available ? 0 : 1);
     if (!available) metrics.storeFailures.add();
   });
+  memory.onStoreLoss(() => metrics.storeLosses.add());
   memory.onIdentity(() => metrics.identities.set(memory.identities.size));
   health.setReplicas(config.replica);
   links.follow(health.view);
@@ -491,6 +493,9 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       homes.setSights(answer.sights);
       const announced = answer.members.filter((member) => verifyMember(seal, member));
       parts.onMembers?.(announced);
+      const skew = skewOf(announced, memory.notes("replica"));
+      metrics.serverVersions.set(skew.versions);
+      metrics.encoderKinds.set(skew.encoders);
       roster.announced(announced, clock.monotonicMs());
       callTheRoll();
     } catch (error) {

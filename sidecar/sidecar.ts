@@ -101,6 +101,9 @@ export interface SidecarPlan {
 /** How long a leader's server may be silent before another should lead, in ms: two probes and a bit. */
 const silencePatienceMs = 2500;
 
+/** A heartbeat that is later than this was not only slow, in ms: calls to the store end sooner. */
+const freezeMs = 8000;
+
 /** How long one of the several calls of a mint may take, in ms. */
 export function callLimitFor(mintLimitMs: number): number {
   return Math.min(5000, Math.max(250, Math.round(mintLimitMs / 2)));
@@ -187,6 +190,8 @@ export interface SidecarParts {
   readonly onHealth?: (state: HealthAnswer["state"]) => void;
   /** Told when the server is healthy and has ended our socket before: it has started anew meanwhile. */
   readonly onStarted?: () => void;
+  /** Told when this process stood still for so many ms, and went on. */
+  readonly onFrozen?: (forMs: number) => void;
 }
 
 export interface Sidecar {
@@ -415,7 +420,20 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     lease.look();
   }
 
+  let beatAtMs: number | undefined;
+
+  /** A process that was paused learns it by its own clock; what it was allowed to do, it asks anew each time. */
+  function noteFreeze(): void {
+    const nowMs = monotonicMs();
+    const stoodMs = nowMs - (beatAtMs ?? nowMs) - options.heartbeatIntervalMs;
+    beatAtMs = nowMs;
+    if (stoodMs < freezeMs) return;
+    log.warn(`the sidecar of ${name} stood still for ${Math.round(stoodMs / 1000)} s`);
+    parts.onFrozen?.(stoodMs);
+  }
+
   async function beat(): Promise<void> {
+    noteFreeze();
     const { serverId, serverVersion } = observer.sight;
     const { url, sidecarUrl, memberTtlMs } = options;
     await withStore(async () => {

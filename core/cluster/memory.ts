@@ -76,6 +76,7 @@ export class Memory {
   readonly #pinListeners = new Set<(pin: Pin) => void>();
   readonly #leaseListeners = new Set<(lease: Lease) => void>();
   readonly #reloadListeners = new Set<() => void>();
+  readonly #lossListeners = new Set<() => void>();
   readonly #wallMs: () => number;
   /** No note ends before this, on the store's clock. */
   #nextNoteEndMs = Number.POSITIVE_INFINITY;
@@ -311,6 +312,15 @@ export class Memory {
     };
   }
 
+  /** Told when the store knew less than this process does: it was lost, or failed over without its last writes. */
+  onStoreLoss(listener: () => void): () => void {
+    const listeners = this.#lossListeners;
+    listeners.add(listener);
+    return () => {
+      listeners.delete(listener);
+    };
+  }
+
   onStoreAvailable(listener: (available: boolean) => void): () => void {
     return subscribe(this.#availabilityListeners, listener);
   }
@@ -369,6 +379,8 @@ export class Memory {
       );
       void this.#writeBack(lost);
     }
+    const isOtherData = this.#dataId !== undefined && this.#dataId !== dataIdOf(snapshot);
+    if (isOtherData || lost.length > 0) for (const listener of this.#lossListeners) listener();
     this.revocations.clear();
     for (const revocation of snapshot.revocations) this.#applyRevocation(revocation);
     for (const home of snapshot.homes) {
@@ -393,7 +405,7 @@ export class Memory {
    * where nobody was faster, so that nothing is forgotten with the store.
    */
   #replaceNotes(snapshot: Snapshot): void {
-    const dataId = snapshot.position.split("/")[0] ?? "";
+    const dataId = dataIdOf(snapshot);
     const isOtherData = this.#dataId !== undefined && this.#dataId !== dataId;
     this.#dataId = dataId;
     const kept = new Set(snapshot.notes.map((note) => noteName(note)));
@@ -575,4 +587,9 @@ function pinName(kind: PinKind, id: string): string {
 
 function noteName({ kind, id }: Note): string {
   return `${kind}:${id}`;
+}
+
+/** The id of the data that a snapshot was taken of: other data are another store, or one that was lost. */
+function dataIdOf({ position }: Snapshot): string {
+  return position.split("/")[0] ?? "";
 }

@@ -315,6 +315,23 @@ export function createMetrics(version: string) {
     homesMoved: make.counter("jellybloom_homes_moved_total", "Homes this process moved."),
     ready: make.gauge("jellybloom_ready", "1 while /jellybloom/ready says so, else 0."),
 
+    serverVersions: make.gauge(
+      "jellybloom_server_versions",
+      "Different versions of Jellyfin among the replicas whose sidecars are there.",
+    ),
+    encoderKinds: make.gauge(
+      "jellybloom_encoder_kinds",
+      "Different encoders (version, options) among the replicas whose sidecars have told theirs.",
+    ),
+    storeLosses: make.counter(
+      "jellybloom_store_losses_total",
+      "Times the store knew less than this process does: it was lost, or failed over without its last writes.",
+    ),
+    freezes: make.counter(
+      "jellybloom_sidecar_freezes_total",
+      "Times this process stood still for seconds and went on: paused, swapped out, or starved of CPU.",
+    ),
+
     taskStarts: make.counters(
       "jellybloom_task_starts_total",
       "Scheduled tasks this process started as the leader, by what came of it (held: media not whole; unfit: media cannot be written to).",

@@ -143,6 +143,9 @@ test("RedisGone: who is known goes on at every door, through a server's death to
     });
   }
   expect(await Promise.all(viewers.map(me))).toEqual([200, 200, 200, 200]);
+  const told = await (await fetch(`${door.admin}/metrics`)).text();
+  expect(told).toMatch(/^jellybloom_store_losses_total [1-9]/m);
+  expect(told).toMatch(/^jellybloom_server_versions 1$/m);
   const [next] = await viewer.homeAmong(pair);
   await next.kill9();
   expect(await Promise.all(viewers.map(me))).toEqual([200, 200, 200, 200]);

@@ -121,6 +121,7 @@ export interface ClusterOptions {
   readonly clusterKey?: string;
   /** Left out: the real one. */
   readonly clock?: Clock;
+  readonly onFrozen?: (forMs: number) => void;
 }
 
 export async function startCluster({
@@ -130,6 +131,7 @@ export async function startCluster({
   options = {},
   clusterKey,
   clock = systemClock,
+  onFrozen,
 }: ClusterOptions): Promise<Cluster> {
   const store = given ?? openEmbeddedStore({ limits: storeLimits });
   const seal = clusterKey === undefined ? defaultSeal : createSeal(clusterKey);
@@ -156,6 +158,7 @@ export async function startCluster({
       memory,
       log,
       clock,
+      ...(onFrozen !== undefined && { onFrozen }),
       options: {
         ...sidecarOptionsFor({
           version: "0.0.0",

@@ -610,3 +610,20 @@ test("its own sessions are gone when it has ended, and no token is in what it sa
   const { sessions } = await b.state();
   expect(sessions.filter(({ DeviceId }) => String(DeviceId).startsWith("jellybloom-"))).toEqual([]);
 });
+
+test("a sidecar that stood still for longer than a call may take tells of it, once", async () => {
+  let asleepMs = 0;
+  const frozen: number[] = [];
+  const clock = { monotonicMs: () => performance.now() + asleepMs, wallMs: () => Date.now() };
+  const options = { clock, kept: ["a"], onFrozen: (ms: number) => void frozen.push(ms) };
+  await within(options, async (cluster) => {
+    await eventually(() => cluster.sidecars.get("a")?.sight().health === "healthy");
+    await never(600);
+    expect(frozen).toEqual([]);
+    asleepMs = 20_000;
+    await eventually(() => frozen.length > 0);
+    await never(600);
+    expect(frozen.map((ms) => Math.round(ms / 1000))).toEqual([20]);
+    expect(cluster.lines.join("\n")).toContain("the sidecar of a stood still for 20 s");
+  });
+});
