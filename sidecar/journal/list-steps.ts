@@ -2,6 +2,8 @@
 // has for it. What counts is the end and not the way: a request whose end nobody knows is not trusted to have done
 // nothing, the list is read and the steps are made anew. Pure.
 
+import type { ListDeed } from "../../core/jellyfin/changes-library.ts";
+
 /** One request to a list. Removing takes out every entry of an item, as Jellyfin does (entries are found by item). */
 export type ListStep =
   | { readonly do: "remove"; readonly ids: readonly string[] }
@@ -29,6 +31,46 @@ export function collectionSteps(own: readonly string[], wanted: readonly string[
     ...appending(wanted.filter((id) => !isOwn.has(id))),
     ...removing(own.filter((id) => !isWanted.has(id))),
   ];
+}
+
+/** What a change did to a list, for a writer whose own list has been changed besides. */
+export interface ListChange {
+  readonly what: ListDeed;
+  readonly ids: readonly string[];
+}
+
+/**
+ * What a writer's list becomes by a change that another server made before it stopped being the writer: that server's
+ * list does not have what was changed here since. `theirs`: its list after the change. What is here already counts once.
+ */
+export function mergedList(
+  own: readonly string[],
+  theirs: readonly string[],
+  { what, ids }: ListChange,
+): readonly string[] {
+  if (isSameList(own, theirs)) return own;
+  switch (what) {
+    case "created":
+    case "appended": {
+      const merged = [...own];
+      for (const id of new Set(what === "created" ? theirs : ids)) {
+        for (let missing = count(theirs, id) - count(merged, id); missing > 0; missing--) {
+          merged.push(id);
+        }
+      }
+      return merged;
+    }
+    case "removed":
+      return own.filter((id) => !ids.includes(id) || theirs.includes(id));
+    case "updated":
+      return theirs;
+    default:
+      return isSameList([...own].sort(), [...theirs].sort()) ? theirs : own;
+  }
+}
+
+function count(list: readonly string[], id: string): number {
+  return list.filter((one) => one === id).length;
 }
 
 export function isSameList(one: readonly string[], other: readonly string[]): boolean {

@@ -6,12 +6,19 @@
 // should be before and after every step; that a list made on another replica has the same id there, or the difference
 // is said and counted; that a file which another server still sees is never deleted a second time.
 
-import type { Effect, Intent, Placed } from "../../core/cluster/journal.ts";
+import {
+  type Effect,
+  entryValue,
+  type Intent,
+  newEntryId,
+  type Placed,
+} from "../../core/cluster/journal.ts";
 import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { type ListDeed, listDeeds } from "../../core/jellyfin/changes-library.ts";
 import { queryValue } from "../../core/jellyfin/playback.ts";
 import { isRecord, objectOf, parsedObject } from "../../core/service/json.ts";
+import { StoreUnavailable } from "../../core/store/store.ts";
 import { serverEyes } from "../tasks/media.ts";
 import { again, appliedOf, done, idHere, refused, skipped } from "./calls.ts";
 import type { Applied, JournalHandler, JournalHands, Published } from "./handler.ts";
@@ -19,7 +26,9 @@ import {
   collectionSteps,
   isSameList,
   isSameSet,
+  type ListChange,
   type ListStep,
+  mergedList,
   playlistSteps,
 } from "./list-steps.ts";
 
@@ -37,6 +46,10 @@ export interface ListState {
   /** Plain ids, in order; an item that was added twice is there twice. */
   readonly items: readonly string[];
   readonly mediaType?: string;
+  /** What was done to it; left out where the whole list is told. */
+  readonly change?: ListChange;
+  /** Its server's sidecar led when it read the list: this is the writer's word. */
+  readonly isWriters?: boolean;
   /** Whose request it was, and who may see and change a playlist; left out where no token could read it. */
   readonly settings?: PlaylistSettings;
 }
@@ -62,7 +75,7 @@ export function createLists(options: ListOptions = {}): JournalHandler {
 class Lists implements JournalHandler {
   readonly kinds = ["playlist", "collection", "itemGone"] as const;
   readonly #options: ListOptions;
-  /** The newest intent whose state a list was brought to: what waited for an item must not overwrite it. */
+  /** The number of the newest word about a list: what waited for an item, or comes late, must not overwrite it. */
   readonly #newest = new Map<string, number>();
   /** What was made here for an intent whose server died. */
   readonly #made = new Map<string, string>();
@@ -80,7 +93,7 @@ class Lists implements JournalHandler {
   // ---- Publishing ----------------------------------------------------------------------------------
 
   async publish(
-    { entry }: Placed<Intent>,
+    { entry, number }: Placed<Intent>,
     outcome: { readonly facts?: unknown } | undefined,
     hands: JournalHands,
   ): Promise<Published> {
@@ -96,12 +109,16 @@ class Lists implements JournalHandler {
       this.#made.get(entry.id) ??
       (await this.#findNamesake(entry, kind, hands));
     if (id === undefined) return { outcome: "given up", why: "nobody knows which list was made" };
-    const read = await this.#read(kind, id, entry.userId, hands);
+    const isWriters = hands.leads();
+    const read = await this.#readWhole(kind, id, entry.userId, hands);
     if (read.outcome === "again") return read;
     // It was deleted since, which is an effect of its own.
     if (read.outcome === "gone") return { outcome: "effects", effects: [] };
-    const settings = kind === "playlist" ? await readSettings(id, entry.userId, hands) : undefined;
-    const payload: ListState = { ...read.state, ...(settings !== undefined && { settings }) };
+    remember(this.#newest, id, number);
+    const what = deedIn(entry.facts);
+    const ids = what === "removed" ? removedItems(entry) : createdItems(entry);
+    const change = what === undefined ? {} : { change: { what, ids } };
+    const payload: ListState = { ...read.state, ...change, isWriters };
     return { outcome: "effects", effects: [{ userId: entry.userId, itemId: id, payload }] };
   }
 
@@ -114,11 +131,47 @@ class Lists implements JournalHandler {
     const state = readListState(entry.payload);
     const id = plainGuid(entry.itemId);
     if (state === undefined || id === undefined) return refused("what it says makes no sense");
-    const order = entry.ofNumber === 0 ? number : entry.ofNumber;
-    if ((this.#newest.get(id) ?? -1) > order) return skipped;
-    const applied = await this.#bring(id, entry.userId, state, hands);
+    const newest = this.#newest.get(id) ?? -1;
+    if (newest > number) return skipped;
+    const isOld = state.isWriters === false && newest > entry.ofNumber;
+    if (isOld && !hands.leads()) return skipped;
+    const applied = hands.leads()
+      ? await this.#merge(id, entry, state, hands)
+      : await this.#bring(id, entry.userId, state, hands);
     if (applied.outcome !== "again" && applied.outcome !== "refused") {
-      remember(this.#newest, id, order);
+      remember(this.#newest, id, number);
+    }
+    return applied;
+  }
+
+  /**
+   * What another server did to a list before this one became the writer. This one's own list may have been changed
+   * since, so that the change is carried over, and what comes of it is told to all others.
+   */
+  async #merge(id: string, entry: Effect, state: ListState, hands: JournalHands): Promise<Applied> {
+    const { list } = state;
+    const own = await this.#read(list, id, entry.userId, hands);
+    if (own.outcome === "again") return own;
+    const change = state.change ?? { what: "updated", ids: [] };
+    const items =
+      own.outcome === "gone" ? state.items : mergedList(own.state.items, state.items, change);
+    const applied = await this.#bring(id, entry.userId, { ...state, items }, hands);
+    const isSame = list === "playlist" ? isSameList : isSameSet;
+    if (isSame(items, state.items) || applied.outcome === "again") return applied;
+    const told = await this.#readWhole(list, id, entry.userId, hands);
+    if (told.outcome === "again") return told;
+    if (told.outcome === "gone") return applied;
+    const { kind, userId } = entry;
+    const effect: Effect = {
+      ...{ type: "effect", id: newEntryId(), of: "", ofNumber: 0 },
+      ...{ kind, replica: hands.replica, userId, itemId: id },
+      payload: { ...told.state, isWriters: true },
+    };
+    try {
+      await hands.store.appendJournal([entryValue(effect, hands.seal)]);
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) throw error;
+      return again("the store cannot be reached");
     }
     return applied;
   }
@@ -347,6 +400,19 @@ class Lists implements JournalHandler {
     };
   }
 
+  /** With who may see and change it, where a token can read that. */
+  async #readWhole(
+    list: ListKind,
+    id: string,
+    userId: string,
+    hands: JournalHands,
+  ): Promise<ListRead> {
+    const read = await this.#read(list, id, userId, hands);
+    if (read.outcome !== "read" || list !== "playlist") return read;
+    const settings = await readSettings(id, userId, hands);
+    return settings === undefined ? read : { ...read, state: { ...read.state, settings } };
+  }
+
   /** The user themself, or an administrator where a list is nobody's own. */
   async #readerHere(userId: string, hands: JournalHands): Promise<string | undefined> {
     if (userId !== "") return idHere(hands, userId);
@@ -560,13 +626,22 @@ export function readListState(payload: unknown): ListState | undefined {
   const ids = items.flatMap((id) => plainGuid(id) ?? []);
   if (ids.length !== items.length || ids.length > itemsLimit) return undefined;
   const settings = readSettingsIn(fields?.settings);
+  const change = readChange(fields?.change);
+  const { isWriters } = fields ?? {};
   return {
     list,
     name,
     items: ids,
     ...(typeof mediaType === "string" && { mediaType }),
+    ...(change !== undefined && { change }),
+    ...(typeof isWriters === "boolean" && { isWriters }),
     ...(settings !== undefined && { settings }),
   };
+}
+
+function readChange(value: unknown): ListChange | undefined {
+  const what = deedIn(value);
+  return what === undefined ? undefined : { what, ids: idsOf(objectOf(value)?.ids) };
 }
 
 function readSettingsIn(value: unknown): PlaylistSettings | undefined {
@@ -599,6 +674,11 @@ function createdName(entry: Intent): string | undefined {
 function createdItems(entry: Intent): readonly string[] {
   const inQuery = idsIn(entry.request.query, "ids");
   return inQuery.length > 0 ? inQuery : idsOf(bodyField(entry, "ids"));
+}
+
+/** Entries of a playlist are named by their items, as members of a collection are. */
+function removedItems({ request }: Intent): readonly string[] {
+  return [...idsIn(request.query, "ids"), ...idsIn(request.query, "entryids")];
 }
 
 function bodyField(entry: Intent, name: string): unknown {

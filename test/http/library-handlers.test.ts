@@ -6,8 +6,8 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { type Intent, type IntentKind, newEntryId } from "../../core/cluster/journal.ts";
-import type { Published } from "../../sidecar/journal/handler.ts";
+import { type Intent, type IntentKind, newEntryId, readEntry } from "../../core/cluster/journal.ts";
+import type { JournalHandler, JournalHands, Published } from "../../sidecar/journal/handler.ts";
 import { createLibrary } from "../../sidecar/journal/library.ts";
 import { createLists } from "../../sidecar/journal/lists.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
@@ -24,7 +24,20 @@ let cluster: HandCluster;
 let owner = "";
 let films: string[] = [];
 let differences = 0;
-const lists = createLists({ onDifference: () => differences++ });
+/** The replica whose sidecar leads. */
+let writer = "a";
+const inner = createLists({ onDifference: () => differences++ });
+const led = (hands: JournalHands): JournalHands => ({
+  ...hands,
+  leads: () => hands.replica === writer,
+});
+const lists: JournalHandler = {
+  kinds: inner.kinds,
+  lane: (entry) => inner.lane(entry),
+  publish: (intent, outcome, hands, context) => inner.publish(intent, outcome, led(hands), context),
+  apply: (effect, hands, fresh) => inner.apply(effect, led(hands), fresh),
+  redo: (intent, hands) => inner.redo(intent, led(hands)),
+};
 const library = createLibrary();
 
 beforeAll(async () => {
@@ -38,6 +51,7 @@ beforeAll(async () => {
 
 beforeEach(() => {
   differences = 0;
+  writer = "a";
 });
 
 afterAll(async () => {
@@ -143,23 +157,56 @@ describe("playlists", () => {
     const id = await newPlaylist("Older", films);
     const older = listIntent("created", id);
     const effect = effectOf(await cluster.publish(lists, "a", older));
-    const olderNumber = cluster.placed(older).number;
+    const waited = cluster.placed({
+      ...{
+        type: "effect",
+        id: "waited",
+        of: older.id,
+        ofNumber: 1,
+        kind: "playlist",
+        replica: "a",
+      },
+      ...effect,
+    } as const);
     await ask(pair.a, "DELETE", `/Playlists/${id}/Items?entryIds=${films[0]}`);
     expect(await cluster.carry(lists, listIntent("removed", id), fromAToB)).toEqual(["done"]);
-    const late = {
-      ...effect,
-      type: "effect",
-      id: "late",
-      of: older.id,
-      ofNumber: olderNumber,
-    } as const;
-    const placed = {
-      number: 9999,
-      atMs: 0,
-      entry: { ...late, kind: "playlist", replica: "a" } as const,
-    };
-    expect((await lists.apply(placed, cluster.hands("b"), new Set())).outcome).toBe("skipped");
+    expect((await lists.apply(waited, cluster.hands("b"), new Set())).outcome).toBe("skipped");
     expect(await entries(pair.b, id)).toEqual(films.slice(1));
+  });
+
+  test("what the last writer said is kept by the next one, whose own changes are, too, and told to all", async () => {
+    const [one = "", two = "", three = ""] = films;
+    const id = await newPlaylist("Handed over", [one]);
+    await cluster.carry(lists, listIntent("created", id), fromAToB);
+    const appended = (itemId: string) => ({
+      ...listIntent("appended", id),
+      request: {
+        ...{ method: "POST", path: `/Playlists/${id}/Items`, contentType: "", body: "" },
+        query: `ids=${itemId}`,
+      },
+    });
+    // The last writer appends and tells of it late; the next writer has appended something else meanwhile.
+    await ask(pair.a, "POST", `/Playlists/${id}/Items?ids=${two}&userId=${owner}`);
+    const late = effectOf(await cluster.publish(lists, "a", appended(two)));
+    writer = "b";
+    await ask(pair.b, "POST", `/Playlists/${id}/Items?ids=${three}&userId=${owner}`);
+    const before = await cluster.store.journalEnds();
+    expect((await cluster.apply(lists, "b", "a", appended(two), late)).outcome).toBe("done");
+    expect(await entries(pair.b, id)).toEqual([one, three, two]);
+    const page = await cluster.store.readJournal(
+      { generation: before.generation, number: before.last },
+      10,
+    );
+    const told =
+      page.outcome === "read" ? page.entries.map((entry) => readEntry(entry, cluster.seal)) : [];
+    const [corrected] = told.flatMap((read) =>
+      read.outcome === "read" ? [read.placed.entry] : [],
+    );
+    expect(corrected).toMatchObject({ kind: "playlist", replica: "b", itemId: id });
+    if (corrected?.type !== "effect") throw new Error("no effect was told");
+    const draft = { userId: corrected.userId, itemId: id, payload: corrected.payload };
+    expect((await cluster.apply(lists, "a", "b", appended(two), draft)).outcome).toBe("done");
+    expect(await entries(pair.a, id)).toEqual([one, three, two]);
   });
 
   test("a server that has seen fewer lists of a name gives the same id all the same", async () => {

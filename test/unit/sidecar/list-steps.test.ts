@@ -1,9 +1,11 @@
 /** How a list is brought to what it should be, tried against a list that behaves as Jellyfin's does. */
 import { describe, expect, test } from "vitest";
+import type { ListDeed } from "../../../core/jellyfin/changes-library.ts";
 import { isFolderDone, pictureSteps } from "../../../sidecar/journal/library.ts";
 import {
   collectionSteps,
   type ListStep,
+  mergedList,
   playlistSteps,
 } from "../../../sidecar/journal/list-steps.ts";
 import { readListState } from "../../../sidecar/journal/lists.ts";
@@ -62,6 +64,31 @@ test("a collection ends with the items it should hold, whatever it held", () => 
       expect(ends).toBe([...wanted].sort().join(""));
     }
   }
+});
+
+describe("a list that two writers changed, one after the other", () => {
+  const merged = (own: string, theirs: string, what: ListDeed, ids = "") =>
+    mergedList([...own], [...theirs], { what, ids: [...ids] }).join("");
+  test.each([
+    [
+      "what the other appended comes after what was appended here",
+      "axy",
+      "ab",
+      "appended",
+      "b",
+      "axyb",
+    ],
+    ["what is here already counts once", "axb", "ab", "appended", "b", "axb"],
+    ["the same item twice is twice", "ax", "aa", "appended", "a", "axa"],
+    ["what the other took out goes", "abx", "a", "removed", "b", "ax"],
+    ["what the other made is filled up", "x", "ab", "created", "", "xab"],
+    ["a list that was set is set", "axy", "ba", "updated", "", "ba"],
+    ["an order is taken over where the entries are the same", "abc", "cab", "moved", "", "cab"],
+    ["an order of other entries is not", "abx", "cab", "moved", "", "abx"],
+    ["nothing is done to equal lists", "ab", "ab", "shared", "", "ab"],
+  ] as const)("%s", (_name, own, theirs, what, ids, expected) => {
+    expect(merged(own, theirs, what, ids)).toBe(expected);
+  });
 });
 
 describe("pictures", () => {
