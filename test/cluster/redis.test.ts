@@ -143,9 +143,11 @@ test("RedisGone: who is known goes on at every door, through a server's death to
     });
   }
   expect(await Promise.all(viewers.map(me))).toEqual([200, 200, 200, 200]);
-  const told = await (await fetch(`${door.admin}/metrics`)).text();
-  expect(told).toMatch(/^jellybloom_store_losses_total [1-9]/m);
-  expect(told).toMatch(/^jellybloom_server_versions 1$/m);
+  const told = async (): Promise<string> => await (await fetch(`${door.admin}/metrics`)).text();
+  expect(await told()).toMatch(/^jellybloom_store_losses_total [1-9]/m);
+  await until(8000, "who is there is known again", async () =>
+    /^jellybloom_server_versions 1$/m.test(await told()),
+  );
   const [next] = await viewer.homeAmong(pair);
   await next.kill9();
   expect(await Promise.all(viewers.map(me))).toEqual([200, 200, 200, 200]);
