@@ -159,6 +159,8 @@ export class Follower {
   readonly #goneAsked = new Map<string, { isGone: boolean; atMs: number }>();
   /** Lanes that the return of the server put into doubt, until they have been looked at. */
   readonly #inDoubt = new Set<string>();
+  /** By lane: the oldest effect after which it was not compared with its server yet; a restart begins before it. */
+  readonly #unsettled = new Map<string, number>();
   readonly #started: Promise<void>;
   #markStarted: () => void = () => undefined;
   #recent: Recent[] = [];
@@ -489,6 +491,10 @@ export class Follower {
     this.#changedAt.delete(lane);
     this.#changedAt.set(lane, this.#nowMs());
     forgetOldest(this.#changedAt, this.#parts.limits.recentLimit);
+    if (handler.fields !== undefined && !this.#unsettled.has(lane)) {
+      this.#unsettled.set(lane, number);
+      forgetOldest(this.#unsettled, this.#parts.limits.recentLimit);
+    }
     const isOwn = entry.replica === this.#parts.hands.replica;
     if (isOwn && handler.fields === undefined) return;
     if (isOwn && this.#isLive) {
@@ -498,7 +504,10 @@ export class Follower {
     }
     // An own effect that is read again after a start is looked at like any other: it may be newer than what
     // was applied before.
-    if (this.#parts.ledger.isDone(number)) return;
+    if (this.#parts.ledger.isDone(number)) {
+      this.#settle(lane, handler);
+      return;
+    }
     this.#pending.set(number, placed.atMs);
     this.#lanes.push(lane, (tries) => this.#apply(handler, lane, placed, raw, tries));
   }
@@ -534,6 +543,7 @@ export class Follower {
     if (handler.fields !== undefined && fresh.size === 0) {
       onEvent("skipped");
       this.#done(placed.number);
+      this.#settle(lane, handler);
       return "done";
     }
     const applied = await handler.apply(placed, hands, fresh);
@@ -558,6 +568,7 @@ export class Follower {
         onEvent("refused");
         this.#say("warn", `a change of ${entry.kind} is not taken by the server: ${applied.why}`);
         this.#done(placed.number);
+        this.#settle(lane, handler);
         return "done";
     }
     this.#learn(handler, lane, placed, fresh);
@@ -649,6 +660,11 @@ export class Follower {
       this.#say("warn", "more changes wait for items than can be kept: the oldest is given up");
     }
     this.#done(entry.number);
+    for (const [lane, number] of this.#unsettled) {
+      if (number !== entry.number) continue;
+      this.#unsettled.delete(lane);
+      break;
+    }
   }
 
   /** After a start: what waited is seen already, and no second effect of that id counts. */
@@ -949,6 +965,7 @@ export class Follower {
     const known = ledger.known(lane);
     if (known === undefined || handler.fields === undefined) {
       this.#inDoubt.delete(lane);
+      this.#unsettled.delete(lane);
       return "done";
     }
     const values = Object.fromEntries(
@@ -972,6 +989,7 @@ export class Follower {
       this.#settling.set(lane, { handler, atMs: this.#nowMs() + 1000, tries: tries + 1 });
     } else if (!this.#settling.has(lane)) {
       this.#inDoubt.delete(lane);
+      this.#unsettled.delete(lane);
     }
     return "done";
   }
@@ -1075,11 +1093,16 @@ export class Follower {
     }
   }
 
-  /** Everything up to here is done, and no intent before it is open. */
+  /** Everything up to here is done and was looked at afterwards, and no intent before it is open. */
   #restartNumber(): number {
+    let number = this.appliedNumber;
     const open = this.#open.oldest?.placed.number;
-    const { appliedNumber } = this;
-    return open === undefined ? appliedNumber : Math.min(appliedNumber, open - 1);
+    if (open !== undefined) number = Math.min(number, open - 1);
+    for (const unsettled of this.#unsettled.values()) {
+      number = Math.min(number, unsettled - 1);
+      break;
+    }
+    return Math.max(number, this.#savedNumber, 0);
   }
 
   #save(): void {
