@@ -29,6 +29,8 @@ export interface LoginsOptions {
   readonly now: () => number;
   /** What clients call the user whom that replica knows by an id. */
   readonly knownId: (replica: string, userId: string) => string;
+  /** A user's token that no login here gave out turned out to be good at that replica. */
+  readonly onRecognised?: (identity: Identity, replica: string) => void;
   /** Names of all configured replicas: who has to hear of a revocation. */
   readonly replicaNames: () => readonly string[];
   /** The ready replicas with clients for our own calls. */
@@ -198,6 +200,7 @@ export class Logins {
       return undefined;
     }
     const identity = await this.#adopt(token, hash, credentials, accepted);
+    if (identity?.kind === "user") this.#options.onRecognised?.(identity, accepted.replica);
     // Servers that were copied from one another all know the token: each that says so is noted, so that
     // the first of them to die takes nothing along.
     for (const question of asked) {

@@ -179,10 +179,18 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
   });
   const aliases = userAliasesOf(memory, seal);
   const idSwaps = new IdSwaps(aliases);
+  const loginNews =
+    parts.journal === undefined
+      ? undefined
+      : createLoginNews({
+          ...{ writer: parts.journal, seal, clock, log: log.log },
+          isCluster: () => health.view.replicas.size > 1,
+        });
   const logins = new Logins({
     store,
     memory,
     seal,
+    onRecognised: (identity, replica) => loginNews?.noteLogin(identity, replica),
     knownId: (replica, userId) => aliases.knownId(replica, userId),
     log: log.log,
     metrics,
@@ -295,6 +303,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     clock,
     log: log.log,
     homeOf: (userId) => homes.homeOf(userId),
+    idAt: (replica, userId) => aliases.idAt(replica, userId),
     clientOf: (replica) => clients.get(replica),
     goneForMs,
   });
@@ -386,14 +395,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
         isCluster: () => health.view.replicas.size > 1,
       }),
       createApiKeysAttendant({ memory, seal, isCluster: () => health.view.replicas.size > 1 }),
-      ...(parts.journal === undefined
-        ? []
-        : [
-            createLoginNews({
-              ...{ writer: parts.journal, clock, log: log.log },
-              isCluster: () => health.view.replicas.size > 1,
-            }),
-          ]),
+      ...(loginNews === undefined ? [] : [loginNews.attendant]),
       // Before the gate, which carries requests out itself.
       ...(journal === undefined ? [] : [journal]),
       ...gates,

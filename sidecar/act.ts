@@ -15,7 +15,7 @@ import {
 } from "../core/cluster/identity.ts";
 import type { Memory } from "../core/cluster/memory.ts";
 import { userAliasesOf } from "../core/cluster/user-aliases.ts";
-import type { CallFailure, JellyfinClient } from "../core/jellyfin/client.ts";
+import type { CallFailure, JellyfinClient, ServerSession } from "../core/jellyfin/client.ts";
 import type { DeviceFields } from "../core/jellyfin/credentials.ts";
 import type { Seal } from "../core/service/seal.ts";
 import { type Revocation, type Store, StoreUnavailable } from "../core/store/store.ts";
@@ -55,6 +55,19 @@ export function deviceOf(identity: Identity): DeviceFields {
 /** What that replica calls the identity's user (core/cluster/user-aliases.ts). */
 function idAt({ memory, seal }: Tools, replica: string, { userId }: Identity): string {
   return userAliasesOf(memory, seal).idAt(replica, userId);
+}
+
+/** This server's sessions with the ids by which clients know its users. */
+export function knownSessions(
+  { memory, seal, replica }: Tools,
+  sessions: readonly ServerSession[],
+): readonly ServerSession[] {
+  const aliases = userAliasesOf(memory, seal);
+  if (aliases.size === 0) return sessions;
+  return sessions.map((session) => ({
+    ...session,
+    userId: aliases.knownId(replica, session.userId),
+  }));
 }
 
 function factsOf(identity: Identity): IdentityFacts {
@@ -402,7 +415,12 @@ export async function sweep(
   const answer = await client.sessions();
   if (answer.outcome !== "ok") return undefined;
   const identities = [...memory.identities.values()].filter(({ kind }) => kind === "user");
-  const { end, forget } = leftoversIn(answer.sessions, identities, refused, replica);
+  const { end, forget } = leftoversIn(
+    knownSessions(tools, answer.sessions),
+    identities,
+    refused,
+    replica,
+  );
   for (const deviceId of forget) {
     const forgotten = await client.forgetDevice(deviceId);
     if (forgotten.outcome !== "done") {

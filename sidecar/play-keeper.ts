@@ -6,7 +6,7 @@ import type { Identity } from "../core/cluster/identity.ts";
 import { leftoverOf, type Play, readPlay } from "../core/cluster/plays.ts";
 import { sleep } from "../core/service/loop.ts";
 import type { Note } from "../core/store/store.ts";
-import { deviceOf, endGhost, type Tools } from "./act.ts";
+import { deviceOf, endGhost, knownSessions, type Tools } from "./act.ts";
 import {
   afterPass,
   decidePlays,
@@ -154,7 +154,8 @@ export class PlayKeeper {
     const { identities } = tools.memory;
     const homeOf = (userId: string): string | undefined => this.#homeOf(userId);
     let isDone = true;
-    for (const stray of straysIn(answer.sessions, identities, tools.replica, homeOf)) {
+    const sessions = knownSessions(tools, answer.sessions);
+    for (const stray of straysIn(sessions, identities, tools.replica, homeOf)) {
       isDone = (await this.#endStray(stray)) && isDone;
     }
     return isDone;

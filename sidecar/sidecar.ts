@@ -17,9 +17,11 @@
 import { randomBytes } from "node:crypto";
 import { drainOrderOf, unknownCondition } from "../core/cluster/condition.ts";
 import { afterLook, encodeOf, unknownSpeed } from "../core/cluster/encoder-speed.ts";
+import { swapIds } from "../core/cluster/id-swap.ts";
 import { proveMember } from "../core/cluster/member.ts";
 import type { Memory } from "../core/cluster/memory.ts";
 import type { SeenSession } from "../core/cluster/sessions.ts";
+import { userAliasesOf } from "../core/cluster/user-aliases.ts";
 import type { HealthAnswer, JellyfinClient } from "../core/jellyfin/client.ts";
 import type { Clock } from "../core/service/clock.ts";
 import { repeat, rest, sleep } from "../core/service/loop.ts";
@@ -463,9 +465,18 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     }
   }
 
+  /** What clients call this server's users is what is written down of its sessions. */
+  const mirrored: Pick<JellyfinClient, "callWithKey"> = {
+    async callWithKey(method, path, body) {
+      const answer = await client.callWithKey(method, path, body);
+      const aliases = userAliasesOf(memory, seal);
+      if (aliases.size === 0 || answer.outcome !== "answered") return answer;
+      return { ...answer, text: swapIds(answer.text, aliases.pairsOf(name).fromHere) };
+    },
+  };
   const mirror = new Mirror({
     replica: name,
-    client,
+    client: mirrored,
     store,
     memory,
     isHealthy: () => observer.sight.health === "healthy",

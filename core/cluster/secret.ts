@@ -43,3 +43,16 @@ export async function forgetSecret(
 ): Promise<void> {
   for (const replica of replicas) await store.settleSecret(intentId, replica);
 }
+
+/** Who gave a wrong password, for those alone who know the name: people type passwords where their name belongs. */
+export function wrongPasswordMac(seal: Pick<Seal, "mac">, name: string): string {
+  return seal.mac("wrong password", name.toUpperCase());
+}
+
+export function isOfWrongPassword(
+  seal: Pick<Seal, "verifyMac">,
+  mac: string,
+  name: string,
+): boolean {
+  return seal.verifyMac(mac, "wrong password", name.toUpperCase());
+}

@@ -34,6 +34,8 @@ export interface SessionsParts {
   readonly clock: Clock;
   readonly log: Log;
   readonly homeOf: (userId: string) => string | undefined;
+  /** What that replica calls a user. */
+  readonly idAt: (replica: string, userId: string) => string;
   readonly clientOf: (replica: string) => JellyfinClient | undefined;
   /** For how long a replica has not been ready, in ms; 0: it is. */
   readonly goneForMs: (replica: string) => number;
@@ -109,7 +111,8 @@ export function createSessions(parts: SessionsParts): Sessions {
     if (identity === undefined || token === undefined || client === undefined) return undefined;
     const { device, deviceId, version } = identity;
     const fields = { client: identity.client, device, deviceId, version };
-    const answer = await client.callAs(token, fields, "GET", `/Users/${userId}`);
+    const here = parts.idAt(replica, userId);
+    const answer = await client.callAs(token, fields, "GET", `/Users/${here}`);
     if (answer.outcome !== "answered" || answer.status !== 200) return undefined;
     const found = readRights(answer.text, userId);
     if (found !== undefined) {

@@ -7,7 +7,7 @@
 // and that a login's end of wrong passwords, or one more of them, counts on every server.
 
 import type { Effect, Intent, Outcome, Placed } from "../../core/cluster/journal.ts";
-import { readSecret } from "../../core/cluster/secret.ts";
+import { isOfWrongPassword, readSecret } from "../../core/cluster/secret.ts";
 import {
   aliasNoteId,
   aliasText,
@@ -277,12 +277,14 @@ async function applyWrongPassword(
   { payload, userId }: Effect,
   hands: JournalHands,
 ): Promise<Applied> {
-  const name = textField(payload, "name");
-  if (name === undefined && !isId(userId)) return refused("its payload makes no sense");
+  const who = textField(payload, "who");
+  if (who === undefined && !isId(userId)) return refused("its payload makes no sense");
   const read = await readUsers(hands);
   if (read.outcome === "failed") return read.applied;
   const user =
-    name === undefined ? byId(read.users, idHere(hands, userId)) : byName(read.users, name);
+    who === undefined
+      ? byId(read.users, idHere(hands, userId))
+      : read.users.find(({ name }) => isOfWrongPassword(hands.seal, who, name));
   if (user === undefined || user.policy.IsDisabled === true) return skipped;
   const limit = countOf(user.policy.LoginAttemptsBeforeLockout);
   const count = countOf(user.policy.InvalidLoginAttemptCount) + 1;

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { hashOf, identityKey, sealContext } from "../../core/cluster/identity.ts";
 import type { Intent } from "../../core/cluster/journal.ts";
 import { ownKeyHashes } from "../../core/cluster/own-keys.ts";
+import { wrongPasswordMac } from "../../core/cluster/secret.ts";
 import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
 import { createApiKeys, lookAtKeys } from "../../sidecar/journal/api-keys.ts";
 import { createPasswords } from "../../sidecar/journal/passwords.ts";
@@ -205,11 +206,10 @@ describe("a user who was made at one server", () => {
 });
 
 describe("wrong passwords", () => {
-  const wrong = (name: string) => ({
-    userId: "",
-    itemId: "",
-    payload: { what: "wrongPassword", name },
-  });
+  const wrong = (name: string) => {
+    const who = wrongPasswordMac(cluster.seal, name);
+    return { userId: "", itemId: "", payload: { what: "wrongPassword", who } };
+  };
 
   test("count at every server, and the last that is allowed locks out everywhere", async () => {
     const { intent, id, facts } = await make("fay", "right");
