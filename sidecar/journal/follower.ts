@@ -72,7 +72,7 @@ export interface FollowerLimits extends RedoLimits {
 
 export const followerLimits: FollowerLimits = {
   parallelLimit: 16,
-  worksLimit: 4000,
+  worksLimit: 1000,
   pageEntries: 500,
   openLimit: 20_000,
   seenIdsLimit: 20_000,
