@@ -450,6 +450,12 @@ const anyBody = fc.record(
   { requiredKeys: [] },
 );
 
+test("no reading route is looked at, so that a question takes its shortest way", () => {
+  const reading = routes.filter(({ methods }) => methods.includes("GET"));
+  expect(reading.length).toBeGreaterThan(100);
+  expect(reading.filter((route) => changeReader(route) !== undefined)).toEqual([]);
+});
+
 test("whatever a request looks like, no credential of it is in the intent", () => {
   const family = rows.map(([method, target]) => [method, target.split("?")[0] ?? ""] as const);
   fc.assert(
