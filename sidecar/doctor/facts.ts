@@ -142,7 +142,10 @@ async function examineOne(
     transcodeFolder: textOf(system?.TranscodingTempPath),
     needsRestart: system === undefined ? undefined : system.HasPendingRestart === true,
     ffmpegVersion,
-    libraries,
+    libraries: libraries?.map((library) => ({
+      ...library,
+      locations: library.locations.map((path) => withoutOwnFolder(path, system?.ProgramDataPath)),
+    })),
     keys,
     plugins,
     tasks,
@@ -293,6 +296,14 @@ async function librariesOf(client: JellyfinClient): Promise<readonly Library[] |
     });
   }
   return libraries;
+}
+
+/** Collections and playlists lie in the server's own data folder, which has another path at each: no difference. */
+function withoutOwnFolder(path: string, own: unknown): string {
+  const folder = textOf(own);
+  return folder !== undefined && path.startsWith(`${folder}/`)
+    ? `(its own data folder)${path.slice(folder.length)}`
+    : path;
 }
 
 async function itemsOf(

@@ -10,7 +10,22 @@ export interface KnownPlugin {
   readonly otherwise: string;
 }
 
-export const knownPlugins: readonly KnownPlugin[] = [];
+export const knownPlugins: readonly KnownPlugin[] = [
+  {
+    id: "60f478ab2dd64ea0af1004d033f75979",
+    name: "Newsletters",
+    where: "one",
+    otherwise: "each server finds the new films itself and sends its own letter about them",
+  },
+  {
+    id: "a84a949d4b734099aacb8341b4da17ba",
+    name: "Jellyscrub",
+    where: "not",
+    otherwise:
+      "it changes the files of each server's web client and writes its pictures beside the media from every server;" +
+      " Jellyfin's own trickplay does the same without either",
+  },
+];
 
 export function knownPlugin(id: string): KnownPlugin | undefined {
   return knownPlugins.find((plugin) => plugin.id === id);

@@ -232,6 +232,34 @@ export function checkDatabase(path: string, tables: readonly string[]): CheckedD
   }
 }
 
+/**
+ * The newest Jellyfin that has changed a database, which nobody has open, to a form of its own; undefined where it
+ * does not tell (10.10 and older). Rows of Jellyfin's own migrations carry its version with four numbers
+ * (`12.0.0.0`), those of the database library that library's, with three (10.11 and 12.0, tried).
+ */
+export function databaseVersion(path: string): string | undefined {
+  const url = new URL("?immutable=1", pathToFileURL(path));
+  const database = new DatabaseSync(url, { readOnly: true });
+  try {
+    const versions = database
+      .prepare('SELECT DISTINCT "ProductVersion" AS version FROM "__EFMigrationsHistory"')
+      .all()
+      .map(({ version }) => String(version))
+      .filter((version) => /^\d+(\.\d+){3}$/.test(version))
+      .map((version) => version.split(".").map(Number));
+    versions.sort((left, right) => {
+      const place = left.findIndex((part, index) => part !== right[index]);
+      return place < 0 ? 0 : (left[place] ?? 0) - (right[place] ?? 0);
+    });
+    return versions.at(-1)?.slice(0, 3).join(".");
+  } catch (error) {
+    if (/no such table/.test(messageOf(error))) return undefined;
+    throw error;
+  } finally {
+    database.close();
+  }
+}
+
 /** Whether no other process has a database open, as far as SQLite's own locks tell. */
 export function isDatabaseFree(path: string): boolean {
   const database = new DatabaseSync(path, { timeout: 0 });

@@ -3,9 +3,9 @@
 
 import { stat } from "node:fs/promises";
 import { join, relative } from "node:path";
-import { explained, refuse, refuseRunningTarget } from "./checks.ts";
+import { explained, refuse, refuseNewer, refuseRunningTarget } from "./checks.ts";
 import { giveAttributes, syncFolder } from "./copy.ts";
-import { checkDatabase } from "./database.ts";
+import { checkDatabase, databaseVersion } from "./database.ts";
 import { rootsOf, type ServerFolders, serverDatabases } from "./layout.ts";
 import { moveDatabasePaths, readOwnPath } from "./paths.ts";
 import type { PlannedEntry, PlannedFile } from "./plan.ts";
@@ -37,6 +37,8 @@ export interface Landing {
   /** What the target held at first. */
   readonly state: TargetState;
   readonly seenAs: string | undefined;
+  /** The version which the new server runs: data of a newer one are refused. */
+  readonly forVersion: string | undefined;
   /** Whether the old server saw its data folder under this path where it was copied. */
   readonly isOwnPath: (path: string) => Promise<boolean>;
   /** Gives the target's own folders to whom the source's belong. */
@@ -139,6 +141,10 @@ export async function prove(
   },
 ): Promise<void> {
   const { target, marker } = landing;
+  // The settings do not always tell who wrote these data; the database does.
+  for (const { target: place } of ownDatabases(staged.databases, landing)) {
+    refuseNewer(databaseVersion(stagedPath(target, place)) ?? "", landing.forVersion);
+  }
   await moveOwnPaths(staged.databases, landing);
   await proveDatabases(staged.databases, landing);
   if ((await readServerId(stagedPath(target, target.dataFolder))) !== marker.serverId) {
@@ -153,14 +159,12 @@ export async function prove(
 }
 
 /** Makes the copy's own databases speak of the copy's folder, where that has another path. */
-async function moveOwnPaths(
-  databases: readonly PlannedFile[],
-  { source, target, seenAs, isOwnPath, tell }: Landing,
-): Promise<void> {
-  const own = databases.filter((file) =>
-    serverDatabases.some((name) => file.source === join(source.dataFolder, "data", name)),
-  );
-  const staged = own.map((file) => ({ file, path: stagedPath(target, file.target) }));
+async function moveOwnPaths(databases: readonly PlannedFile[], landing: Landing): Promise<void> {
+  const { target, seenAs, isOwnPath, tell } = landing;
+  const staged = ownDatabases(databases, landing).map((file) => ({
+    file,
+    path: stagedPath(target, file.target),
+  }));
   const seen = staged.map(({ path }) => readOwnPath(path)).find((path) => path !== undefined);
   if (seen === undefined) return;
   const goal = seenAs ?? ((await isOwnPath(seen)) ? target.dataFolder : seen);
@@ -175,6 +179,15 @@ async function moveOwnPaths(
     goal === seen
       ? `The new server must see its data folder as ${goal}, as the old one does; if it does not, add --seen-as DIR.`
       : `The new server will see its data folder as ${goal}, not ${seen}: ${countText(rows, "path")} in its databases moved.`,
+  );
+}
+
+function ownDatabases(
+  databases: readonly PlannedFile[],
+  { source }: Landing,
+): readonly PlannedFile[] {
+  return databases.filter((file) =>
+    serverDatabases.some((name) => file.source === join(source.dataFolder, "data", name)),
   );
 }
 

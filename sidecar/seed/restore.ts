@@ -136,6 +136,7 @@ async function restoreProven(
     const landing: Landing = {
       source: { kind: head.kind, ...source },
       ...{ target, state, tell, seenAs: options.seenAs },
+      forVersion: options.forVersion,
       marker: await markerOf(input, head),
       isOwnPath: async (path) => path === head.dataFolder,
       giveRoots: async () => await giveRoots(target, receiver?.folders),

@@ -105,6 +105,7 @@ export async function seed(options: SeedOptions, tell: Tell): Promise<void> {
   const job: Job = {
     ...{ options, source, target, settings, marker, state, tell },
     seenAs: options.seenAs,
+    forVersion: options.forVersion,
     announce: options.announce ?? (async () => undefined),
     isOwnPath: async (path) => (await realpath(path).catch(() => undefined)) === source.dataFolder,
     async giveRoots() {

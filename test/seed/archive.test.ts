@@ -20,6 +20,7 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { createSeal } from "../../core/service/seal.ts";
 import { createDonor } from "../../sidecar/seed/donor.ts";
@@ -189,6 +190,23 @@ describe("a backup", () => {
     const copy = await runCli(["seed", "--from", from, "--to", to, "--for-version", "10.11.10"]);
     expect(copy.code).toBe(1);
     expect(copy.err).toContain("a server cannot use the data of a newer one");
+    expect((await restore("--for-version", "12.0.0")).code).toBe(0);
+  });
+
+  test("whose settings do not tell its version is known by its database", async () => {
+    const system = "<ServerConfiguration />";
+    makeServer(from, join(from, "config"), { system });
+    const database = new DatabaseSync(join(from, "data", "jellyfin.db"));
+    database.exec(
+      'CREATE TABLE "__EFMigrationsHistory" (MigrationId TEXT, ProductVersion TEXT);' +
+        `INSERT INTO "__EFMigrationsHistory" VALUES ('1', '13.0.14'), ('2', '9.11.0.0'), ('3', '12.0.0.0')`,
+    );
+    database.close();
+    await backUp();
+    const ran = await restore("--for-version", "10.11.11");
+    expect(ran.code).toBe(1);
+    expect(ran.err).toContain("The data are of Jellyfin 12.0.0, and the new server runs 10.11.11");
+    expect(existsSync(join(to, "data", "jellyfin.db"))).toBe(false);
     expect((await restore("--for-version", "12.0.0")).code).toBe(0);
   });
 

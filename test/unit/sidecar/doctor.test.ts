@@ -135,3 +135,20 @@ test("rights that differ are told, users that one lacks are left to the findings
   const found = sentences(server("a"), { ...other, facts: { ...other.facts, users: [ann] } });
   expect(found).toEqual([expect.stringContaining("Users have other rights on b than on a (ann)")]);
 });
+
+test("plugins that belong on one server, or on none, are told with the reason", () => {
+  const plugin = (id: string, name: string) => ({
+    plugins: [{ id, name, version: "1.0", status: "Active" }],
+  });
+  const letters = plugin("60f478ab2dd64ea0af1004d033f75979", "Newsletters");
+  expect(sentences(server("a", letters), server("b"))).toEqual([]);
+  expect(sentences(server("a", letters), server("b", letters))).toEqual([
+    expect.stringMatching(
+      /on a and b and belongs on one server only: each server .* sends its own letter/,
+    ),
+  ]);
+  const scrub = plugin("a84a949d4b734099aacb8341b4da17ba", "Jellyscrub");
+  expect(sentences(server("a", scrub), server("b", scrub))).toEqual([
+    expect.stringMatching(/does not work with several servers: .* Jellyfin's own trickplay/),
+  ]);
+});
