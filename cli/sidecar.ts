@@ -148,7 +148,7 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
     onHeld: (count) => metrics.tasksHeld.set(count),
   });
   const libraries = new DriftWatch({
-    ...{ replica: config.name, client, store, memory, log, lease: sidecar.lease },
+    ...{ replica: config.name, client, store, memory, seal, log, lease: sidecar.lease },
     ...{ wallMs: systemClock.wallMs, monotonicMs },
     peers: () => peers.clients,
     hands: () => tasks.allHands(),

@@ -186,7 +186,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
 
   /** While this replica's sidecar leads, it looks whether the libraries of all are equal. */
   function driftService(
-    { opened, store, memory, metrics }: Common,
+    { opened, store, memory, seal, metrics }: Common,
     name: string,
     own: Tasks,
     clients: ReadonlyMap<string, JellyfinClient>,
@@ -196,7 +196,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
     if (client === undefined || sidecar === undefined) throw new Error(`no sidecar for ${name}`);
     const others = new Map([...clients].filter(([other]) => other !== name));
     const watch = new DriftWatch({
-      ...{ replica: name, client, store, memory, log: opened.log, lease: sidecar.lease },
+      ...{ replica: name, client, store, memory, seal, log: opened.log, lease: sidecar.lease },
       ...{ wallMs: systemClock.wallMs, monotonicMs: systemClock.monotonicMs },
       peers: () => others,
       hands: () => own.allHands(),

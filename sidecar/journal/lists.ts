@@ -16,6 +16,7 @@ import {
 import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { type ListDeed, listDeeds } from "../../core/jellyfin/changes-library.ts";
+import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { queryValue } from "../../core/jellyfin/playback.ts";
 import { isRecord, objectOf, parsedObject } from "../../core/service/json.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
@@ -380,24 +381,7 @@ class Lists implements JournalHandler {
   async #read(list: ListKind, id: string, userId: string, hands: JournalHands): Promise<ListRead> {
     const reader = await this.#readerHere(userId, hands);
     if (reader === undefined) return { outcome: "again", why: "its users cannot be read" };
-    const item = await hands.client.callWithKey("GET", `/Items/${id}?userId=${reader}`);
-    const gone = judged(item);
-    if (gone !== undefined) return gone;
-    const fields = item.outcome === "answered" ? (parsedObject(item.text) ?? {}) : {};
-    const query = `userId=${reader}&enableImages=false&enableUserData=false&limit=${itemsLimit}`;
-    const path =
-      list === "playlist" ? `/Playlists/${id}/Items?${query}` : `/Items?parentId=${id}&${query}`;
-    const answer = await hands.client.callWithKey("GET", path);
-    const missing = judged(answer);
-    if (missing !== undefined) return missing;
-    const entries = answer.outcome === "answered" ? listOf(parsedObject(answer.text)?.Items) : [];
-    const items = entries.flatMap((entry) => plainGuid(entry.Id) ?? []);
-    const name = typeof fields.Name === "string" ? fields.Name : "";
-    const { MediaType } = fields;
-    return {
-      outcome: "read",
-      state: { list, name, items, ...(typeof MediaType === "string" && { mediaType: MediaType }) },
-    };
+    return await readList(hands.client, list, id, reader);
   }
 
   /** With who may see and change it, where a token can read that. */
@@ -425,7 +409,34 @@ class Lists implements JournalHandler {
   }
 }
 
-type ListRead =
+/** A list as a user of this server sees it; `reader` is that user's id there. */
+export async function readList(
+  client: Pick<JellyfinClient, "callWithKey">,
+  list: ListKind,
+  id: string,
+  reader: string,
+): Promise<ListRead> {
+  const item = await client.callWithKey("GET", `/Items/${id}?userId=${reader}`);
+  const gone = judged(item);
+  if (gone !== undefined) return gone;
+  const fields = item.outcome === "answered" ? (parsedObject(item.text) ?? {}) : {};
+  const query = `userId=${reader}&enableImages=false&enableUserData=false&limit=${itemsLimit}`;
+  const path =
+    list === "playlist" ? `/Playlists/${id}/Items?${query}` : `/Items?parentId=${id}&${query}`;
+  const answer = await client.callWithKey("GET", path);
+  const missing = judged(answer);
+  if (missing !== undefined) return missing;
+  const entries = answer.outcome === "answered" ? listOf(parsedObject(answer.text)?.Items) : [];
+  const items = entries.flatMap((entry) => plainGuid(entry.Id) ?? []);
+  const name = typeof fields.Name === "string" ? fields.Name : "";
+  const { MediaType } = fields;
+  return {
+    outcome: "read",
+    state: { list, name, items, ...(typeof MediaType === "string" && { mediaType: MediaType }) },
+  };
+}
+
+export type ListRead =
   | { readonly outcome: "read"; readonly state: ListState }
   | { readonly outcome: "gone" }
   | { readonly outcome: "again"; readonly why: string };

@@ -20,9 +20,11 @@ import type { Memory } from "../../core/cluster/memory.ts";
 import type { TaskHands } from "../../core/cluster/tasks.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { sleep } from "../../core/service/loop.ts";
+import type { Seal } from "../../core/service/seal.ts";
 import { type Store, StoreUnavailable } from "../../core/store/store.ts";
 import type { Leadership } from "../tasks/leader.ts";
 import { compareLibrary, readCounts, readLibraries, readLibraryItems } from "./digest.ts";
+import { tellDifferingLists } from "./list-keeper.ts";
 
 export interface DriftWatchOptions {
   /** The replica beside which this sidecar stands. */
@@ -39,12 +41,18 @@ export interface DriftWatchOptions {
   readonly monotonicMs: () => number;
   /** How often the counts are looked at, in ms; 0: never. */
   readonly intervalMs: number;
+  /** What proves entries of the journal; undefined: lists are not looked at. */
+  readonly seal?: Seal;
   /** Told how many items are on some replica and not on another, for the metrics. */
   readonly onDrift?: (items: number) => void;
 }
 
 /** Libraries whose counts are equal are compared item by item this much more seldom. */
 const fullEvery = 72;
+/** Lists are looked at when leadership begins, and then this much more seldom. */
+const listsEvery = 12;
+/** A change is on every server within a second. */
+const listsSettleMs = 3000;
 const scanKey = "RefreshLibrary";
 
 interface Seen {
@@ -59,6 +67,8 @@ export class DriftWatch {
   /** Drift as this leader has seen it. */
   readonly #drifts = new Map<string, Drift>();
   readonly #curedAtMs = new Map<string, number>();
+  /** Since this leadership began. */
+  #looks = 0;
 
   constructor(options: DriftWatchOptions) {
     this.#options = options;
@@ -69,12 +79,12 @@ export class DriftWatch {
     if (intervalMs === 0) return;
     while (!signal.aborted) {
       await sleep(intervalMs, signal);
-      if (!signal.aborted) await this.look();
+      if (!signal.aborted) await this.look(signal);
     }
   }
 
   /** Looks once, tells and cures. */
-  async look(): Promise<void> {
+  async look(signal: AbortSignal): Promise<void> {
     const { lease, memory, onDrift } = this.#options;
     if (lease.mayAct() === undefined || !memory.storeAvailable) {
       this.#forget();
@@ -83,6 +93,7 @@ export class DriftWatch {
     try {
       await this.#compareAll();
       await this.#cure();
+      if (this.#looks++ % listsEvery === 0) await this.#keepLists(signal);
     } catch (error) {
       if (!(error instanceof StoreUnavailable)) throw error;
       memory.noteStoreFailure(error);
@@ -97,6 +108,15 @@ export class DriftWatch {
     this.#drifts.clear();
     this.#compared.clear();
     this.#curedAtMs.clear();
+    this.#looks = 0;
+  }
+
+  async #keepLists(signal: AbortSignal): Promise<void> {
+    const { seal, lease, intervalMs } = this.#options;
+    if (seal === undefined) return;
+    const settleMs = Math.min(listsSettleMs, intervalMs);
+    const mayAct = () => lease.mayAct() !== undefined;
+    await tellDifferingLists({ ...this.#options, seal, mayAct, settleMs }, signal);
   }
 
   async #compareAll(): Promise<void> {

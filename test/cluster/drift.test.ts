@@ -84,3 +84,35 @@ test("a server that lacks films is told of, not scanned while its media are away
   expect((await status()).said).not.toContain("lacks");
   expect(door.log()).toContain(`the libraries of ${follower.name} are the leader's again`);
 });
+
+test("lists that were changed in a server's own page, and not at the door, become what the writer has", async () => {
+  const writer = (await leader()) === "a" ? pair.a : pair.b;
+  const follower = writer === pair.a ? pair.b : pair.a;
+  const users = (await (await asAdmin(writer, "GET", "/Users")).json()) as {
+    Id: string;
+    Name: string;
+  }[];
+  const kid = users.find(({ Name }) => Name === "kid")?.Id ?? "";
+  const [one = "", two = ""] = await idsAt(writer);
+  const made = await asAdmin(writer, "POST", "/Playlists", {
+    ...{ Name: "By hand", Ids: [two, one], UserId: kid, MediaType: "Video" },
+  });
+  const { Id: playlist } = (await made.json()) as { Id: string };
+  const best = "/Collections?name=Best";
+  const { Id: collection } = (await (
+    await asAdmin(writer, "POST", `${best}&ids=${one}`)
+  ).json()) as {
+    Id: string;
+  };
+  await asAdmin(follower, "POST", `${best}&ids=${two}`);
+  const itemsAt = async (path: string) => {
+    const reply = await asAdmin(follower, "GET", path);
+    if (!reply.ok) return [];
+    return ((await reply.json()) as { Items: { Id: string }[] }).Items.map(({ Id }) => Id);
+  };
+  await until(15_000, "the playlist and the collection at the other server", async () => {
+    const entries = await itemsAt(`/Playlists/${playlist}/Items?userId=${kid}`);
+    const members = await itemsAt(`/Items?parentId=${collection}`);
+    return entries.join() === `${two},${one}` && members.join() === one;
+  });
+});

@@ -35,7 +35,19 @@ function dto(
   const { library, serverId, userData } = ask.world;
   const own = userId === undefined ? undefined : userData.dto(userId, item);
   const written = { ...editsOf(ask.world, item.id), ...pictureFields(ask.world, item) };
-  return { ...itemDto(item, library, serverId, own, full), ...written };
+  const row = ask.world.database.lists.get(item.id);
+  // Whoever may delete a list: its owner, and an administrator (Playlist.CanDelete).
+  const isAdmin =
+    userId !== undefined && ask.world.database.users.get(userId)?.policy.IsAdministrator === true;
+  const canDelete =
+    row === undefined || !full ? {} : { CanDelete: isAdmin || row.ownerId === userId };
+  return { ...itemDto(item, library, serverId, own, full), ...written, ...canDelete };
+}
+
+/** Playlist.IsVisible: its owner's, everybody's, or shared with somebody. */
+function isVisible(row: ListRow | undefined, userId: string | undefined): boolean {
+  if (row?.kind !== "Playlist" || userId === undefined) return true;
+  return row.isPublic || row.ownerId === userId || row.users.some((one) => one.UserId === userId);
 }
 
 function reply(ask: Exchange, items: Item[], userId: string | undefined): void {
@@ -185,6 +197,7 @@ function listItems(ask: Exchange, userId: string | undefined): void {
   if (filters.includes("IsFavorite") && userId !== undefined) {
     found = found.filter((item) => ask.world.userData.row(userId, item.id).favorite);
   }
+  found = found.filter(({ id }) => isVisible(ask.world.database.lists.get(id), userId));
   found.sort((one, other) => one.name.localeCompare(other.name));
   reply(ask, found, userId);
 }
