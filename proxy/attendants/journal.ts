@@ -94,13 +94,21 @@ interface UnderWay {
   readonly asked: Set<string>;
   answered: { readonly replica: string; readonly status: number } | undefined;
   toldFacts: unknown;
+  /** What came later grows. */
+  readonly sequence: number;
+  /** It waits to be written, with its outcome. */
+  waits: boolean;
 }
 
-/** A report that was carried out and is not written down yet. */
+/** The last report that was carried out and is not written down yet. */
 interface Waiting {
-  readonly intent: Intent;
-  readonly outcome: Outcome;
+  intent: Intent;
+  outcome: Outcome;
+  sequence: number;
   readonly timer: NodeJS.Timeout;
+  /** Resolves when it is written, or that takes too long. */
+  readonly written: Promise<void>;
+  readonly resolve: () => void;
 }
 
 export class Journal implements Attendant {
@@ -109,6 +117,7 @@ export class Journal implements Attendant {
   readonly #pace: Pace;
   readonly #underWay = new WeakMap<Attended, UnderWay>();
   readonly #waiting = new Map<string, Waiting>();
+  #sequence = 0;
 
   constructor(parts: JournalParts) {
     this.#parts = parts;
@@ -145,10 +154,12 @@ export class Journal implements Attendant {
       asked: new Set(),
       answered: undefined,
       toldFacts: undefined,
+      sequence: ++this.#sequence,
+      waits: false,
     });
     if (isCoalesced) return undefined;
-    // What waits is older than what is written now, and must not be written after it.
-    if (report !== undefined) this.#forget(key);
+    // What waits is older than what is written now, and must not be written after it. The writer keeps the order.
+    if (report !== undefined) void this.#writeWaiting(key);
     await this.#written(intent);
     return undefined;
   }
@@ -177,6 +188,11 @@ export class Journal implements Attendant {
       const text = this.#textOf(reply);
       if (text !== undefined) underWay.toldFacts = underWay.told(text);
     }
+    if (underWay.isCoalesced) {
+      // Who is told that it is done is told so when it, or a later report, is written down.
+      underWay.waits = true;
+      await this.#coalesce(underWay, outcomeOf(underWay, asked, status, replica));
+    }
     return reply;
   }
 
@@ -188,8 +204,9 @@ export class Journal implements Attendant {
     if (underWay.secretFor !== undefined && outcome.status >= 400) {
       this.#forgetSecret(underWay.intent.id, underWay.secretFor);
     }
-    if (underWay.isCoalesced) this.#coalesce(underWay.intent, outcome);
-    else void this.#write(outcome);
+    if (!underWay.isCoalesced) void this.#write(outcome);
+    // What was refused changed nothing.
+    else if (!underWay.waits && outcome.status < 400) void this.#coalesce(underWay, outcome);
   }
 
   /** Writes what waits; for the end of the process. */
@@ -263,6 +280,7 @@ export class Journal implements Attendant {
 
   async #write(entry: Entry): Promise<void> {
     const { writer, log } = this.#parts;
+    // Called at once, so that entries are written in the order in which this is called.
     try {
       await writer.write(entry);
     } catch (error) {
@@ -296,33 +314,33 @@ export class Journal implements Attendant {
 
   // ---- Reports that come too often --------------------------------------------------------------------
 
-  #coalesce(intent: Intent, outcome: Outcome): void {
+  /** Resolves when this report, or one that came later, is written down, or that takes too long. */
+  #coalesce({ intent, sequence }: UnderWay, outcome: Outcome): Promise<void> {
     const key = reportKey(intent);
-    // What was refused changed nothing.
-    if (outcome.status >= 400) return;
-    const { limits } = this.#parts;
-    const isFull = !this.#waiting.has(key) && this.#waiting.size >= limits.reportsWaiting;
-    this.#forget(key);
-    const timer = setTimeout(
-      () => void this.#writeWaiting(key),
-      isFull ? 0 : limits.reportIntervalMs,
-    );
+    const known = this.#waiting.get(key);
+    if (known !== undefined) {
+      if (sequence > known.sequence) Object.assign(known, { intent, outcome, sequence });
+      return known.written;
+    }
+    const { reportIntervalMs, reportsWaiting } = this.#parts.limits;
+    const waitMs = this.#waiting.size >= reportsWaiting ? 0 : reportIntervalMs;
+    const timer = setTimeout(() => void this.#writeWaiting(key), waitMs);
     timer.unref();
-    this.#waiting.set(key, { intent, outcome, timer });
+    const { promise: written, resolve } = Promise.withResolvers<void>();
+    this.#waiting.set(key, { intent, outcome, sequence, timer, written, resolve });
+    return written;
   }
 
   async #writeWaiting(key: string): Promise<void> {
     const waiting = this.#waiting.get(key);
     if (waiting === undefined) return;
-    this.#forget(key);
-    this.#parts.metrics.journalIntents.add();
-    const { intent, outcome } = waiting;
-    await Promise.all([this.#write(intent), this.#write(outcome)]);
-  }
-
-  #forget(key: string): void {
-    clearTimeout(this.#waiting.get(key)?.timer);
+    clearTimeout(waiting.timer);
     this.#waiting.delete(key);
+    const written = this.#written(waiting.intent);
+    const closed = this.#write(waiting.outcome);
+    await written;
+    waiting.resolve();
+    await closed;
   }
 }
 

@@ -176,30 +176,31 @@ describe("intents", () => {
   test("a client that reports many times a second makes few, and its last report always gets in", async () => {
     const from = await end();
     const reports = 40;
+    const answers: Promise<{ readonly status: number }>[] = [];
     for (let report = 1; report <= reports; report += 1) {
       const body = { ItemId: film, PositionTicks: report * 10_000_000, PlaySessionId: "eager" };
-      const { status } = await viewer.call("POST", "/Sessions/Playing/Progress", { body });
-      expect(status).toBe(204);
+      answers.push(viewer.call("POST", "/Sessions/Playing/Progress", { body }));
+      await sleep(10);
     }
-    await until(3000, "the last report", async () => {
-      const last = (await changesAfter(from)).at(-1)?.intent.facts;
-      return readUserDataFacts(last)?.values.position === reports * 10_000_000;
-    });
-    const changes = await closedAfter(from);
-    expect(changes.length).toBeLessThan(20);
-    const positions = changes.map(({ intent }) => readUserDataFacts(intent.facts)?.values.position);
-    expect(positions).toEqual([...positions].sort((one, other) => Number(one) - Number(other)));
+    for (const answer of answers) expect((await answer).status).toBe(204);
+    // Who has been told so is right: the last one is in.
+    const last = (await changesAfter(from)).at(-1)?.intent.facts;
+    expect(readUserDataFacts(last)?.values.position).toBe(reports * 10_000_000);
+    expect((await closedAfter(from)).length).toBeLessThan(20);
   });
 
   test("what waits is not written after something newer, which would bring the older position back", async () => {
     const from = await end();
+    const answers: Promise<unknown>[] = [];
     for (let report = 1; report <= 15; report += 1) {
       const body = { ItemId: film, PositionTicks: report, PlaySessionId: "stops" };
-      await viewer.call("POST", "/Sessions/Playing/Progress", { body });
+      answers.push(viewer.call("POST", "/Sessions/Playing/Progress", { body }));
+      await sleep(10);
     }
     const body = { ItemId: film, PositionTicks: 99, PlaySessionId: "stops" };
     await viewer.call("POST", "/Sessions/Playing/Stopped", { body });
-    await sleep(1500);
+    await Promise.all(answers);
+    await sleep(1200);
     const last = (await changesAfter(from)).at(-1);
     expect(last?.intent.facts).toMatchObject({ cause: "stop", values: { position: 99 } });
   });

@@ -279,20 +279,49 @@ test("reports that come too often are carried out, and the last is written down 
     await journal.after(request, reply(204), "a");
     journal.ended(request, 204, "a");
   };
-  for (let position = 1; position <= 50; position += 1) await report(position);
-  expect((await entries()).filter(({ type }) => type === "intent")).toHaveLength(10);
-  await expect
-    .poll(async () => (await entries()).filter(({ type }) => type === "intent").length)
-    .toBe(11);
-  const last = (await entries()).findLast(({ type }) => type === "intent") as Intent;
-  expect(last.facts).toMatchObject({ values: { position: 50 } });
+  const intents = async () => (await entries()).filter(({ type }) => type === "intent");
+  for (let position = 1; position <= 10; position += 1) await report(position);
+  const late: Promise<void>[] = [];
+  for (let position = 11; position <= 50; position += 1) late.push(report(position));
+  let areTold = false;
+  const told = Promise.all(late).then(() => {
+    areTold = true;
+  });
+  // Nobody is told that it is done before it, or something later, is written down.
+  await new Promise((resolve) => setTimeout(resolve, 10));
+  expect([areTold, (await intents()).length]).toEqual([false, 10]);
+  await told;
+  expect(await intents()).toHaveLength(11);
+  expect((await intents()).at(-1)).toMatchObject({ facts: { values: { position: 50 } } });
   await expect.poll(async () => (await entries()).length).toBe(22);
   // The end of the process does not wait for a timer.
-  await report(51);
-  await report(52);
+  const last = [report(51), report(52)];
+  await new Promise((resolve) => setTimeout(resolve, 5));
   await journal.flush();
-  const flushed = (await entries()).findLast(({ type }) => type === "intent") as Intent;
-  expect(flushed.facts).toMatchObject({ values: { position: 52 } });
+  expect((await intents()).at(-1)).toMatchObject({ facts: { values: { position: 52 } } });
+  await Promise.all(last);
+});
+
+test("what waits is written before something newer, so that neither is lost when the newer one is refused", async () => {
+  const progress = (position: number) =>
+    asked("POST", "/Sessions/Playing/Progress", { ItemId: item, PositionTicks: position });
+  const requests = Array.from({ length: 11 }, (_none, index) => progress(index + 1));
+  const answers = requests.map(async (request) => {
+    await journal.before(request);
+    await journal.after(request, reply(204), "a");
+    journal.ended(request, 204, "a");
+  });
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  const stop = asked("POST", "/Sessions/Playing/Stopped", { ItemId: item, PositionTicks: 99 });
+  await journal.before(stop);
+  journal.ended(stop, 403, "a");
+  await Promise.all(answers);
+  const said = (await entries()).flatMap((entry) =>
+    entry.type === "intent"
+      ? [(entry.facts as { values: { position: number } }).values.position]
+      : [],
+  );
+  expect(said).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 99]);
 });
 
 test("a pace lets a burst through, then one for each interval, and each key has its own", () => {
