@@ -6,6 +6,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { decidingRoute } from "../core/cluster/deciding.ts";
 import { JournalWriter, spoolLimits } from "../core/cluster/journal-writer.ts";
+import { lostKeySentence } from "../core/cluster/lost-key.ts";
 import { Memory } from "../core/cluster/memory.ts";
 import type { ReplicaConfig } from "../core/cluster/replica.ts";
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
@@ -117,6 +118,10 @@ export async function runDoor(plan: DoorPlan, io: Io): Promise<number> {
     limits: spoolLimits,
     ...(spoolFolder !== undefined && { file: join(spoolFolder, journalSpoolFile) }),
     retryLimitMs: journalRetryLimitMs,
+  });
+  void memory.loaded.then(() => {
+    const sentence = lostKeySentence(memory.identities.values(), seal);
+    if (sentence !== undefined) log.warn(sentence);
   });
   const life = new Life({
     unreadyWaitMs: config.unreadyWaitMs,

@@ -1,0 +1,62 @@
+// A cluster key that was lost: the same store under another key, with a real door. Nothing crashes, who is logged in
+// goes on, and the log says whom it concerns.
+
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type DoorProcess, startDoor } from "../support/door.ts";
+import { type StandIn, startPair } from "../support/jellyfin/start.ts";
+import { until, Viewer } from "../support/viewer.ts";
+import { emptyFolder } from "./sidecar-cluster.ts";
+
+const media = emptyFolder();
+const data = mkdtempSync(join(tmpdir(), "jellybloom-lost-key-"));
+let a: StandIn;
+let b: StandIn;
+let stopPair: () => Promise<void>;
+const doors: DoorProcess[] = [];
+
+beforeAll(async () => {
+  ({ a, b, stop: stopPair } = await startPair({ mediaDir: media.path }));
+});
+
+afterAll(async () => {
+  for (const door of doors) await door.stop();
+  await stopPair();
+  media.remove();
+  rmSync(data, { recursive: true, force: true });
+});
+
+async function open(clusterKey: string, folder = data): Promise<DoorProcess> {
+  const args = ["--cluster-key", clusterKey];
+  const door = await startDoor({ replicas: [a, b], apiKey: a.apiKey, data: folder, args });
+  doors.push(door);
+  return door;
+}
+
+test("under another key nobody is logged out, and the log names who cannot be moved yet", async () => {
+  const first = await open("the-first-key-of-this-cluster");
+  const viewer = await Viewer.enter(first.url);
+  await viewer.knownAt([a, b]);
+  await first.terminate();
+
+  const second = await open("another-key-of-this-cluster");
+  expect(second.log()).toMatch(
+    /1 login is sealed with another cluster key: root on Test \([ab]\)\. Each goes on at the server in brackets/,
+  );
+  expect((await viewer.at(second.url).call("GET", "/Users/Me")).status).toBe(200);
+  expect(second.log()).not.toContain(viewer.token);
+  await second.terminate();
+
+  // Store and key lost: each login is known again by its server's word, and is carried on as ever.
+  const third = await open("another-key-of-this-cluster", join(data, "empty"));
+  const again = viewer.at(third.url);
+  expect((await again.call("GET", "/Users/Me")).status).toBe(200);
+  await again.knownAt([a, b]);
+  const [home] = await again.homeAmong({ a, b });
+  await home.kill9();
+  await until(15_000, "the viewer goes on", async () => {
+    return (await again.call("GET", "/Users/Me")).status === 200;
+  });
+}, 60_000);
