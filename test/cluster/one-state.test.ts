@@ -5,7 +5,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type DoorProcess, type Part, startDoor, startSidecar } from "../support/door.ts";
 import { type StandIn, startStandIn } from "../support/jellyfin/start.ts";
 import { makeLibrary } from "../support/journal-library.ts";
@@ -118,4 +118,51 @@ describe.each(["up", "redis"] as const)("%s", (shape) => {
       LastPlayedDate: undefined,
     });
   });
+
+  test("what was marked in a server's own page, without the door, is marked everywhere", async () => {
+    const [a] = world.servers;
+    const other = await viewer.item("Film 2");
+    const reply = await fetch(`${a?.url}/UserFavoriteItems/${other}?userId=${viewer.userId}`, {
+      method: "POST",
+      headers: { authorization: `MediaBrowser Token="${a?.apiKey}"` },
+    });
+    expect(reply.status).toBe(200);
+    await everywhere(world, viewer, other, { IsFavorite: true }, 8000);
+  });
+
+  test("nobody sees the sessions by which the sidecars listen", async () => {
+    const sessions = (await viewer.call("GET", "/Sessions")).text;
+    expect(sessions).not.toContain("jellybloom-");
+  });
+
+  test("a mark on a season outlives the server that was told, and that server has it before it serves", async () => {
+    const [home, other] = await viewer.homeAmong(pairOf(world));
+    const season = await viewer.item("Season 01");
+    await home.kill9();
+    // Told to the other one; the first is behind when it comes back.
+    expect((await viewer.call("POST", `/UserPlayedItems/${season}`)).status).toBe(200);
+    const episode = await viewer.item("Show S01E02");
+    expect(await viewer.home()).toBe(other.name);
+    await home.launch();
+    await everywhere(world, viewer, episode, { Played: true }, 8000);
+    await until(8000, "nobody is behind", async () => (await behindOf(world)) === 0);
+    const told = (): string =>
+      [world.door, ...world.sidecars].map((part) => part.log()).join("\n");
+    await until(8000, "it has caught up", async () => told().includes("has caught up with the"));
+  });
 });
+
+function pairOf({ servers }: World): { readonly a: StandIn; readonly b: StandIn } {
+  const [a, b] = servers;
+  if (a === undefined || b === undefined) throw new Error("two servers are needed");
+  return { a, b };
+}
+
+/** How many servers say that they have not caught up. */
+async function behindOf({ door, sidecars }: World): Promise<number> {
+  const parts: readonly Part[] = sidecars.length > 0 ? sidecars : [door];
+  const pages = await Promise.all(
+    parts.map(async ({ admin }) => await (await fetch(`${admin}/metrics`)).text()),
+  );
+  return pages.flatMap((page) => page.match(/^jellybloom_replica_behind\{.*\} 1$/gm) ?? []).length;
+}

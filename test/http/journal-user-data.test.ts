@@ -1,0 +1,165 @@
+/** What the handler of user data does at servers: marks that spread, items with versions, clearing, doing it again. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Effect, Intent } from "../../core/cluster/journal.ts";
+import { readUserDataEffect } from "../../core/cluster/user-data.ts";
+import type { EffectDraft } from "../../sidecar/journal/handler.ts";
+import { createUserData } from "../../sidecar/journal/user-data.ts";
+import { type StandIn, startStandIn } from "../support/jellyfin/start.ts";
+import { HandCluster } from "../support/journal-hands.ts";
+import { makeLibrary } from "../support/journal-library.ts";
+import { Viewer } from "../support/viewer.ts";
+
+const media = mkdtempSync(join(tmpdir(), "user-data-media-"));
+const handler = createUserData();
+let a: StandIn;
+let b: StandIn;
+let cluster: HandCluster;
+let viewer: Viewer;
+let film: string;
+let season: string;
+let episodes: string[];
+
+beforeAll(async () => {
+  makeLibrary(media, { films: 2, episodes: 3 });
+  a = await startStandIn({ name: "a", mediaDir: media });
+  b = await startStandIn({ name: "b", mediaDir: media, cloneOf: a });
+  cluster = new HandCluster([a, b]);
+  await cluster.start();
+  viewer = await Viewer.enter(a.url);
+  const items = (await viewer.call("GET", `/Items?recursive=true&userId=${viewer.userId}`)).json()
+    .Items as { Id: string; Type: string; Name: string }[];
+  const of = (type: string) => items.filter((one) => one.Type === type).map(({ Id }) => Id);
+  film = of("Movie")[0] ?? "";
+  season = of("Season")[0] ?? "";
+  episodes = of("Episode");
+});
+afterAll(async () => {
+  await cluster.stop();
+  await Promise.all([a.stop(), b.stop()]);
+  rmSync(media, { recursive: true, force: true });
+});
+
+async function dataAt(server: StandIn, itemId: string): Promise<Record<string, unknown>> {
+  const reply = await fetch(`${server.url}/UserItems/${itemId}/UserData?userId=${viewer.userId}`, {
+    headers: { authorization: `MediaBrowser Token="${server.apiKey}"` },
+  });
+  return (await reply.json()) as Record<string, unknown>;
+}
+
+/** A viewer's request at `a`, and the effects that a's sidecar makes of it. */
+async function changed(
+  method: string,
+  path: string,
+  body?: unknown,
+): Promise<{ readonly intent: Intent; readonly effects: readonly EffectDraft[] }> {
+  const { status } = await viewer.call(method, path, { body });
+  expect(status).toBeLessThan(300);
+  const intent = await cluster.intent(method, path, { userId: viewer.userId, body });
+  const published = await handler.publish(cluster.placed(intent), undefined, cluster.hands("a"), {
+    isRaced: false,
+  });
+  if (published.outcome !== "effects") throw new Error(JSON.stringify(published));
+  return { intent, effects: published.effects };
+}
+
+async function applyAt(server: StandIn, effects: readonly EffectDraft[]): Promise<string[]> {
+  const ends: string[] = [];
+  for (const draft of effects) {
+    const effect: Effect = {
+      ...{ type: "effect", id: "e", of: "i", ofNumber: 1, kind: "userData", replica: "a" },
+      ...draft,
+    } as const;
+    const fresh = new Set(Object.keys(readUserDataEffect(draft.payload)?.values ?? {}));
+    const applied = await handler.apply(
+      cluster.placed<Effect>(effect),
+      cluster.hands(server.name),
+      fresh,
+    );
+    ends.push(applied.outcome);
+  }
+  return ends;
+}
+
+describe("a mark on a season", () => {
+  test("is the state of each of its episodes, with one date on every server, and back", async () => {
+    const marked = await changed("POST", `/UserPlayedItems/${season}`);
+    expect(marked.effects.map(({ itemId }) => itemId).sort()).toEqual([...episodes].sort());
+    expect(await applyAt(b, marked.effects)).toEqual(["done", "done", "done"]);
+    for (const episode of episodes) {
+      const there = await dataAt(b, episode);
+      expect(there).toEqual(await dataAt(a, episode));
+      expect(there.Played).toBe(true);
+    }
+    const taken = await changed("DELETE", `/UserPlayedItems/${season}`);
+    await applyAt(b, taken.effects);
+    for (const episode of episodes)
+      expect(await dataAt(b, episode)).toEqual(await dataAt(a, episode));
+    expect((await dataAt(b, season)).UnplayedItemCount).toBe(3);
+  });
+});
+
+describe("an effect", () => {
+  test("writes nothing where the server has it already: each write is told to that user's apps", async () => {
+    const { effects } = await changed("POST", `/UserFavoriteItems/${film}`);
+    expect(await applyAt(b, effects)).toEqual(["done"]);
+    expect(await applyAt(b, effects)).toEqual(["skipped"]);
+    const posts = await b.requests({ method: "POST", path: `/UserItems/${film}/UserData` });
+    expect(posts.length).toBe(1);
+  });
+
+  test("clears a date and a like, which no write of user data can", async () => {
+    await applyAt(b, (await changed("POST", `/UserPlayedItems/${film}`)).effects);
+    await applyAt(b, (await changed("POST", `/UserItems/${film}/Rating?likes=true`)).effects);
+    expect(await dataAt(b, film)).toMatchObject({ Likes: true, Played: true });
+    expect((await dataAt(b, film)).LastPlayedDate).toBeDefined();
+    await applyAt(b, (await changed("DELETE", `/UserPlayedItems/${film}`)).effects);
+    await applyAt(b, (await changed("DELETE", `/UserItems/${film}/Rating`)).effects);
+    const there = await dataAt(b, film);
+    expect([there.LastPlayedDate, there.Likes, there.Played]).toEqual([
+      undefined,
+      undefined,
+      false,
+    ]);
+    expect(there).toEqual(await dataAt(a, film));
+  });
+
+  test("for a film that the server does not have waits aside", async () => {
+    const { effects } = await changed("DELETE", `/UserFavoriteItems/${film}`);
+    await b.control("hide", { item: film, hidden: true });
+    expect(await applyAt(b, effects)).toEqual(["aside"]);
+    await b.control("hide", { item: film, hidden: false });
+    expect(await applyAt(b, effects)).toEqual(["done"]);
+  });
+
+  test("whose ids or values make no sense reaches no server", async () => {
+    const bad = {
+      userId: "../../x",
+      itemId: film,
+      payload: { cause: "seen", values: { position: 1 } },
+    };
+    const before = (await b.requests()).length;
+    const worse = {
+      ...bad,
+      userId: viewer.userId,
+      payload: { cause: "seen", values: { position: -1 } },
+    };
+    expect(await applyAt(b, [bad, worse])).toEqual(["refused", "refused"]);
+    expect((await b.requests()).length).toBe(before);
+  });
+});
+
+describe("a change that a dead server took with it", () => {
+  test("is not done again with the API key when the person's login is not known here", async () => {
+    const intent = await cluster.intent("POST", `/UserFavoriteItems/${film}`, {
+      userId: viewer.userId,
+      identityKey: "nobody",
+    });
+    const before = (await b.requests()).length;
+    const redone = await handler.redo(cluster.placed(intent), cluster.hands("b"));
+    expect(redone.outcome).toBe("refused");
+    expect((await b.requests()).length).toBe(before);
+  });
+});
