@@ -719,15 +719,18 @@ export const sidecarOptions = {
   ...life,
 } satisfies OptionTable;
 
-/** What every command asks that talks to a running cluster. */
-const asking = {
-  admin: option({
+const adminAt = (description: string) =>
+  option({
     name: "admin",
     section: "Options",
     type: httpUrl,
     default: "http://127.0.0.1:8081",
-    description: "The admin address of the door that is asked.",
-  }),
+    description,
+  });
+
+/** What every command asks that talks to a running cluster. */
+const asking = {
+  admin: adminAt("The admin address of the door that is asked."),
   clusterKey: required({
     name: "cluster-key",
     section: "Options",
@@ -745,15 +748,10 @@ const asking = {
 /** A drain may as well be asked of a sidecar. */
 const askingAnyone = {
   ...asking,
-  admin: option({
-    name: "admin",
-    section: "Options",
-    type: httpUrl,
-    default: "http://127.0.0.1:8081",
-    description:
-      "The admin address of a door, or the address of a sidecar, which is asked about its own replica" +
+  admin: adminAt(
+    "The admin address of a door, or the address of a sidecar, which is asked about its own replica" +
       " (then NAME can be left out).",
-  }),
+  ),
 } satisfies OptionTable;
 
 export const statusOptions = { ...asking } satisfies OptionTable;

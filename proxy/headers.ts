@@ -3,7 +3,7 @@
 // map look-up and no lower-casing.
 
 import { BlockList, isIP } from "node:net";
-import type { Credentials, SwappedRequest } from "../core/jellyfin/credentials.ts";
+import type { SwappedRequest } from "../core/jellyfin/credentials.ts";
 
 /** Networks whose X-Forwarded-* headers are believed. */
 export interface TrustedProxies {
@@ -339,9 +339,4 @@ export function credentialHeadersOf(
 
 function firstOf(value: string | string[] | undefined): string | undefined {
   return Array.isArray(value) ? value[0] : value;
-}
-
-/** True when the credentials carry device fields enough to know the device. */
-export function knowsDevice(credentials: Credentials): boolean {
-  return credentials.deviceId !== undefined && credentials.deviceId !== "";
 }

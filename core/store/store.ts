@@ -43,13 +43,12 @@ export interface Home {
 
 /**
  * What a pin binds to one replica's memory:
- * `quickConnectSecret` and `quickConnectCode` (ids are SHA-256 of them), `passwordReset` (the user name),
+ * `quickConnectSecret` (its id is the SHA-256 of it), `passwordReset` (the user name),
  * `syncPlay` (a group's id as clients know it), `channel` (a television channel's item id), `recorder`
  * (its id is always `recorder`), `play` (a PlaySessionId whose owner is not its user's home).
  */
 export const pinKinds = [
   "quickConnectSecret",
-  "quickConnectCode",
   "passwordReset",
   "syncPlay",
   "channel",

@@ -67,7 +67,6 @@ describe("replicas that come and go", () => {
     pair = await startHousehold({ mediaDir });
     const { a, b } = pair;
     redis = await startRedis();
-    const first = await started(startSidecar({ replica: a, redis: redis.url }));
     const discover = ["--discover", `dns:localhost:${a.port}`, "--forget-after", "1s"];
     const door = await started(
       startDoor({ command: "proxy", redis: redis.url, replicas: [], args: discover }),
@@ -79,6 +78,13 @@ describe("replicas that come and go", () => {
       );
       return [...found].map(([, name]) => name).sort();
     };
+    // Nobody else names it yet.
+    await until(
+      15_000,
+      "a server that only DNS names",
+      async () => (await names()).join() === "127-0-0-1",
+    );
+    const first = await started(startSidecar({ replica: a, redis: redis.url }));
     // DNS names the same server by its address: the name that its sidecar gave it is the one that counts.
     await until(15_000, "a, by its own name", async () => (await names()).join() === "a");
     const second = await started(startSidecar({ replica: b, redis: redis.url }));

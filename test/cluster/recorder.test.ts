@@ -1,45 +1,26 @@
 // The server that records dies in mid-recording: the recording goes on at the other in a second file, what was still
 // to be recorded is recorded there, and the first server, when it is back, records none of it once more.
 
-import { mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type DoorProcess, startDoor } from "../support/door.ts";
+import type { DoorProcess } from "../support/door.ts";
 import { doorSees, withKey } from "../support/household.ts";
-import { type StandIn, startPair } from "../support/jellyfin/start.ts";
-import { makeMedia } from "../support/media.ts";
-import { Tuner } from "../support/tuner.ts";
+import type { StandIn } from "../support/jellyfin/start.ts";
+import { startTelevision, type Television } from "../support/television.ts";
+import type { Tuner } from "../support/tuner.ts";
 import { until, Viewer } from "../support/viewer.ts";
 
-let pair: Awaited<ReturnType<typeof startPair>>;
+let television: Television;
+let pair: Television["pair"];
 let door: DoorProcess;
 let tuner: Tuner;
-let recordings: string;
 
 beforeAll(async () => {
-  const media = await makeMedia();
-  tuner = await Tuner.start(media.film);
-  recordings = mkdtempSync(join(tmpdir(), "jellybloom-recorder-"));
-  pair = await startPair({ mediaDir: media.folder });
-  const change = { TunerHosts: [{ Url: tuner.url, TunerCount: 1 }], RecordingPath: recordings };
-  for (const server of [pair.a, pair.b]) {
-    await server.control("configure", { document: "livetv", change });
-  }
-  door = await startDoor({
-    replicas: [pair.a, pair.b],
-    apiKey: pair.a.apiKey,
-    args: ["--recorder-away-limit", "2s", "--lease-limit", "1s"],
-  });
+  television = await startTelevision(["--recorder-away-limit", "2s", "--lease-limit", "1s"]);
+  ({ pair, door, tuner } = television);
   await doorSees(door, 2);
 });
 
-afterAll(async () => {
-  await door.stop();
-  await pair.stop();
-  tuner.stop();
-  rmSync(recordings, { recursive: true, force: true });
-});
+afterAll(() => television.stop());
 
 async function timersAt(server: StandIn, kind = "Timers"): Promise<string[]> {
   const reply = await withKey(server, "GET", `/LiveTv/${kind}`);
@@ -61,7 +42,7 @@ test("a recording whose server dies goes on elsewhere, with all timers, and no s
   await post("Timers", { Name: "News", StartDate: inSeconds(0.5), EndDate: inSeconds(30) });
   await post("Timers", { Name: "Film", StartDate: inSeconds(3600), EndDate: inSeconds(7200) });
   await post("SeriesTimers", { Name: "Crime", RecordAnyTime: true, Days: ["Sunday"] });
-  await until(5000, "it records", () => readdirSync(recordings).length === 1);
+  await until(5000, "it records", () => television.recordings().length === 1);
   const isRecorder = async (server: StandIn): Promise<boolean> =>
     (await server.state()).liveStreams.length > 0;
   const recorder = (await isRecorder(pair.a)) ? pair.a : pair.b;
@@ -75,9 +56,9 @@ test("a recording whose server dies goes on elsewhere, with all timers, and no s
   await new Promise((resolve) => setTimeout(resolve, 1500));
   await recorder.kill9();
 
-  await until(15_000, "it goes on in a second file", () => readdirSync(recordings).length === 2);
-  const second = readdirSync(recordings).find((name) => name !== "News.ts") ?? "";
-  const sizeOf = (name: string): number => statSync(join(recordings, name)).size;
+  await until(15_000, "it goes on in a second file", () => television.recordings().length === 2);
+  const second = television.recordings().find((name) => name !== "News.ts") ?? "";
+  const { sizeOf } = television;
   await until(8000, "the second file grows", () => sizeOf(second) > 10_000);
   const first = sizeOf("News.ts");
   expect(first).toBeGreaterThan(10_000);

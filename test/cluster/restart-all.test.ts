@@ -41,6 +41,13 @@ describe("a cluster that people use", () => {
     });
     expect(said("restart: a was restarted")).toHaveLength(1);
     expect(said("restart: b was restarted")).toHaveLength(1);
+    // Each was left by everybody before its server went, not only while it went.
+    for (const name of ["a", "b"]) {
+      const lines = door.logLines().map(({ msg }) => msg);
+      const left = lines.indexOf(`replica ${name} is drained as far as this door is concerned`);
+      const went = lines.indexOf(`restart: ${name} is drained and is restarted now`);
+      expect([name, left >= 0 && left < went]).toEqual([name, true]);
+    }
     expect(await crowd.end()).toEqual([]);
     const states = await Promise.all([pair.a, pair.b].map((one) => one.state()));
     expect(states.map(({ phase }) => phase)).toEqual(["ready", "ready"]);

@@ -1,38 +1,24 @@
 // Television over two servers and one tuner that can do one stream: who watches goes on after a gap when the server
 // that tunes is killed, the tuner is never asked for a second stream, and a recording outlives a change of leader.
 
-import { mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import type { ClusterStatus } from "../../proxy/status.ts";
 import { runCli } from "../support/cli.ts";
-import { CLUSTER_KEY, type DoorProcess, startDoor } from "../support/door.ts";
-import { type StandIn, startPair } from "../support/jellyfin/start.ts";
-import { makeMedia } from "../support/media.ts";
-import { Tuner } from "../support/tuner.ts";
+import { CLUSTER_KEY, type DoorProcess } from "../support/door.ts";
+import type { StandIn } from "../support/jellyfin/start.ts";
+import { startTelevision, type Television } from "../support/television.ts";
+import type { Tuner } from "../support/tuner.ts";
 import { until, Viewer } from "../support/viewer.ts";
 
-let pair: Awaited<ReturnType<typeof startPair>>;
+let television: Television;
+let pair: Television["pair"];
 let door: DoorProcess;
 let tuner: Tuner;
-let recordings: string;
 
 beforeAll(async () => {
-  const media = await makeMedia();
-  tuner = await Tuner.start(media.film);
-  recordings = mkdtempSync(join(tmpdir(), "jellybloom-recordings-"));
-  pair = await startPair({ mediaDir: media.folder });
-  const change = { TunerHosts: [{ Url: tuner.url, TunerCount: 1 }], RecordingPath: recordings };
-  for (const server of [pair.a, pair.b]) {
-    await server.control("configure", { document: "livetv", change });
-  }
-  door = await startDoor({
-    replicas: [pair.a, pair.b],
-    apiKey: pair.a.apiKey,
-    args: ["--cluster-key", CLUSTER_KEY],
-  });
+  television = await startTelevision();
+  ({ pair, door, tuner } = television);
 });
 
 afterEach(async () => {
@@ -46,12 +32,7 @@ afterEach(async () => {
   });
 });
 
-afterAll(async () => {
-  await door.stop();
-  await pair.stop();
-  tuner.stop();
-  rmSync(recordings, { recursive: true, force: true });
-});
+afterAll(() => television.stop());
 
 async function status(): Promise<ClusterStatus> {
   const asked = ["status", "--json", "--admin", door.admin, "--cluster-key", CLUSTER_KEY];
@@ -190,7 +171,7 @@ test("a recording goes on in one file while the leader changes", async () => {
   expect((await viewer.call("POST", "/LiveTv/Timers", { body })).status).toBe(204);
   const timers = (await viewer.call("GET", "/LiveTv/Timers")).json().Items as { Name: string }[];
   expect(timers.map(({ Name }) => Name)).toEqual(["News"]);
-  await until(4000, "it records", () => readdirSync(recordings).length === 1);
+  await until(4000, "it records", () => television.recordings().length === 1);
   const recorder = await tuningServer();
 
   const before = (await status()).leader;
@@ -205,8 +186,8 @@ test("a recording goes on in one file while the leader changes", async () => {
   });
   if (leader === recorder) await runCli(["undrain", leader.name, ...admin]);
   await until(15_000, "the recording has ended", () => tuner.open === 0);
-  const files = readdirSync(recordings);
+  const files = television.recordings();
   expect(files).toEqual(["News.ts"]);
-  expect(statSync(join(recordings, "News.ts")).size).toBeGreaterThan(10_000);
+  expect(television.sizeOf("News.ts")).toBeGreaterThan(10_000);
   expect(tuner.most).toBe(1);
 });

@@ -620,7 +620,7 @@ describe.each(backends())("a store $name", (backend) => {
 
   describe("of pins", () => {
     const claim = {
-      kind: "quickConnectCode",
+      kind: "quickConnectSecret",
       id: "x",
       replica: "a",
       owner: "o",

@@ -3,15 +3,13 @@
  * behind it. Each has free ports, which it keeps through restarts, and a file for its log, which tells afterwards why a
  * promise was broken. Whatever a test leaves running dies with the test process.
  */
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { guardGroup, releaseGroup } from "./jellyfin/guard.ts";
+import { ProcessGroup } from "./group.ts";
 import { freePort } from "./jellyfin/start.ts";
 
 const LAUNCHER = fileURLToPath(new URL("../../cli/jellybloom.mjs", import.meta.url));
@@ -26,8 +24,7 @@ export class Part {
   readonly #args: readonly string[];
   readonly #adminUrl: string;
   readonly #folder: string;
-  #child: ChildProcess | undefined;
-  #exitCode: number | null = null;
+  readonly #group = new ProcessGroup("the process");
 
   constructor(args: readonly string[], adminUrl: string) {
     this.#args = args;
@@ -36,8 +33,7 @@ export class Part {
   }
 
   get pid(): number {
-    if (this.#child?.pid === undefined) throw new Error("the process does not run");
-    return this.#child.pid;
+    return this.#group.pid;
   }
 
   /** `http://host:port` of /jellybloom/live, /jellybloom/ready and /metrics. */
@@ -64,30 +60,20 @@ export class Part {
 
   /** Starts the process; does not wait until it serves. */
   begin(): void {
-    if (this.#child !== undefined) throw new Error("it runs already");
     const file = openSync(this.#logFile, "a");
-    const child = spawn(process.execPath, [LAUNCHER, ...this.#args], {
+    this.#group.begin([LAUNCHER, ...this.#args], {
       stdio: ["ignore", file, file],
-      detached: true,
       env: cleanEnvironment(),
     });
     closeSync(file);
-    if (child.pid !== undefined) guardGroup(child.pid);
-    this.#child = child;
-    child.once("exit", (code) => {
-      if (child.pid !== undefined) releaseGroup(child.pid);
-      this.#exitCode = code;
-      if (this.#child === child) this.#child = undefined;
-    });
-    child.unref();
   }
 
   /** Waits until this address answers anything at all. */
   async serves(url: string, limitMs = START_LIMIT_MS): Promise<void> {
     const end = performance.now() + limitMs;
     while (performance.now() < end) {
-      if (this.#child === undefined) {
-        throw new Error(`it ended with ${this.#exitCode}:\n${this.log().slice(-4000)}`);
+      if (!this.#group.running) {
+        throw new Error(`it ended with ${this.#group.exitCode}:\n${this.log().slice(-4000)}`);
       }
       const served = await fetch(url, { signal: AbortSignal.timeout(1000) }).then(
         async (reply) => await reply.text().then(() => true),
@@ -104,8 +90,8 @@ export class Part {
     const end = performance.now() + limitMs;
     let last = "no answer";
     while (performance.now() < end) {
-      if (this.#child === undefined) {
-        throw new Error(`it ended with ${this.#exitCode}:\n${this.log().slice(-4000)}`);
+      if (!this.#group.running) {
+        throw new Error(`it ended with ${this.#group.exitCode}:\n${this.log().slice(-4000)}`);
       }
       try {
         const reply = await fetch(`${this.#adminUrl}/jellybloom/ready`);
@@ -119,49 +105,28 @@ export class Part {
     throw new Error(`it is not ready after ${limitMs} ms (${last}):\n${this.log().slice(-4000)}`);
   }
 
-  #signalGroup(signal: NodeJS.Signals): void {
-    try {
-      process.kill(-this.pid, signal);
-    } catch {
-      // It ended by itself a moment ago; there is nothing left to signal.
-    }
-  }
-
   /** SIGKILL: gone in mid-sentence. Resolves when it is. */
-  async kill9(): Promise<void> {
-    const child = this.#child;
-    if (child === undefined) return;
-    const gone = once(child, "exit");
-    child.ref();
-    this.#signalGroup("SIGKILL");
-    await gone;
+  kill9(): Promise<void> {
+    return this.#group.kill9();
   }
 
   freeze(): void {
-    this.#signalGroup("SIGSTOP");
+    this.#group.freeze();
   }
 
   thaw(): void {
-    this.#signalGroup("SIGCONT");
+    this.#group.thaw();
   }
 
   /** SIGTERM; resolves with the exit code when it has finished what ran. */
   async terminate(): Promise<number | null> {
-    const child = this.#child;
-    if (child === undefined) return this.#exitCode;
-    const gone = once(child, "exit");
-    child.ref();
-    child.kill("SIGTERM");
-    await gone;
-    return this.#exitCode;
+    await this.#group.terminate();
+    return this.#group.exitCode;
   }
 
   /** Ends it for good and removes its log. */
   async stop(): Promise<void> {
-    if (this.#child !== undefined) {
-      this.thaw();
-      await this.kill9();
-    }
+    await this.#group.end();
     rmSync(this.#folder, { recursive: true, force: true });
   }
 }

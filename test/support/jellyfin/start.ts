@@ -3,7 +3,7 @@
  * runs in a process group of its own, so a kill or a freeze hits its ffmpegs with it, as it hits a container's. Whatever
  * a test leaves running dies with the test process.
  */
-import { type ChildProcess, spawn } from "node:child_process";
+import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
@@ -12,9 +12,9 @@ import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { ProcessGroup } from "../group.ts";
 import { copyDatabase } from "./database.ts";
 import type { LoggedRequest } from "./faults.ts";
-import { guardGroup, releaseGroup } from "./guard.ts";
 import { randomId } from "./ids.ts";
 import { databaseFile, deviceFile } from "./world.ts";
 
@@ -85,11 +85,12 @@ export class StandIn {
   readonly authority: string;
   readonly #options: StandInOptions;
   readonly #ownsData: boolean;
-  #child: ChildProcess | undefined;
+  readonly #group: ProcessGroup;
   #controlPort = 0;
 
   constructor(options: StandInOptions, dataDir: string, port: number, apiKey: string) {
     this.name = options.name;
+    this.#group = new ProcessGroup(`stand-in ${options.name}`);
     this.dataDir = dataDir;
     this.port = port;
     this.apiKey = apiKey;
@@ -100,30 +101,20 @@ export class StandIn {
   }
 
   get pid(): number {
-    if (this.#child?.pid === undefined) throw new Error(`stand-in ${this.name} does not run`);
-    return this.#child.pid;
+    return this.#group.pid;
   }
 
   get running(): boolean {
-    return this.#child !== undefined;
+    return this.#group.running;
   }
 
   /** Starts the process on its port and data, and waits until it tells that it listens. */
   async launch(): Promise<void> {
-    if (this.#child !== undefined) throw new Error(`stand-in ${this.name} runs already`);
-    const child = spawn(process.execPath, [...process.execArgv, SERVER, ...this.#arguments()], {
+    const child = this.#group.begin([...process.execArgv, SERVER, ...this.#arguments()], {
       stdio: ["ignore", "pipe", "inherit"],
-      detached: true,
-    });
-    if (child.pid !== undefined) guardGroup(child.pid);
-    this.#child = child;
-    child.once("exit", () => {
-      if (child.pid !== undefined) releaseGroup(child.pid);
-      if (this.#child === child) this.#child = undefined;
     });
     const told = await firstLine(child, this.name);
     this.#controlPort = told.control;
-    child.unref();
   }
 
   #arguments(): string[] {
@@ -177,55 +168,34 @@ export class StandIn {
     return this.#read("ffmpeg");
   }
 
-  #signalGroup(signal: NodeJS.Signals): void {
-    try {
-      process.kill(-this.pid, signal);
-    } catch {
-      // It ended by itself a moment ago; there is nothing left to signal.
-    }
-  }
-
   /** SIGKILL, ffmpegs included: the server is gone in mid-sentence. */
-  async kill9(): Promise<void> {
-    const child = this.#child;
-    if (child === undefined) return;
-    const gone = once(child, "exit");
-    child.ref();
-    this.#signalGroup("SIGKILL");
-    await gone;
+  kill9(): Promise<void> {
+    return this.#group.kill9();
   }
 
   /** SIGSTOP: connections are accepted by the kernel, nothing is ever answered. */
   freeze(): void {
-    this.#signalGroup("SIGSTOP");
+    this.#group.freeze();
   }
 
   thaw(): void {
-    this.#signalGroup("SIGCONT");
+    this.#group.thaw();
   }
 
   /** SIGTERM to the server alone; resolves when it has drained and ended. */
-  async terminate(): Promise<void> {
-    const child = this.#child;
-    if (child === undefined) return;
-    const gone = once(child, "exit");
-    child.ref();
-    child.kill("SIGTERM");
-    await gone;
+  terminate(): Promise<void> {
+    return this.#group.terminate();
   }
 
   /** Starts it again after a kill, or kills and starts it: same port, same data. */
   async restart(): Promise<void> {
-    if (this.#child !== undefined) await this.kill9();
+    await this.kill9();
     await this.launch();
   }
 
   /** Ends it for good and removes data that was made for it. */
   async stop(): Promise<void> {
-    if (this.#child !== undefined) {
-      this.thaw();
-      await this.kill9();
-    }
+    await this.#group.end();
     if (this.#ownsData) rmSync(this.dataDir, { recursive: true, force: true });
   }
 

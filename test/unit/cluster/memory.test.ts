@@ -133,15 +133,15 @@ test("a home of an older epoch does not undo a move", () => {
 
 test("a pin is as if it had never been once its time is over", () => {
   const pin = {
-    kind: "quickConnectCode",
+    kind: "quickConnectSecret",
     id: "x",
     replica: "a",
     epoch: { number: 1, owner: "p" },
     expiresAtMs: 1000,
   } as const;
   memory.apply({ type: "pin", pin });
-  expect(memory.pinOf("quickConnectCode", "x", 999)).toEqual(pin);
-  expect(memory.pinOf("quickConnectCode", "x", 1000)).toBeUndefined();
+  expect(memory.pinOf("quickConnectSecret", "x", 999)).toEqual(pin);
+  expect(memory.pinOf("quickConnectSecret", "x", 1000)).toBeUndefined();
 });
 
 test("a store that lost its data is given the logins back, and nobody is logged out", async () => {

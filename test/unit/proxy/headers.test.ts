@@ -10,7 +10,6 @@ import {
   cookieHeader,
   cookieReplica,
   credentialHeadersOf,
-  knowsDevice,
   plainAddress,
   trustedProxies,
   type UpstreamHead,
@@ -579,19 +578,4 @@ test("credentials are read from the four headers and no others", () => {
     "x-emby-token": "C",
     "x-mediabrowser-token": undefined,
   });
-});
-
-test("a device is known by an id that is not empty", () => {
-  const credentials = {
-    token: undefined,
-    source: "none" as const,
-    legacyForm: false,
-    overlong: false,
-    device: undefined,
-    client: undefined,
-    version: undefined,
-  };
-  expect(knowsDevice({ ...credentials, deviceId: "d" })).toBe(true);
-  expect(knowsDevice({ ...credentials, deviceId: "" })).toBe(false);
-  expect(knowsDevice({ ...credentials, deviceId: undefined })).toBe(false);
 });

@@ -62,14 +62,14 @@ interface Row {
   readonly expected: Partial<Placement>;
 }
 
-const pinned = (replica: string) => ({ replica, kind: "quickConnectCode" });
+const pinned = (replica: string) => ({ replica, kind: "quickConnectSecret" });
 const anyOf = (...names: string[]) => new Set(names);
 
 const rows: readonly Row[] = [
   {
     promise: "a pin goes before the user's home",
     asked: { pin: pinned("b"), userId: "u", home: "a" },
-    expected: { replica: "b", reason: "pinned there: quickConnectCode", claimsHome: false },
+    expected: { replica: "b", reason: "pinned there: quickConnectSecret", claimsHome: false },
   },
   {
     promise: "a pin goes before the owner's preference, cookie and address",
