@@ -2,8 +2,10 @@
 
 import { describe, expect, test } from "vitest";
 import { hashOf } from "../../../core/cluster/identity.ts";
+import type { ClusterView } from "../../../core/cluster/view.ts";
 import { withoutOwnKeys } from "../../../proxy/attendants/api-keys.ts";
 import { type BalanceUser, decideBalance } from "../../../proxy/balance.ts";
+import { type Asked, place } from "../../../proxy/place.ts";
 import { ownReply } from "../../../proxy/reply.ts";
 
 const names = ["a", "b", "c"];
@@ -39,6 +41,57 @@ describe("a user whose id is native to one replica", () => {
     const crowd = Array.from({ length: 6 }, (_, index) => user({ userId: `u${index}`, foreign }));
     expect(decideBalance(open, crowd, options)).toEqual([]);
     expect(decideBalance(open, crowd, { ...options, prefer: "b" })).toEqual([]);
+  });
+});
+
+describe("placing such a user", () => {
+  const view: ClusterView = {
+    replicas: new Map(
+      names.map((name) => {
+        const config = { name, origin: `http://${name}.test:8096`, basePath: "" };
+        return [name, { config, state: "ready", reason: "set by the test", sinceMs: 0 }];
+      }),
+    ),
+    version: 1,
+  };
+  const asked: Asked = {
+    ...{ pin: undefined, userId: "u", home: undefined, cookie: undefined },
+    ...{ addressReplica: undefined, lacks: new Set(), barred: new Set(), prefer: undefined },
+    hashKey: "u",
+  };
+  const dead = (name: string): ClusterView => ({
+    replicas: new Map(
+      [...view.replicas].map(([one, seen]) => [
+        one,
+        one === name ? { ...seen, state: "dead" } : seen,
+      ]),
+    ),
+    version: 2,
+  });
+
+  test.each(names)("begins at %s where the id is native to it alone", (native) => {
+    const foreign = new Set(names.filter((name) => name !== native));
+    const reason = "first home of this user";
+    expect(place({ ...asked, foreign }, view)).toEqual({
+      replica: native,
+      reason,
+      claimsHome: true,
+    });
+  });
+
+  test("goes to another of the native ones when their home dies, else to any", () => {
+    const foreign = new Set(["c"]);
+    for (const hashKey of ["u", "v", "w", "x"]) {
+      const moved = place({ ...asked, hashKey, home: "a", foreign }, dead("a"));
+      expect(moved).toMatchObject({ replica: "b", claimsHome: true });
+    }
+    const alone = { ...asked, home: "a", foreign: new Set(["b", "c"]) };
+    expect(["b", "c"]).toContain(place(alone, dead("a")).replica);
+  });
+
+  test("stays at a home that is not native while it is there", () => {
+    const moved = place({ ...asked, home: "b", foreign: new Set(["b"]) }, view);
+    expect(moved).toMatchObject({ replica: "b", reason: "home" });
   });
 });
 
