@@ -642,7 +642,7 @@ describe.each(backends())("a store $name", (backend) => {
     test("keeps kinds and ids apart", async () => {
       const store = await openStore();
       await store.claimPin(claim);
-      const other = await store.claimPin({ ...claim, kind: "quickConnectSecret", replica: "b" });
+      const other = await store.claimPin({ ...claim, kind: "passwordReset", replica: "b" });
       expect(other.replica).toBe("b");
       expect((await store.claimPin({ ...claim, id: "y", replica: "b" })).replica).toBe("b");
       expect((await store.claimPin({ ...claim, replica: "b" })).replica).toBe("a");
