@@ -298,7 +298,8 @@ export class Follower {
     const hasWork = this.#settling.has(lane);
     return {
       known: this.#parts.ledger.known(lane),
-      isOpen: hasWork || this.#open.inLane(lane).length > 0,
+      // What was not read yet may explain what the server has.
+      isOpen: !this.#isLive || hasWork || this.#open.inLane(lane).length > 0,
       quietMs: changedAt === undefined ? Number.POSITIVE_INFINITY : this.#nowMs() - changedAt,
     };
   }
@@ -446,6 +447,11 @@ export class Follower {
       nextRedoAtMs: 0,
       redoTries: 0,
     };
+    // Read again after a start: what is newer is known already, and will not be told once more.
+    if (this.#isOutdated(open)) {
+      this.#rememberClosed(open);
+      return;
+    }
     this.#open.add(open);
     this.#noteRecent(lane, handler);
     if (this.#open.size <= this.#parts.limits.openLimit) return;
@@ -521,10 +527,19 @@ export class Follower {
 
   #close(open: OpenIntent): void {
     if (!this.#open.delete(open)) return;
-    const { lane, handler } = open;
-    this.#closed.set(open.placed.entry.id, { lane, handler });
+    this.#rememberClosed(open);
+    this.#lanes.wake(open.lane);
+  }
+
+  #rememberClosed({ lane, handler, placed }: OpenIntent): void {
+    this.#closed.set(placed.entry.id, { lane, handler });
     forgetOldest(this.#closed, this.#parts.limits.recentLimit);
-    this.#lanes.wake(lane);
+  }
+
+  /** Whether the journal has said something newer of each of its fields. */
+  #isOutdated(open: OpenIntent): boolean {
+    const known = this.#parts.ledger.known(open.lane);
+    return isSuperseded(open, (field) => known?.fields[field]?.number ?? 0, []);
   }
 
   // ---- Applying -------------------------------------------------------------------------------------
@@ -630,13 +645,7 @@ export class Follower {
   }
 
   #dropSuperseded(lane: string): void {
-    const inLane = this.#open.inLane(lane);
-    if (inLane.length === 0) return;
-    const known = this.#parts.ledger.known(lane);
-    for (const open of inLane) {
-      const knownNumber = (field: string): number => known?.fields[field]?.number ?? 0;
-      if (isSuperseded(open, knownNumber, [])) this.#close(open);
-    }
+    for (const open of this.#open.inLane(lane)) if (this.#isOutdated(open)) this.#close(open);
   }
 
   #done(number: number): void {
@@ -852,6 +861,8 @@ export class Follower {
         this.#maybePublish(open);
       }
       if (mayLead) this.#lead(open, nowMs);
+      // Whoever leads had time to end it, and has not: it keeps nothing here waiting any longer.
+      else if (nowMs - open.seenAtMs > 1.5 * limits.givenUpAfterMs) this.#close(open);
     }
   }
 
@@ -952,8 +963,8 @@ export class Follower {
       if (--room < 0) return;
       this.#settling.delete(lane);
       const { handler, tries } = settling;
-      if (this.#open.inLane(lane).length > 0) {
-        if (tries < 50) this.#settling.set(lane, { handler, atMs: nowMs + 500, tries: tries + 1 });
+      if (this.#open.inLane(lane).length > 0 && tries < 50) {
+        this.#settling.set(lane, { handler, atMs: nowMs + 500, tries: tries + 1 });
         continue;
       }
       this.#lanes.push(lane, () => this.#verify(lane, handler, tries));

@@ -84,7 +84,7 @@ export async function runChaos(world: ChaosWorld, plan: ChaosPlan): Promise<Chao
       break;
     }
     if (performance.now() - healedAtMs > 4500 && late.length === 0) late = differing;
-    if (performance.now() - healedAtMs > 20_000) break;
+    if (performance.now() - healedAtMs > 60_000) break;
     await sleep(100);
     states = await world.states();
   }
