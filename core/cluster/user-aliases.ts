@@ -119,6 +119,11 @@ export class UserAliases {
     return this.#notes.get(aliasNoteId(replica, userId));
   }
 
+  /** All of them. */
+  all(): readonly UserAlias[] {
+    return [...this.#notes.values()];
+  }
+
   #apply(note: Note): void {
     const alias = note.value === "" ? undefined : readAlias(note, this.#seal);
     if (alias === undefined) {

@@ -26,6 +26,7 @@ import {
   sealText,
   withPair,
 } from "../../core/cluster/quick-connect.ts";
+import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { bodyValue, withQueryValue } from "../../core/jellyfin/playback.ts";
 import type { Clock } from "../../core/service/clock.ts";
@@ -345,7 +346,8 @@ export function createQuickConnect(parts: QuickConnectParts): Attendant {
       );
       return false;
     }
-    const answer = await client.quickConnectAuthorize(code, consent.userId, token);
+    const userId = userAliasesOf(memory, seal).idAt(replica, consent.userId);
+    const answer = await client.quickConnectAuthorize(code, userId, token);
     if (answer.outcome === "ok") return true;
     log.warn(`${replica} did not take a QuickConnect consent again: ${answer.outcome}`);
     return false;

@@ -91,7 +91,7 @@ export type UsersRead =
   | { readonly outcome: "failed"; readonly applied: Applied };
 
 /** GET /Users: the only way to find a user by name. */
-export async function readUsers(hands: JournalHands): Promise<UsersRead> {
+export async function readUsers(hands: Pick<JournalHands, "client">): Promise<UsersRead> {
   const read = await readJson(hands, "/Users");
   if (read.outcome === "unknown") return { outcome: "failed", applied: again("it lists no users") };
   if (read.outcome === "failed") return read;

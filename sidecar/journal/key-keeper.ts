@@ -1,8 +1,10 @@
 // Looks at this server's API keys when there may be something to do: at the start, when the server is back, when
 // another replica has a key that has no part here, and now and then, for keys that were made in the server's own page.
+// With them it looks at the ids of users: a server that was seeded anew has others than before.
 
 import { repeat, sleep } from "../../core/service/loop.ts";
 import { type KeyHands, lookAtKeys } from "./api-keys.ts";
+import { tidyAliases } from "./users.ts";
 
 export interface KeyKeeperParts {
   readonly hands: KeyHands;
@@ -61,6 +63,7 @@ export class KeyKeeper {
       await sleep(gatherMs, signal);
       this.#isWanted = false;
       if (signal.aborted || !isCluster() || !isHealthy() || !hands.memory.storeAvailable) return;
+      await tidyAliases(hands);
       const looked = await lookAtKeys(hands);
       const problem = looked.outcome === "refused" ? looked.why : "";
       if (problem !== "" && problem !== this.#problem) {

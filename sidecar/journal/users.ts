@@ -41,6 +41,9 @@ import {
 import { userLane } from "./documents.ts";
 import type { Applied, JournalHandler, JournalHands, Published } from "./handler.ts";
 
+/** What the keeping of aliases needs. */
+export type AliasHands = Omit<JournalHands, "peer" | "leads" | "clock">;
+
 /** A view of a user's home page: its id is made of the user's where it stands for several libraries. */
 interface View {
   readonly id: string;
@@ -316,14 +319,19 @@ async function noteAlias(
   here: string,
   elsewhere: readonly View[],
 ): Promise<Applied | undefined> {
-  const { store, memory, seal, replica } = hands;
+  const { replica } = hands;
   const own = elsewhere.length === 0 ? [] : await viewsOf(hands, here);
   const views: Record<string, string> = {};
   for (const { id, key } of elsewhere) {
     const same = own.find((view) => view.key === key);
     if (same !== undefined && same.id !== id) views[id] = same.id;
   }
-  const alias: UserAlias = { replica, userId, here, views };
+  return await putAlias(hands, { replica, userId, here, views });
+}
+
+async function putAlias(hands: AliasHands, alias: UserAlias): Promise<Applied | undefined> {
+  const { store, memory, seal } = hands;
+  const { replica, userId } = alias;
   const id = aliasNoteId(replica, userId);
   const note = { kind: "userAlias", id, replica, value: aliasText(alias, seal) } as const;
   return await inStore(hands, async () => {
@@ -332,7 +340,36 @@ async function noteAlias(
   });
 }
 
-async function dropAlias(hands: JournalHands, userId: string): Promise<Applied | undefined> {
+/**
+ * Makes this replica's aliases what its server is now: one that was seeded anew has other ids than before, those of
+ * the server that it was copied from. `done` when they are.
+ */
+export async function tidyAliases(hands: AliasHands): Promise<Applied> {
+  const { memory, seal, replica, log } = hands;
+  const aliases = userAliasesOf(memory, seal);
+  if (aliases.size === 0) return skipped;
+  const read = await readUsers(hands);
+  if (read.outcome === "failed") return read.applied;
+  const ids = new Set(read.users.map(({ id }) => id));
+  const users = new Set(aliases.all().map(({ userId }) => userId));
+  for (const userId of users) {
+    const own = aliases.aliasOf(replica, userId);
+    const isNative = ids.has(userId);
+    if (own !== undefined && (isNative || !ids.has(own.here))) {
+      log.info(`a user who had an id of their own at ${replica} has it no longer`);
+      const failed = await dropAlias(hands, userId);
+      if (failed !== undefined) return failed;
+    }
+    if (isNative || aliases.aliasOf(replica, userId) !== undefined) continue;
+    // Copied from a server that calls them by another id: so does this one now.
+    const copied = aliases.all().find((one) => one.userId === userId && ids.has(one.here));
+    const failed = copied === undefined ? undefined : await putAlias(hands, { ...copied, replica });
+    if (failed !== undefined) return failed;
+  }
+  return done;
+}
+
+async function dropAlias(hands: AliasHands, userId: string): Promise<Applied | undefined> {
   const { store, memory, seal, replica } = hands;
   if (userAliasesOf(memory, seal).aliasOf(replica, userId) === undefined) return undefined;
   const id = aliasNoteId(replica, userId);

@@ -9,7 +9,7 @@ import { wrongPasswordMac } from "../../core/cluster/secret.ts";
 import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
 import { createApiKeys, lookAtKeys } from "../../sidecar/journal/api-keys.ts";
 import { createPasswords } from "../../sidecar/journal/passwords.ts";
-import { createUsers } from "../../sidecar/journal/users.ts";
+import { createUsers, tidyAliases } from "../../sidecar/journal/users.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
 import { HandCluster } from "../support/journal-hands.ts";
 import { emptyFolder } from "./sidecar-cluster.ts";
@@ -177,6 +177,22 @@ describe("a user who was made at one server", () => {
     expect(await users.redo(cluster.placed(intent), cluster.hands("b"))).toEqual({
       outcome: "done",
     });
+  });
+
+  test("has no alias any longer when their server was seeded anew, or another one", async () => {
+    const { intent, id, facts } = await make("dot");
+    await cluster.carry(users, intent, { ...aToB, facts });
+    const there = (await userAt(b, "dot"))?.Id ?? "";
+    expect(await tidyAliases(cluster.hands("b"))).toEqual({ outcome: "done" });
+    expect(known().idAt("b", id)).toBe(there);
+    // A third server that was copied from b calls them what b does.
+    const copy = { ...cluster.hands("b"), replica: "c" };
+    expect(await tidyAliases(copy)).toEqual({ outcome: "done" });
+    expect(known().idAt("c", id)).toBe(there);
+    // And when c is copied from a, it calls them what clients do.
+    expect(await tidyAliases({ ...cluster.hands("a"), replica: "c" })).toEqual({ outcome: "done" });
+    expect(known().isForeign("c", id)).toBe(false);
+    expect(known().idAt("b", id)).toBe(there);
   });
 
   test("by their first login (LDAP, SSO) is found by that login, with their policy", async () => {
