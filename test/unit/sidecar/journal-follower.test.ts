@@ -347,6 +347,20 @@ describe("a death between two steps", () => {
     await until(2000, "it is told", async () => after.events.includes("published"));
   });
 
+  // Before: it stayed open for ever at every sidecar but the leader's, and kept the cursor of the next restart back.
+  test("of a sidecar: an old change of which something newer is known is not open when it is read again", async () => {
+    const ledger = new MemoryLedger();
+    ledger.setKnown("film", {
+      ...{ kind: "userData", userId: "", itemId: "film" },
+      fields: { position: { number: 999, value: 9 } },
+    });
+    const c = startAt("c", { ledger });
+    const old = intent("film", { position: 1 });
+    await write(old, outcome(old, "a"), effect("another film", { position: 2 }, 0));
+    await until(2000, "all is read", async () => c.server.of("another film").position === 2);
+    expect(c.follower.openCount).toBe(0);
+  });
+
   test("a server that is away keeps what it has missed until it is back", async () => {
     const b = startAt("b", { isHealthy: false });
     for (let index = 0; index < 50; index++) await write(effect(`${index}`, { position: 1 }, 0));
