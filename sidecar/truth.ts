@@ -12,7 +12,11 @@
 import { randomUUID } from "node:crypto";
 import { mkdir, open, readFile, rename } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { journalCursorOf, journalStartNoteId } from "../core/cluster/journal-cursor.ts";
+import {
+  journalCursorOf,
+  journalNoteId,
+  journalStartNoteId,
+} from "../core/cluster/journal-cursor.ts";
 import type { Memory } from "../core/cluster/memory.ts";
 import {
   decisionNoteId,
@@ -86,7 +90,8 @@ export class TruthKeeper {
   #isUnseen = true;
   #isTrusted = false;
   #markedAtMs = Number.NEGATIVE_INFINITY;
-  #markedNumber = -1;
+  /** What the replica's place in the journal was said to be when the last mark was left. */
+  #markedPlace = "";
   #distrust = new AbortController();
   #nextStep = new AbortController();
   readonly #waiting = new Set<() => void>();
@@ -178,10 +183,11 @@ export class TruthKeeper {
     }
     if (quarantine !== undefined) return this.#setTrusted(false);
     const cursor = journalCursorOf(notes, replica);
+    const place = notes.get(journalNoteId(replica))?.value ?? "";
     const isDue = clock.monotonicMs() - this.#markedAtMs >= this.#limits.markIntervalMs;
-    if (!this.#isTrusted || !isDue || (cursor?.number ?? 0) === this.#markedNumber) return;
+    if (!this.#isTrusted || !isDue || place === this.#markedPlace) return;
     // What was put back without our noticing is noticed here, before the mark would cover it.
-    if (await this.#look()) await this.#leaveMark(cursor);
+    if ((await this.#look()) && this.#isTrusted) await this.#leaveMark(cursor, place);
   }
 
   /** False when the server did not tell: it is asked again. */
@@ -288,13 +294,13 @@ export class TruthKeeper {
     await this.#putNote(journalStartNoteId(replica), replica, value);
   }
 
-  async #leaveMark(cursor: JournalCursor | undefined): Promise<void> {
+  async #leaveMark(cursor: JournalCursor | undefined, place = ""): Promise<void> {
     const { client, replica, clock } = this.#parts;
     const mark = nextMark(replica, this.#remembered?.mark, cursor);
     const answer = await client.callWithKey("POST", markPath, { CustomName: markText(mark) });
     if (answer.outcome !== "answered" || answer.status >= 300) return;
     this.#markedAtMs = clock.monotonicMs();
-    this.#markedNumber = cursor?.number ?? 0;
+    this.#markedPlace = place;
     await this.#remember({ mark });
   }
 

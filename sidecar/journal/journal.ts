@@ -9,6 +9,7 @@ import {
 } from "../../core/cluster/journal-cursor.ts";
 import type { HealthAnswer, JellyfinClient } from "../../core/jellyfin/client.ts";
 import type { Metrics } from "../../core/service/metrics.ts";
+import type { JournalCursor } from "../../core/store/journal.ts";
 import { type Store, StoreUnavailable } from "../../core/store/store.ts";
 import { type FeedLimits, feedLimits, runFeed } from "./feed.ts";
 import { Follower, type FollowerEvent, type FollowerLimits, followerLimits } from "./follower.ts";
@@ -112,7 +113,7 @@ export function createSidecarJournal(parts: SidecarJournalParts): SidecarJournal
         kind: "replica",
         id: journalNoteId(replica),
         replica,
-        value: JSON.stringify(cursor),
+        value: JSON.stringify({ ...beforeAsides(cursor, ledger.asides()), applied: cursor.number }),
       } as const;
       try {
         await store.putNote(note, 0);
@@ -183,6 +184,20 @@ export function createSidecarJournal(parts: SidecarJournalParts): SidecarJournal
       return `${replica} is behind by ${entries} entries of the journal, the oldest ${Math.round(oldestMs / 1000)} s old`;
     },
   };
+}
+
+/**
+ * Where somebody has to begin who has the server's data and not this ledger (a copy, a sidecar that lost its folder):
+ * before the first effect that still waits for its item.
+ */
+export function beforeAsides(
+  cursor: JournalCursor,
+  asides: readonly { readonly entry: { readonly number: number } }[],
+): JournalCursor {
+  const oldest = Math.min(...asides.map(({ entry }) => entry.number));
+  if (!(oldest <= cursor.number)) return cursor;
+  // The cursor's mark is of its own entry and of no other.
+  return { generation: cursor.generation, number: oldest - 1 };
 }
 
 /** A file that cannot be used is no reason not to start: what it would keep is learned again. */
