@@ -33,7 +33,7 @@ export interface Drift {
 }
 
 const librariesLimit = 100;
-const textLimit = 300;
+const textLimit = 200;
 
 export function driftNoteId(replica: string): string {
   return `${replica}:library`;

@@ -117,7 +117,9 @@ class Lists implements JournalHandler {
     if (read.outcome === "gone") return { outcome: "effects", effects: [] };
     remember(this.#newest, id, number);
     const what = deedIn(entry.facts);
-    const ids = what === "removed" ? removedItems(entry) : createdItems(entry);
+    // What was made has its entries told already.
+    const ids =
+      what === "removed" ? removedItems(entry) : what === "appended" ? createdItems(entry) : [];
     const change = what === undefined ? {} : { change: { what, ids } };
     const payload: ListState = { ...read.state, ...change, isWriters };
     return { outcome: "effects", effects: [{ userId: entry.userId, itemId: id, payload }] };

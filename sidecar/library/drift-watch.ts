@@ -53,6 +53,10 @@ const fullEvery = 72;
 const listsEvery = 12;
 /** A change is on every server within a second. */
 const listsSettleMs = 3000;
+/** As long as a timer can be. */
+const neverMs = 2 ** 31 - 1;
+/** A note tells of so many libraries; who has more that differ has one reason for all. */
+const librariesTold = 12;
 const scanKey = "RefreshLibrary";
 
 interface Seen {
@@ -76,10 +80,9 @@ export class DriftWatch {
 
   async run(signal: AbortSignal): Promise<void> {
     const { intervalMs } = this.#options;
-    if (intervalMs === 0) return;
     while (!signal.aborted) {
-      await sleep(intervalMs, signal);
-      if (!signal.aborted) await this.look(signal);
+      await sleep(intervalMs === 0 ? neverMs : intervalMs, signal);
+      if (!signal.aborted && intervalMs > 0) await this.look(signal);
     }
   }
 
@@ -175,7 +178,8 @@ export class DriftWatch {
       return;
     }
     const sinceMs = before?.sinceMs ?? wallMs();
-    const drift: Drift = { sinceMs, libraries, hindrance: before?.hindrance ?? "" };
+    const mentioned = libraries.slice(0, librariesTold);
+    const drift: Drift = { sinceMs, libraries: mentioned, hindrance: before?.hindrance ?? "" };
     const sentence = driftSentence(replica, drift);
     const isNews = before === undefined || driftSentence(replica, before) !== sentence;
     if (isNews) log.warn(`the libraries differ: ${sentence}`);

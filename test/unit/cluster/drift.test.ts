@@ -10,6 +10,7 @@ import {
   readDrift,
 } from "../../../core/cluster/drift.ts";
 import { lookOf } from "../../../sidecar/library/digest.ts";
+import { DriftWatch } from "../../../sidecar/library/drift-watch.ts";
 
 const sinceMs = new Date(2026, 10, 21, 14, 2).getTime();
 const none = { lacks: 0, extra: 0, pictures: 0, dates: 0, derived: 0 };
@@ -98,4 +99,34 @@ describe("the look of an item", () => {
   ])("is another when %s is", (_what, change) => {
     expect(lookOf({ ...item, ...change })).not.toEqual(lookOf(item));
   });
+});
+
+test("a watch that is switched off asks nobody, and goes on until it is stopped", async () => {
+  const asked: string[] = [];
+  const stop = new AbortController();
+  const never = (name: string) => (): never => {
+    asked.push(name);
+    throw new Error(`${name} was asked`);
+  };
+  const watch = new DriftWatch({
+    replica: "a",
+    client: {} as never,
+    peers: never("peers"),
+    hands: never("hands"),
+    lease: { mayAct: never("lease"), onChange: never("lease") },
+    store: {} as never,
+    memory: {} as never,
+    log: { info: never("log"), warn: never("log") },
+    wallMs: never("clock"),
+    monotonicMs: never("clock"),
+    intervalMs: 0,
+  });
+  let hasEnded = false;
+  const running = watch.run(stop.signal).then(() => {
+    hasEnded = true;
+  });
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  expect([hasEnded, asked]).toEqual([false, []]);
+  stop.abort();
+  await running;
 });
