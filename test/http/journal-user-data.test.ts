@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Effect, Intent } from "../../core/cluster/journal.ts";
 import { readUserDataEffect } from "../../core/cluster/user-data.ts";
 import type { EffectDraft } from "../../sidecar/journal/handler.ts";
+import { reconcileUserData } from "../../sidecar/journal/reconcile.ts";
 import { createUserData } from "../../sidecar/journal/user-data.ts";
 import { type StandIn, startStandIn } from "../support/jellyfin/start.ts";
 import { HandCluster } from "../support/journal-hands.ts";
@@ -161,5 +162,62 @@ describe("a change that a dead server took with it", () => {
     const redone = await handler.redo(cluster.placed(intent), cluster.hands("b"));
     expect(redone.outcome).toBe("refused");
     expect((await b.requests()).length).toBe(before);
+  });
+});
+
+describe("a server that was away for longer than the journal reaches back", () => {
+  test("is compared with another, person by person and item by item, and made equal", async () => {
+    const other = episodes[0] ?? "";
+    const write = async (server: StandIn, itemId: string, body: unknown) => {
+      const reply = await fetch(
+        `${server.url}/UserItems/${itemId}/UserData?userId=${viewer.userId}`,
+        {
+          method: "POST",
+          headers: {
+            authorization: `MediaBrowser Token="${server.apiKey}"`,
+            "content-type": "application/json",
+          },
+          body: JSON.stringify(body),
+        },
+      );
+      expect(reply.status).toBe(200);
+    };
+    // b was away: it missed a playing and a favourite that was taken away, and has a newer playing of its own.
+    const older = "2026-01-01T00:00:00.0000000Z";
+    const newer = "2026-01-02T00:00:00.0000000Z";
+    await write(b, film, {
+      IsFavorite: true,
+      PlaybackPositionTicks: 700_000_000,
+      LastPlayedDate: older,
+    });
+    await write(a, film, {
+      IsFavorite: false,
+      PlaybackPositionTicks: 800_000_000,
+      LastPlayedDate: newer,
+    });
+    await write(b, other, { PlaybackPositionTicks: 900_000_000, LastPlayedDate: newer });
+    await write(a, other, { PlaybackPositionTicks: 0, LastPlayedDate: older });
+    const hands = cluster.hands("b");
+    const given: EffectDraft[] = [];
+    await reconcileUserData(
+      {
+        hands,
+        peers: () => new Map([["a", cluster.hands("a").client]]),
+        follower: {
+          standing: () => ({ known: undefined, isOpen: false, quietMs: 0 }),
+          publishSeen: async (_kind, draft) => void given.push(draft),
+        },
+      },
+      new AbortController().signal,
+    );
+    expect(await dataAt(b, film)).toMatchObject({
+      IsFavorite: false,
+      PlaybackPositionTicks: 800_000_000,
+      LastPlayedDate: newer,
+    });
+    const draft = given.find(({ itemId }) => itemId === other);
+    expect(draft?.payload).toMatchObject({
+      values: { position: 900_000_000, lastPlayedDate: newer },
+    });
   });
 });

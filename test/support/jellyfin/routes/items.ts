@@ -1,6 +1,6 @@
 /** Items, views, user data, playlists, collections and pictures: ItemsController, UserLibraryController, ImageController … */
 import { existsSync } from "node:fs";
-import type { ListRow } from "../database.ts";
+import type { ListRow, UserDataRow } from "../database.ts";
 import { sendFile } from "../files.ts";
 import { type Exchange, Refusal, type Routes } from "../http.ts";
 import { EMPTY_ID, idOfText, parseId } from "../ids.ts";
@@ -177,6 +177,16 @@ function addBrowseRoutes(routes: Routes): void {
   });
 }
 
+/** Filters by what a user has of an item (ItemFilter). */
+const userFilters: Readonly<Record<string, (row: UserDataRow) => boolean>> = {
+  IsFavorite: ({ favorite }) => favorite,
+  IsPlayed: ({ played }) => played,
+  IsUnplayed: ({ played }) => !played,
+  IsResumable: ({ position }) => position > 0,
+  Likes: ({ likes }) => likes === true,
+  Dislikes: ({ likes }) => likes === false,
+};
+
 function listItems(ask: Exchange, userId: string | undefined): void {
   const { library } = ask.world;
   const parent = parseId(ask.query("parentId"));
@@ -194,8 +204,11 @@ function listItems(ask: Exchange, userId: string | undefined): void {
   if (isFolder !== undefined) found = found.filter((item) => String(item.isFolder) === isFolder);
   if (term !== undefined) found = found.filter((item) => item.name.toLowerCase().includes(term));
   const filters = [...ask.list("filters"), ask.query("isFavorite") === "true" ? "IsFavorite" : ""];
-  if (filters.includes("IsFavorite") && userId !== undefined) {
-    found = found.filter((item) => ask.world.userData.row(userId, item.id).favorite);
+  if (userId !== undefined) {
+    for (const [filter, holds] of Object.entries(userFilters)) {
+      if (!filters.includes(filter)) continue;
+      found = found.filter((item) => holds(ask.world.userData.row(userId, item.id)));
+    }
   }
   found = found.filter(({ id }) => isVisible(ask.world.database.lists.get(id), userId));
   found.sort((one, other) => one.name.localeCompare(other.name));
