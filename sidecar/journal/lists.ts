@@ -67,6 +67,8 @@ const idsAtOnce = 150;
 /** Lists of a name that are made until one has the id it should have. */
 const namesakesLimit = 5;
 const rememberedLimit = 1000;
+/** How long a change of a name or of shares waits for a token of its user, in ms. */
+const tokenWaitLimitMs = 10_000;
 const lane = "lists";
 
 export function createLists(options: ListOptions = {}): JournalHandler {
@@ -127,7 +129,7 @@ class Lists implements JournalHandler {
 
   // ---- Applying ------------------------------------------------------------------------------------
 
-  async apply({ entry, number }: Placed<Effect>, hands: JournalHands): Promise<Applied> {
+  async apply({ entry, number, atMs }: Placed<Effect>, hands: JournalHands): Promise<Applied> {
     if (entry.kind === "itemGone") {
       return await removeItems(idsOf(objectOf(entry.payload)?.ids), hands);
     }
@@ -139,8 +141,8 @@ class Lists implements JournalHandler {
     const isOld = state.isWriters === false && newest > entry.ofNumber;
     if (isOld && !hands.leads()) return skipped;
     const applied = hands.leads()
-      ? await this.#merge(id, entry, state, hands)
-      : await this.#bring(id, entry.userId, state, hands);
+      ? await this.#merge(id, entry, state, atMs, hands)
+      : await this.#bring(id, entry.userId, state, atMs, hands);
     if (applied.outcome !== "again" && applied.outcome !== "refused") {
       remember(this.#newest, id, number);
     }
@@ -151,14 +153,20 @@ class Lists implements JournalHandler {
    * What another server did to a list before this one became the writer. This one's own list may have been changed
    * since, so that the change is carried over, and what comes of it is told to all others.
    */
-  async #merge(id: string, entry: Effect, state: ListState, hands: JournalHands): Promise<Applied> {
+  async #merge(
+    id: string,
+    entry: Effect,
+    state: ListState,
+    atMs: number,
+    hands: JournalHands,
+  ): Promise<Applied> {
     const { list } = state;
     const own = await this.#read(list, id, entry.userId, hands);
     if (own.outcome === "again") return own;
     const change = state.change ?? { what: "updated", ids: [] };
     const items =
       own.outcome === "gone" ? state.items : mergedList(own.state.items, state.items, change);
-    const applied = await this.#bring(id, entry.userId, { ...state, items }, hands);
+    const applied = await this.#bring(id, entry.userId, { ...state, items }, atMs, hands);
     const isSame = list === "playlist" ? isSameList : isSameSet;
     if (isSame(items, state.items) || applied.outcome === "again") return applied;
     const told = await this.#readWhole(list, id, entry.userId, hands);
@@ -183,6 +191,7 @@ class Lists implements JournalHandler {
     id: string,
     userId: string,
     state: ListState,
+    atMs: number,
     hands: JournalHands,
   ): Promise<Applied> {
     let read = await this.#read(state.list, id, userId, hands);
@@ -205,7 +214,7 @@ class Lists implements JournalHandler {
       if (why !== undefined) return why;
       isChanged ||= ids.length > 0;
     }
-    const settled = isPlaylist ? await applySettings(id, userId, state, hands) : undefined;
+    const settled = isPlaylist ? await applySettings(id, userId, state, atMs, hands) : undefined;
     if (settled !== undefined && settled.outcome !== "done") return settled;
     if (!isChanged && steps.length === 0) return settled ?? skipped;
     return await this.#compare(id, userId, state, hands);
@@ -499,15 +508,20 @@ async function readSettings(
 async function applySettings(
   id: string,
   userId: string,
-  { name, settings }: ListState,
+  { name, settings, change }: ListState,
+  atMs: number,
   hands: JournalHands,
 ): Promise<Applied | undefined> {
-  if (settings === undefined) return undefined;
+  const isTouched = change === undefined || !/^(?:appended|moved|removed)$/.test(change.what);
+  if (settings === undefined || !isTouched) return undefined;
   const now = await readSettings(id, userId, hands);
   const sender = senderOf("", hands, userId);
   if (sender === undefined || now === undefined) {
+    // A token is on its way, or never will be: all other lists wait behind this one.
     const isLoggedIn = hands.memory.identitiesOfUser(userId).length > 0;
-    return isLoggedIn && sender === undefined ? again("its user has no token here yet") : undefined;
+    const isNew = hands.clock.wallMs() - atMs < tokenWaitLimitMs;
+    if (isLoggedIn && isNew && sender === undefined) return again("its user has no token here yet");
+    return undefined;
   }
   const item = await hands.client.callWithKey(
     "GET",
