@@ -13,6 +13,7 @@ import { randomUUID } from "node:crypto";
 import { mkdir, open, readFile, rename } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import {
+  behindNoteId,
   journalCursorOf,
   journalNoteId,
   journalStartNoteId,
@@ -231,6 +232,7 @@ export class TruthKeeper {
     const isTold = typeof known?.order === "string" && !known.order.startsWith("mark ");
     if (!isTold && of.cursor !== undefined) await this.#orderStart(of.cursor);
     log.info(`${replica} has the data of ${of.replica} now, and goes on from there`);
+    await this.#noteBehind();
     if (quarantineOf(memory.notes("replica"), replica) !== undefined) {
       await store.dropNotes({ kind: "replica", id: quarantineNoteId(replica) });
       this.#applyDropped(quarantineNoteId(replica));
@@ -262,6 +264,7 @@ export class TruthKeeper {
     // Without a mark nobody knows since when: everything that the journal still has is done again.
     const cursor = found?.cursor ?? { generation: "unknown", number: 0 };
     await this.#orderStart(cursor);
+    await this.#noteBehind();
     await this.#release(cursor, order);
     log.info(`${replica} does again what it lacks, from entry ${cursor.number} of the journal on`);
   }
@@ -286,6 +289,13 @@ export class TruthKeeper {
       replica,
       quarantineValue({ sinceMs, reason, truth }),
     );
+  }
+
+  /** Nobody is sent there before it has caught up; its journal (journal/readiness.ts) takes the note away then. */
+  async #noteBehind(): Promise<void> {
+    const { replica, clock } = this.#parts;
+    const value = JSON.stringify({ cause: "server", sinceMs: Math.round(clock.wallMs()) });
+    await this.#putNote(behindNoteId(replica), replica, value);
   }
 
   async #orderStart(cursor: JournalCursor): Promise<void> {

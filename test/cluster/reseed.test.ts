@@ -81,7 +81,7 @@ test("a server that was put back is in quarantine, is told everywhere, and a res
   const doctor = await ask(["doctor"]);
   expect(doctor.code).toBe(1);
   expect(doctor.out.replace(/\s+/g, " ")).toContain("Server b gets nobody: it is in quarantine");
-  expect(door.log()).toContain("b is in quarantine");
+  await until(async () => door.log().includes("b is in quarantine"));
 
   const started = join(folder, "started");
   const launching = until(async () => existsSync(started), 60_000).then(

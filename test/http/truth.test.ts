@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { decidingRoute } from "../../core/cluster/deciding.ts";
-import { journalNoteId, journalStartOf } from "../../core/cluster/journal-cursor.ts";
+import { behindOf, journalNoteId, journalStartOf } from "../../core/cluster/journal-cursor.ts";
 import { Memory } from "../../core/cluster/memory.ts";
 import { isQuarantined, markNoteId, quarantineOf, readMark } from "../../core/cluster/truth.ts";
 import { systemClock } from "../../core/service/clock.ts";
@@ -136,7 +136,8 @@ test("the mark follows the journal, and a server that is put back is in quaranti
   expect((await decide(kept, "b", "catchUp")).status).toBe(200);
   await eventually(() => keeper.isTrusted);
   expect(isQuarantined(memory.notes("replica"), "b")).toBeUndefined();
-  // The journal is done again there from where the old data were.
+  // The journal is done again there from where the old data were, and nobody is sent there before that.
+  expect(behindOf(memory.notes("replica"), "b")?.cause).toBe("server");
   expect(journalStartOf(memory.notes("replica"), "b")?.cursor.number).toBe(10);
 });
 
