@@ -9,6 +9,7 @@
 
 import { type IncomingMessage, STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
+import { flush, type Outgoing, post } from "../core/jellyfin/outbox.ts";
 import type { HeaderMemo } from "./client.ts";
 import { isHost } from "./facts.ts";
 
@@ -150,6 +151,7 @@ export class PlainConnections {
   }
 
   closeAll(): void {
+    flush();
     for (const connection of this.#all) connection.destroy();
   }
 }
@@ -266,6 +268,8 @@ export class PlainConnection {
 
   /** The client will send no more: as for Node's server that means that it has left. */
   readonly #onEnd = (): void => {
+    // Its answer may have been given in this very turn.
+    if (this.#response?.hasEnded === true) flush();
     if (this.#response === undefined) this.socket.end();
     else this.socket.destroy();
   };
@@ -285,8 +289,10 @@ export class PlainConnection {
 /**
  * One answer. What the door uses of Node's ServerResponse, under the same names and with the same meaning.
  */
-export class PlainResponse {
+export class PlainResponse implements Outgoing {
   headersSent = false;
+  /** Nothing more will be written to it. */
+  hasEnded = false;
   /** It has gone out whole, or its client has gone. */
   closed = false;
   /** Its last byte has been given to the kernel. */
@@ -300,7 +306,8 @@ export class PlainResponse {
   #head = "";
   #isChunked = false;
   #hasBody = true;
-  #hasEnded = false;
+  /** Head and body while they wait in the outbox. */
+  #unsent: string | undefined;
   #isWatched = false;
 
   constructor(
@@ -385,12 +392,14 @@ export class PlainResponse {
 
   /** Ends it. A body given as text is one byte a character, and goes out with the head in one write. */
   end(body?: Buffer | string): void {
-    if (this.#hasEnded || this.closed) return;
-    this.#hasEnded = true;
+    if (this.hasEnded || this.closed) return;
+    this.hasEnded = true;
     const { socket } = this;
     if (typeof body === "string" && !this.#isChunked) {
-      socket.write(this.#hasBody ? this.#head + body : this.#head, "latin1");
+      this.#unsent = this.#hasBody ? this.#head + body : this.#head;
       this.#head = "";
+      post(this);
+      return;
     } else if (body !== undefined && body.length > 0 && this.#hasBody) {
       socket.cork();
       this.write(typeof body === "string" ? Buffer.from(body, "latin1") : body);
@@ -401,6 +410,20 @@ export class PlainResponse {
       if (this.#head !== "" || last !== "") socket.write(this.#head + last, "latin1");
       this.#head = "";
     }
+    this.#written();
+  }
+
+  writeOut(): void {
+    const text = this.#unsent;
+    this.#unsent = undefined;
+    if (text === undefined || this.closed || this.socket.destroyed) return;
+    this.socket.write(text, "latin1");
+    this.#written();
+  }
+
+  /** Everything was given to the socket; the kernel may not have it all. */
+  #written(): void {
+    const { socket } = this;
     if (socket.writableLength === 0) this.#finished();
     else {
       this.#watch();

@@ -11,6 +11,7 @@
 
 import { connect as connectTcp, isIP, type Socket } from "node:net";
 import { connect as connectTls } from "node:tls";
+import { type Outgoing, post } from "./outbox.ts";
 
 export interface ResponseHead {
   readonly status: number;
@@ -267,13 +268,15 @@ const lineFeed = 10;
 /** A chunk-size line with its extensions, or the trailers, longer than this are nobody's honest framing. */
 const lineLimitBytes = 8 * 1024;
 
-class Connection {
+class Connection implements Outgoing {
   isConnected = false;
   idleSinceMs = 0;
   readonly #pool: WirePool;
   readonly #socket: Socket;
   #connectTimer: NodeJS.Timeout | undefined;
   #exchange: Exchange | undefined;
+  /** The request's head while it waits in the outbox. */
+  #unsent: string | undefined;
   #state: number = reading.idle;
   /** Bytes of the body, or of the chunk, still to come. */
   #left = 0;
@@ -326,15 +329,24 @@ class Connection {
     this.#keepAlive = true;
     exchange.connection = this;
     const { head, body } = exchange.request;
-    if (!reused) this.#socket.cork();
-    if (body === undefined || body.length === 0) this.#socket.write(head, "latin1");
-    else {
-      if (reused) this.#socket.cork();
-      this.#socket.write(head, "latin1");
-      this.#socket.write(body);
-      if (reused) this.#socket.uncork();
+    if (body === undefined || body.length === 0) {
+      if (reused) {
+        this.#unsent = head;
+        post(this);
+      } else this.#socket.write(head, "latin1");
+      return;
     }
-    if (!reused) this.#socket.uncork();
+    this.#socket.cork();
+    this.#socket.write(head, "latin1");
+    this.#socket.write(body);
+    this.#socket.uncork();
+  }
+
+  writeOut(): void {
+    const head = this.#unsent;
+    if (head === undefined) return;
+    this.#unsent = undefined;
+    this.#socket.write(head, "latin1");
   }
 
   /** Whether the process stays alive for this connection. */
@@ -366,6 +378,7 @@ class Connection {
   destroy(): void {
     clearTimeout(this.#connectTimer);
     this.#exchange = undefined;
+    this.#unsent = undefined;
     this.#state = reading.idle;
     this.#pool.lost(this);
     this.#socket.destroy();
@@ -402,6 +415,8 @@ class Connection {
 
   /** Takes what was read; false: read no more until `resume`. */
   #feed(chunk: Buffer): boolean {
+    // An answer to something that was not sent yet.
+    if (this.#unsent !== undefined) return this.#misframed("it came before its question");
     let at = 0;
     const end = chunk.length;
     while (at < end) {

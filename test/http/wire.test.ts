@@ -995,6 +995,19 @@ describe("connections", () => {
     expect(served.received).toEqual([get.head + get.head]);
   });
 
+  test("one that is aborted at once, over a connection that was used before, is never sent", async () => {
+    const served = await serve((socket) => setTimeout(() => socket.write(hi), 10));
+    const pool = poolTo(served.origin);
+    expect(await send(pool).over).toEqual({ kind: "end" });
+    const aborted = send(pool);
+    aborted.exchange?.abort();
+    const broken = send(pool);
+    broken.exchange?.breakOff("its replica is gone");
+    expect(await send(pool).over).toEqual({ kind: "end" });
+    expect(aborted.endings).toEqual([]);
+    expect(served.received.join("")).toBe(get.head + get.head);
+  });
+
   test("the idle ones are closed when they are old, the younger ones stay", async () => {
     let nowMs = 0;
     const served = await serve((socket) => setTimeout(() => socket.write(hi), 10));
