@@ -220,7 +220,8 @@ async function applyUpdated(
   if (user === undefined) return refused("that user is not there");
   const configuration = objectOf(fieldOf(payload, "configuration")) ?? user.configuration;
   if (user.name === name && saysNothingNew(configuration, user.configuration)) return skipped;
-  const body = { Id: user.id, Name: name, Configuration: configuration };
+  // The policy is not looked at, but without its providers the whole is no UserDto (400).
+  const body = { Id: user.id, Name: name, Configuration: configuration, Policy: user.policy };
   return await writeJson(hands, "POST", `/Users?userId=${user.id}`, body, "a user's new name");
 }
 

@@ -90,7 +90,7 @@ describe("a user who was made through the door", () => {
     const yan = await Viewer.enter(door.url, { name: "yan" });
     const { Configuration, Policy } = (await owner.call("GET", `/Users/${Id}`)).json();
     const renamed = await owner.call("POST", `/Users?userId=${Id}`, {
-      body: { Id, Name: "yannis", Configuration },
+      body: { Id, Name: "yannis", Configuration, Policy },
     });
     expect(renamed.status).toBe(204);
     for (const server of [a, b])

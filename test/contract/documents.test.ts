@@ -96,11 +96,13 @@ describe("a user", () => {
     expect(other.Id).not.toBe(made.id);
   });
 
-  test("is renamed with an API key by name and configuration alone", async () => {
+  test("is renamed with an API key by name and configuration, with the policy's providers beside them", async () => {
     const { id, name } = await a.newUser();
-    const { Configuration } = (await a.admin("GET", `/Users/${id}`)).json();
+    const { Configuration, Policy } = (await a.admin("GET", `/Users/${id}`)).json();
     const body = { Id: id, Name: `${name}-x`, Configuration };
-    expect((await a.admin("POST", `/Users?userId=${id}`, body)).status).toBe(204);
+    expect((await a.admin("POST", `/Users?userId=${id}`, body)).status).toBe(400);
+    const whole = { ...body, Policy };
+    expect((await a.admin("POST", `/Users?userId=${id}`, whole)).status).toBe(204);
     expect((await a.admin("GET", `/Users/${id}`)).json().Name).toBe(`${name}-x`);
     expect((await a.admin("DELETE", `/Users/${id}`)).status).toBe(204);
     expect((await a.admin("DELETE", `/Users/${id}`)).status).toBe(404);

@@ -150,7 +150,8 @@ describe("a user who was made at one server", () => {
     const { intent, id, facts } = await make("cid");
     await cluster.carry(users, intent, { ...aToB, facts });
     const there = (await userAt(b, "cid"))?.Id;
-    const body = { Name: "cyd", Configuration: { SubtitleMode: "Always" } };
+    const { Policy } = (await userAt(a, "cid")) ?? {};
+    const body = { Name: "cyd", Configuration: { SubtitleMode: "Always" }, Policy };
     const renamed = await cluster.intent("POST", `/Users?userId=${id}`, { body });
     expect((await call(a, "POST", `/Users?userId=${id}`, body)).status).toBe(204);
     expect(await cluster.carry(users, renamed, aToB)).toEqual(["done"]);

@@ -96,7 +96,10 @@ function addUserRoutes(routes: Routes): void {
   const update = (ask: Exchange, id: string | undefined) => {
     const user = updatable(ask, id);
     const body = ask.json();
+    requireProviders(field(body, "Policy"));
     const name = String(field(body, "Name") ?? user.name);
+    const known = ask.world.accounts.findByName(name);
+    if (known !== undefined && known.id !== user.id) throw new Refusal(400);
     const configuration = field(body, "Configuration") ?? user.configuration;
     const changed = { ...user, name, configuration: configuration as Record<string, unknown> };
     ask.world.database.users.set(user.id, changed);
@@ -106,8 +109,18 @@ function addUserRoutes(routes: Routes): void {
   routes.add("POST", "/Users/:id", "user", (ask) => update(ask, ask.param(0)));
 }
 
+/** Both are `[Required]` in a UserPolicy, also where the rest of it is not looked at. */
+function requireProviders(policy: unknown): void {
+  const fields = typeof policy === "object" && policy !== null ? policy : {};
+  for (const name of ["AuthenticationProviderId", "PasswordResetProviderId"]) {
+    const value = field(fields as Record<string, unknown>, name);
+    if (typeof value !== "string" || value === "") throw new Refusal(400, "problem");
+  }
+}
+
 function setPolicy(ask: Exchange, user: UserRow): void {
   const policy = ask.json();
+  requireProviders(policy);
   const users = [...ask.world.database.users.values()];
   const admins = users.filter((one) => one.policy.IsAdministrator === true);
   if (
