@@ -4,18 +4,21 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { ClusterStatus } from "../../proxy/status.ts";
 import { runCli } from "../support/cli.ts";
+import { crowdNames } from "../support/crowd.ts";
 import { CLUSTER_KEY, type DoorProcess, startDoor } from "../support/door.ts";
 import { runningFfmpegs } from "../support/ffmpegs.ts";
-import { startPair } from "../support/jellyfin/start.ts";
+import { type Household, startHousehold } from "../support/household.ts";
 import { makeMedia } from "../support/media.ts";
 import { until, Viewer } from "../support/viewer.ts";
 
-let pair: Awaited<ReturnType<typeof startPair>>;
+const PEOPLE = 6;
+
+let pair: Household;
 let door: DoorProcess;
 
 beforeAll(async () => {
   const media = await makeMedia();
-  pair = await startPair({ mediaDir: media.folder });
+  pair = await startHousehold({ mediaDir: media.folder, people: crowdNames(PEOPLE) });
   await pair.a.control("encoder", { fails: true });
   door = await startDoor({
     replicas: [pair.a, pair.b],
@@ -41,7 +44,8 @@ test("a server that cannot encode is known before anybody plays there, and nobod
     return a === "failing" && b === "ok";
   });
   expect(door.log()).toContain("server a fails to encode: new plays go elsewhere");
-  for (const name of ["root", "kid"]) {
+  // So many that some of them would live on the other one.
+  for (const { name } of crowdNames(PEOPLE)) {
     expect(await (await Viewer.enter(door.url, { name })).home()).toBe("b");
   }
 });
