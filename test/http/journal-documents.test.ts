@@ -279,6 +279,29 @@ describe("a document of the server", () => {
   });
 });
 
+describe("a server that stumbles", () => {
+  test("over two at one row is asked again", async () => {
+    const path = `/DisplayPreferences/stumble?userId=${kid}&client=tv`;
+    const body = { CustomPrefs: { it: "goes on" } };
+    await b.control("fail", {
+      path: "/DisplayPreferences/stumble",
+      method: "POST",
+      status: 500,
+      times: 1,
+    });
+    expect((await change("POST", path, { body })).outcomes).toEqual(["done"]);
+    expect((await get(b, path)).CustomPrefs).toEqual({ it: "goes on" });
+    await b.control("fail", {
+      path: "/DisplayPreferences/stumble",
+      method: "GET",
+      status: 500,
+      times: 1,
+    });
+    expect((await change("POST", path, { body })).outcomes).toEqual(["again: it answers 500"]);
+    expect((await change("POST", path, { body })).outcomes).toEqual(["skipped"]);
+  });
+});
+
 describe("a change whose server died before it could be told", () => {
   test("is carried out on another by what the journal holds", async () => {
     const { Policy } = await get(a, `/Users/${kid}`);
