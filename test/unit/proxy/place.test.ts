@@ -429,6 +429,28 @@ test("a home moves only away from a replica that no proxy reaches", () => {
 });
 
 describe("a replica that drains, or that cannot encode", () => {
+  test("that was away and has not caught up serves nobody while another can, and keeps its homes", () => {
+    const view = viewWith({ a: { behind: "server" } });
+    const asked = { ...nobody, userId: "user", home: "a" };
+    const placed = place(asked, view);
+    expect(placed).toMatchObject({ claimsHome: false, reason: "home a has not caught up yet" });
+    expect(placed.replica).not.toBe("a");
+    // What is in its memory alone is asked there all the same.
+    const pinned = place({ ...asked, pin: { replica: "a", kind: "syncPlay" } }, view);
+    expect(pinned.replica).toBe("a");
+    expect(place(asked, view, new Set(["b", "c"])).replica).toBe("a");
+    const all = { behind: "server" } as const;
+    expect(place(asked, viewWith({ a: all, b: all, c: all })).replica).toBe("a");
+  });
+
+  test("whose sidecar was away serves those who live there, and gets nobody new", () => {
+    const view = viewWith({ a: { behind: "sidecar" } });
+    expect(place({ ...nobody, userId: "user", home: "a" }, view).replica).toBe("a");
+    for (let key = 0; key < 20; key++) {
+      expect(place({ ...nobody, userId: "new", hashKey: `${key}` }, view).replica).not.toBe("a");
+    }
+  });
+
   test.each([{ isDraining: true }, { refusesPlays: true }])("gets nobody new: %o", (change) => {
     const view = viewWith({ a: change, b: change });
     for (let index = 0; index < 20; index += 1) {
