@@ -221,7 +221,8 @@ const tasks = {
     type: path,
     description:
       "Keeps each server's own triggers of scheduled tasks, and what was started last, in this folder:" +
-      " with it the cluster has one schedule. It must outlive the process. Left out, `up` uses --data;" +
+      " with it the cluster has one schedule. Sidecars also note here how far they are in the journal of" +
+      " changes. It must outlive the process. Left out, `up` uses --data;" +
       " without any folder every server goes on running its own tasks.",
   }),
   timeZone: optional({
