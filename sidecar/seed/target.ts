@@ -282,8 +282,11 @@ function blockerOf(folders: ServerFolders): string {
 export async function block(folders: ServerFolders, holdsServer: boolean): Promise<void> {
   if (holdsServer) return;
   const { root, name } = lastEntry(folders);
+  // Whole or not at all: a disk that is full in this moment must not leave a file that nobody knows for ours.
+  const passing = join(root, stagingName, "blocker");
+  await writeFile(passing, blockerText);
   await moveAside(root, name);
-  await writeFile(join(root, name), blockerText);
+  await rename(passing, join(root, name));
 }
 
 async function moveAside(root: string, name: string): Promise<void> {

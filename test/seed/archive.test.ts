@@ -2,6 +2,7 @@
 // port that breaks off in the middle.
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import {
   chmodSync,
@@ -255,6 +256,18 @@ async function pastClockGrain(): Promise<void> {
   await new Promise((resolve) => setTimeout(resolve, 2100));
 }
 
+function mount(path: string): number | null {
+  return spawnSync("mount", ["-t", "tmpfs", "-o", "size=90m", "tmpfs", path]).status;
+}
+
+function canMount(): boolean {
+  const path = mkdtempSync(join(tmpdir(), "mount-test-"));
+  const works = process.geteuid?.() === 0 && mount(path) === 0;
+  if (works) spawnSync("umount", [path]);
+  rmSync(path, { recursive: true, force: true });
+  return works;
+}
+
 describe("over the network", () => {
   /** A sidecar's port with a donor behind it. `cut`: every answer breaks off after so many bytes, so many times. */
   async function startDonor(cut: { bytes: number; times: number } = { bytes: 0, times: 0 }) {
@@ -379,6 +392,45 @@ describe("over the network", () => {
     expect(readFileSync(join(to, "metadata", "many", "001.jpg"), "utf8")).toBe("new and other");
     expect(copied(to)).toEqual(copied(from));
   }, 20_000);
+
+  // A disk of its own, so small that it can be filled: only root can make one.
+  test.runIf(canMount())(
+    "a disk that fills up in the middle is told, and nothing is lost by it",
+    async () => {
+      makeServer(from, join(from, "config"));
+      for (let index = 0; index < 40; index++) {
+        write(join(from, "metadata", "many", `${index}.jpg`), randomBytes(100_000));
+      }
+      await pastClockGrain();
+      mkdirSync(to);
+      expect(mount(to)).toBe(0);
+      const filler = join(to, "lost+found");
+      try {
+        const { url, server } = await startDonor();
+        server.prependOnceListener("request", () => {
+          // After the look at what is free, and before the first file is there.
+          const timer = setInterval(() => {
+            if (!existsSync(join(to, markerName))) return;
+            clearInterval(timer);
+            spawnSync("dd", ["if=/dev/zero", `of=${filler}`, "bs=1M"]);
+          }, 1);
+        });
+        const full = await seedFrom(url);
+        expect(full.code).toBe(1);
+        expect(full.err).toMatch(
+          /The target's disk is full: make room, then run the same command again/,
+        );
+        expect(existsSync(join(to, markerName))).toBe(true);
+        expect(existsSync(join(to, "data", "jellyfin.db"))).toBe(false);
+        rmSync(filler);
+        expect(await seedFrom(url)).toMatchObject({ code: 0, err: "" });
+        expect(copied(to)).toEqual(copied(from));
+      } finally {
+        spawnSync("umount", [to]);
+      }
+    },
+    30_000,
+  );
 
   test("a backup is taken from a sidecar, too", async () => {
     makeServer(from, join(from, "config"));

@@ -1,4 +1,5 @@
-// Where a copy of a server begins in the journal.
+// Where a copy of a server begins in the journal: never behind something that its donor had still to do, because the
+// copy has the donor's data and not its ledger.
 
 import { expect, test } from "vitest";
 import { beforeAsides } from "../../../sidecar/journal/journal.ts";
