@@ -4,7 +4,8 @@
 // A user who changes their own password stays logged in at the server that did it, by the very token of the request
 // (UserController.UpdateUserPassword ends the user's others). So it is done here by the caller's own token of this
 // server. Where that does not serve (the password here was another, or a PIN changed it) the API key does it, which
-// ends all of the user's tokens here: so their home leaves this replica first, and their tokens are minted anew.
+// ends all of the user's tokens here: so their home leaves this replica first, and their tokens are minted anew, not
+// before the change is done, which would end them as well.
 //
 // It promises that whoever was logged in and has a right to be stays so, and that a replica which missed a change for
 // longer than its secret is kept says so.
@@ -83,17 +84,18 @@ export function createPasswords(): JournalHandler {
     hands: JournalHands,
   ): Promise<Applied> {
     if (how === "own") {
-      const own = await byCaller(effect, here, secret, hands);
+      const callerKey = textField(effect.payload, "identityKey") ?? "";
+      const own = await withRoom(effect, hands, callerKey, () =>
+        byCaller(effect, here, secret, hands),
+      );
       if (own !== "no") return own;
     }
-    // An administrator's change ends all of the user's logins, and so it did at the server that was asked.
-    if (how !== "other") {
-      const failed = await makeRoom(effect, hands);
-      if (failed !== undefined) return failed;
-    }
-    const path = `/Users/Password?userId=${here}`;
-    const answer = await hands.client.callWithKey("POST", path, { NewPw: secret.next });
-    return appliedOf(answer, "a new password");
+    const byKey = async (): Promise<Applied> => {
+      const path = `/Users/Password?userId=${here}`;
+      const answer = await hands.client.callWithKey("POST", path, { NewPw: secret.next });
+      return appliedOf(answer, "a new password");
+    };
+    return await withRoom(effect, hands, undefined, byKey);
   }
 
   /** By the caller's own token here. `no`: that does not serve. */
@@ -172,29 +174,59 @@ function asEffect(intent: Intent): Effect {
   };
 }
 
+/** Longer than a change of a password takes, its second try included; a claim nobody gives back ends by then. */
+const roomMs = 60_000;
+
 /**
- * The user's tokens here are about to end although they may stay logged in: their home goes to the replica that has
- * the new password, and their tokens here are forgotten, so that they are minted anew. Undefined when that is done.
+ * A new password ends the user's tokens here, but for the one it is changed by, also those of people who have a right
+ * to stay: who logged in with the new password before it came here, or was there when a PIN set it. So their tokens
+ * here are forgotten first, nothing is minted for them until it is done, and then they are minted anew. Where no token
+ * is left to them, their home goes to the replica that has the new password.
  */
-async function makeRoom(effect: Effect, hands: JournalHands): Promise<Applied | undefined> {
+async function withRoom<End>(
+  effect: Effect,
+  hands: JournalHands,
+  callerKey: string | undefined,
+  deed: () => Promise<End>,
+): Promise<End | Applied> {
   const { memory, store, replica } = hands;
-  const home = memory.homes.get(effect.userId);
-  return await inStore(hands, async () => {
-    if (home?.replica === replica && effect.replica !== "" && effect.replica !== replica) {
-      const answer = await store.claimHome({
-        userId: effect.userId,
-        replica: effect.replica,
-        expectedEpoch: home.epoch.number,
-        owner: `password ${effect.id}`,
-        minStayMs: 0,
-      });
-      memory.apply({ type: "home", home: answer.home });
-    }
-    for (const { key, generation, tokens } of memory.identitiesOfUser(effect.userId)) {
-      const token = tokens[replica];
-      if (token !== undefined) await store.dropToken(key, generation, replica, token.hash);
-    }
-  });
+  const owner = `password ${effect.id}`;
+  const held: { key: string; generation: number; replica: string; owner: string }[] = [];
+  let isBusy = false;
+  try {
+    const failed = await inStore(hands, async () => {
+      if (callerKey === undefined) await leaveHome(effect, hands, owner);
+      for (const { key, generation, tokens } of memory.identitiesOfUser(effect.userId)) {
+        if (key === callerKey || Object.keys(tokens).length === 0) continue;
+        const claim = { key, generation, replica, owner };
+        if (!(await store.claimMint({ ...claim, ttlMs: roomMs }))) {
+          // Its generation may have ended a moment ago; if not, a token is on its way here.
+          isBusy = memory.identities.get(key)?.generation === generation;
+          if (isBusy) return;
+          continue;
+        }
+        held.push(claim);
+        const token = tokens[replica];
+        if (token !== undefined) await store.dropToken(key, generation, replica, token.hash);
+      }
+    });
+    if (failed !== undefined) return failed;
+    return isBusy ? again("a login of theirs is on its way here") : await deed();
+  } finally {
+    await inStore(hands, async () => {
+      for (const claim of held) await store.releaseMint(claim);
+    });
+  }
+}
+
+async function leaveHome(effect: Effect, hands: JournalHands, owner: string): Promise<void> {
+  const { memory, store, replica } = hands;
+  const { userId, replica: to } = effect;
+  const home = memory.homes.get(userId);
+  if (home?.replica !== replica || to === "" || to === replica) return;
+  const expectedEpoch = home.epoch.number;
+  const claim = { userId, replica: to, expectedEpoch, owner, minStayMs: 0 };
+  memory.apply({ type: "home", home: (await store.claimHome(claim)).home });
 }
 
 async function settle(hands: JournalHands, intentId: string): Promise<Applied | undefined> {
