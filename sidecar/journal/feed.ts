@@ -84,6 +84,7 @@ interface Hint {
 class Feed {
   readonly #parts: FeedParts;
   readonly #hints = new Map<string, Hint>();
+  #onHint: (() => void) | undefined;
   /** What was last read or told of lanes that the journal says nothing about. */
   readonly #read = new Map<string, ServerUserData>();
 
@@ -183,6 +184,21 @@ class Feed {
     const atMs = this.#parts.hands.clock.monotonicMs();
     this.#hints.delete(lane);
     this.#hints.set(lane, { userId, itemId, isAlone, atMs, tries: 0 });
+    this.#onHint?.();
+  }
+
+  /** Resolves when there is something to look at, or `signal` aborts. */
+  async #hinted(signal: AbortSignal): Promise<void> {
+    if (signal.aborted) return;
+    await new Promise<void>((resolve) => {
+      const end = (): void => {
+        signal.removeEventListener("abort", end);
+        this.#onHint = undefined;
+        resolve();
+      };
+      this.#onHint = end;
+      signal.addEventListener("abort", end, { once: true });
+    });
   }
 
   // ---- Looking --------------------------------------------------------------------------------------
@@ -190,6 +206,7 @@ class Feed {
   async look(signal: AbortSignal): Promise<void> {
     const { hands, limits } = this.#parts;
     while (!signal.aborted) {
+      if (this.#hints.size === 0) await this.#hinted(signal);
       await sleep(500, signal);
       for (const [lane, hint] of this.#hints) {
         if (signal.aborted) return;

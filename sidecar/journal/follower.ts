@@ -25,7 +25,7 @@ import {
   type Placed,
   readEntry,
 } from "../../core/cluster/journal.ts";
-import { sleep } from "../../core/service/loop.ts";
+import { rest, sleep } from "../../core/service/loop.ts";
 import type { JournalCursor, JournalEnds, JournalEntry } from "../../core/store/journal.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
 import type { EffectDraft, JournalHandler, JournalHands } from "./handler.ts";
@@ -1091,7 +1091,9 @@ export class Follower {
 
   async #runTicks(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
-      await sleep(tickMs, signal);
+      // Everything that a tick looks at is due seconds after it began: a quiet follower ticks with the others.
+      const isQuiet = this.#open.size === 0 && this.#settling.size === 0;
+      await (isQuiet ? rest(quietTickMs, signal) : sleep(tickMs, signal));
       this.#lookAtOpen();
       this.#lookAtSettled();
       const nowMs = this.#nowMs();
@@ -1167,6 +1169,7 @@ export class Follower {
 }
 
 const tickMs = 250;
+const quietTickMs = 1000;
 const appendLimit = 500;
 /** 410 Gone: an outcome that a sidecar writes when nothing will come of an intent. */
 const goneStatus = 410;

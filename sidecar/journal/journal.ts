@@ -8,6 +8,7 @@ import {
   journalStartOf,
 } from "../../core/cluster/journal-cursor.ts";
 import type { HealthAnswer, JellyfinClient } from "../../core/jellyfin/client.ts";
+import { repeat } from "../../core/service/loop.ts";
 import type { Metrics } from "../../core/service/metrics.ts";
 import type { JournalCursor } from "../../core/store/journal.ts";
 import { type Store, StoreUnavailable } from "../../core/store/store.ts";
@@ -140,17 +141,9 @@ export function createSidecarJournal(parts: SidecarJournalParts): SidecarJournal
   });
 
   async function tell(signal: AbortSignal): Promise<void> {
-    await new Promise<void>((resolve) => {
-      const timer = setInterval(() => {
-        const { entries, oldestMs } = follower.lag();
-        parts.metrics?.behind(replica, entries, oldestMs, readiness.isBehind);
-      }, tellEveryMs);
-      const end = (): void => {
-        clearInterval(timer);
-        resolve();
-      };
-      if (signal.aborted) end();
-      else signal.addEventListener("abort", end, { once: true });
+    await repeat(tellEveryMs, signal, async () => {
+      const { entries, oldestMs } = follower.lag();
+      parts.metrics?.behind(replica, entries, oldestMs, readiness.isBehind);
     });
   }
 

@@ -11,7 +11,7 @@
 
 import { type Behind, behindNoteId, behindOf } from "../../core/cluster/journal-cursor.ts";
 import type { HealthAnswer } from "../../core/jellyfin/client.ts";
-import { sleep } from "../../core/service/loop.ts";
+import { restMs, sleep } from "../../core/service/loop.ts";
 import type { Store } from "../../core/store/store.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
 import type { Follower } from "./follower.ts";
@@ -90,7 +90,7 @@ export class JournalReadiness {
         continue;
       }
       await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, 2000);
+        const timer = setTimeout(resolve, restMs(2000, performance.now()));
         const end = (): void => {
           clearTimeout(timer);
           signal.removeEventListener("abort", end);
