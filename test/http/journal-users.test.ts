@@ -343,6 +343,24 @@ describe("a password", () => {
     expect((await logIn(b, "lea", "AB-CD-EF-01", "x")).status).toBe(200);
   });
 
+  test("that ends tokens is changed while nothing is minted for that user, which it would end as well", async () => {
+    // Before: the sidecar minted while a slow server changed it; the new token died, and stayed recorded.
+    const { intent: made, id, facts } = await make("liv", "one");
+    await cluster.carry(users, made, { ...aToB, facts });
+    const { key } = await login("liv", "one", id, "liv-tv");
+    const body = { Pin: "AB-CD-EF-02" };
+    const intent = await cluster.intent("POST", "/Users/ForgotPassword/Pin", { body });
+    await b.control("slow", { path: "/Users/Password", firstByteMs: 400, times: 1 });
+    const changing = cluster.carry(passwords, intent, { ...aToB, facts: { names: ["liv"] } });
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    const claim = { key, generation: 1, replica: "b", owner: "a sidecar", ttlMs: 1000 };
+    expect(await cluster.store.claimMint(claim)).toBe(false);
+    expect(await changing).toEqual(["done"]);
+    const identity = (await cluster.store.load()).identities.find((one) => one.key === key);
+    expect(Object.keys(identity?.tokens ?? {})).toEqual(["a"]);
+    expect(await cluster.store.claimMint(claim)).toBe(true);
+  });
+
   test("that is no longer kept is said, with what to do", async () => {
     const { intent: made, id, facts } = await make("max", "one");
     await cluster.carry(users, made, { ...aToB, facts });
