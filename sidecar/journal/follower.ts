@@ -63,6 +63,8 @@ export interface FollowerLimits extends RedoLimits {
   /** An own effect that is not read in the journal by then is written again. */
   readonly echoLimitMs: number;
   readonly asideRetryMs: number;
+  /** The same for a minute after something was put aside: a server that just began may only not know its items yet. */
+  readonly youngAsideRetryMs: number;
   /** Items of effects that wait aside which are asked for in one step. */
   readonly asideItemsPerStep: number;
   readonly noteEveryMs: number;
@@ -86,7 +88,8 @@ export const followerLimits: FollowerLimits = {
   recentLimit: 5000,
   echoLimitMs: 10_000,
   asideRetryMs: 30_000,
-  asideItemsPerStep: 20,
+  youngAsideRetryMs: 1500,
+  asideItemsPerStep: 50,
   noteEveryMs: 5000,
   republishLimit: 1000,
   afterNoAnswerMs: 300,
@@ -175,6 +178,7 @@ export class Follower {
   #notedNumber = -1;
   #asideAtMs = 0;
   #asideTurn = 0;
+  #youngAsideUntilMs = 0;
   #reconciling: Promise<void> | undefined;
 
   constructor(parts: FollowerParts) {
@@ -245,6 +249,8 @@ export class Follower {
     }
     const sinceMs = this.#awaySinceMs ?? this.#nowMs();
     this.#healthySinceMs = this.#nowMs();
+    this.#youngAsideUntilMs = this.#nowMs() + youngAsideMs;
+    this.#asideAtMs = 0;
     this.#awaySinceMs = undefined;
     // What it was sent before it fell silent it may do only now: an older change after a newer effect.
     const { lookBackMs, settleMs } = this.#parts.limits;
@@ -664,6 +670,11 @@ export class Follower {
   #putAside(entry: JournalEntry, itemId: string): void {
     const { ledger, hands, onEvent } = this.#parts;
     onEvent("aside");
+    this.#youngAsideUntilMs = this.#nowMs() + youngAsideMs;
+    this.#asideAtMs = Math.min(
+      this.#asideAtMs,
+      this.#nowMs() + this.#parts.limits.youngAsideRetryMs,
+    );
     const dropped = ledger.putAside({ entry, itemId, sinceMs: hands.clock.wallMs() });
     if (dropped !== undefined) {
       this.#say("warn", "more changes wait for items than can be kept: the oldest is given up");
@@ -1098,7 +1109,9 @@ export class Follower {
       this.#lookAtSettled();
       const nowMs = this.#nowMs();
       if (this.#isHealthy && this.#isLive && nowMs >= this.#asideAtMs) {
-        this.#asideAtMs = nowMs + this.#parts.limits.asideRetryMs;
+        const { asideRetryMs, youngAsideRetryMs } = this.#parts.limits;
+        const isYoung = nowMs < this.#youngAsideUntilMs;
+        this.#asideAtMs = nowMs + (isYoung ? youngAsideRetryMs : asideRetryMs);
         this.#retryAsides();
       }
       this.#save();
@@ -1169,6 +1182,7 @@ export class Follower {
 }
 
 const tickMs = 250;
+const youngAsideMs = 60_000;
 const quietTickMs = 1000;
 const appendLimit = 500;
 /** 410 Gone: an outcome that a sidecar writes when nothing will come of an intent. */
