@@ -957,7 +957,11 @@ export class Follower {
 
   // ---- Looking once more ----------------------------------------------------------------------------
 
-  #settle(lane: string, handler: JournalHandler, afterMs = this.#parts.limits.settleMs): void {
+  #settle(
+    lane: string,
+    handler: JournalHandler,
+    afterMs: number = this.#parts.limits.settleMs,
+  ): void {
     if (handler.fields === undefined) return;
     const atMs = this.#nowMs() + afterMs;
     const known = this.#settling.get(lane);
@@ -996,7 +1000,7 @@ export class Follower {
     const { userId, itemId } = known;
     const mayWrite = async (): Promise<boolean> => {
       const isStill = await this.#isQuiet(lane, known);
-      if (!isStill && tries < 50) this.#settle(lane, handler);
+      if (!isStill) this.#settle(lane, handler, tries < 50 ? undefined : lateLookMs);
       if (isStill) this.#noteWrote(lane);
       return isStill;
     };
@@ -1009,6 +1013,8 @@ export class Follower {
     // Whatever wrote it may write once more; a server that never says what it was told is let be.
     if (verified.outcome !== "equal" && tries < 5) {
       this.#settling.set(lane, { handler, atMs: this.#nowMs() + 1000, tries: tries + 1 });
+    } else if (verified.outcome === "again") {
+      this.#settling.set(lane, { handler, atMs: this.#nowMs() + lateLookMs, tries });
     } else if (!this.#settling.has(lane)) {
       this.#inDoubt.delete(lane);
       this.#unsettled.delete(lane);
@@ -1183,6 +1189,8 @@ export class Follower {
 
 const tickMs = 250;
 const youngAsideMs = 60_000;
+/** A lane that could not be compared for long is looked at this far apart. */
+const lateLookMs = 10_000;
 const quietTickMs = 1000;
 const appendLimit = 500;
 /** 410 Gone: an outcome that a sidecar writes when nothing will come of an intent. */
