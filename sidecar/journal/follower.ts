@@ -798,9 +798,12 @@ export class Follower {
     }
     onEvent("published");
     open.publishedAtMs = this.#nowMs();
-    this.#publishedAt.delete(lane);
-    this.#publishedAt.set(lane, this.#nowMs());
-    forgetOldest(this.#publishedAt, limits.recentLimit);
+    // Only reports of positions are kept apart, and only from each other.
+    if ((handler.fields?.apartMs(placed.entry) ?? 0) > 0) {
+      this.#publishedAt.delete(lane);
+      this.#publishedAt.set(lane, this.#nowMs());
+      forgetOldest(this.#publishedAt, limits.recentLimit);
+    }
     return "done";
   }
 
