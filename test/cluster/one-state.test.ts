@@ -146,8 +146,7 @@ describe.each(["up", "redis"] as const)("%s", (shape) => {
     await home.launch();
     await everywhere(world, viewer, episode, { Played: true }, 8000);
     await until(8000, "nobody is behind", async () => (await behindOf(world)) === 0);
-    const told = (): string =>
-      [world.door, ...world.sidecars].map((part) => part.log()).join("\n");
+    const told = (): string => [world.door, ...world.sidecars].map((part) => part.log()).join("\n");
     await until(8000, "it has caught up", async () => told().includes("has caught up with the"));
   });
 });
