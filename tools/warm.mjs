@@ -5,6 +5,10 @@
 // tells of it.
 
 import "../cli/main.ts";
+import "../cli/backup.ts";
+import "../cli/decide.ts";
+import "../cli/doctor.ts";
+import "../cli/reseed.ts";
 import "../cli/drain.ts";
 import "../cli/explain.ts";
 import "../cli/leave.ts";
