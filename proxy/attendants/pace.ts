@@ -1,6 +1,6 @@
 // How often a client's reports of progress make intents. Players report every few seconds, and a few times more when
-// somebody seeks or pauses; one that reports many times a second would push everybody else's changes out of a bounded
-// journal. So a report beyond one a second makes none, and the last of those is written down a second later.
+// somebody seeks or pauses; one that reports without a pause would push everybody else's changes out of a bounded
+// journal. So a report beyond ten a second makes none, and the last of those is written down a tenth of a second later.
 //
 // It promises that ordinary clients never notice: a burst is let through, and only who goes on is slowed.
 
