@@ -132,6 +132,7 @@ export class Health {
     let draining = 0;
     for (const { isDraining } of this.#view.replicas.values()) if (isDraining === true) draining++;
     this.#options.metrics.replicasDraining.set(draining);
+    this.#options.metrics.replicaBehind.set(name, condition.behind === undefined ? 0 : 1);
     if (this.#view !== before && wasDraining !== condition.isDraining) {
       const { log } = this.#options;
       if (condition.isDraining) log.info(`replica ${name} drains: nobody new is placed there`);

@@ -92,6 +92,9 @@ export function statusOf(facts: StatusFacts): ClusterStatus {
   });
   const wrong = [
     ...whatIsWrong(replicas, leader !== undefined, storeAvailable),
+    ...[...view.replicas]
+      .filter(([, { state, behind }]) => state === "ready" && behind !== undefined)
+      .map(([name]) => `${name} was away and has not caught up yet: nobody new is sent there`),
     ...[...driftsIn(notes)]
       .filter(([name]) => view.replicas.has(name))
       .map(([name, drift]) => driftSentence(name, drift)),

@@ -78,7 +78,7 @@ export async function tokenAt(standIn: StandIn, viewer: Viewer): Promise<string>
   return own.token;
 }
 
-/** Waits until the door counts so many replicas as ready. */
+/** Waits until the door counts so many replicas as ready, and all of them as caught up. */
 export async function doorSees(
   door: { readonly admin: string },
   readyReplicas: number,
@@ -88,9 +88,11 @@ export async function doorSees(
   for (;;) {
     const text = await (await fetch(`${door.admin}/metrics`)).text();
     const ready = text.match(/^jellybloom_replica_state\{.*state="ready".*\} 1$/gm) ?? [];
-    if (ready.length === readyReplicas) return;
+    const behind = text.match(/^jellybloom_replica_behind\{.*\} 1$/gm) ?? [];
+    if (ready.length === readyReplicas && behind.length === 0) return;
     if (performance.now() > endMs) {
-      throw new Error(`the door sees ${ready.length} ready replicas, not ${readyReplicas}`);
+      const seen = `${ready.length} ready replicas, ${behind.length} of all behind`;
+      throw new Error(`the door sees ${seen}, not ${readyReplicas} that are ready`);
     }
     await new Promise((resolve) => setTimeout(resolve, 20));
   }

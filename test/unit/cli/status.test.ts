@@ -130,3 +130,13 @@ test.each<[string, Partial<StatusFacts>, string]>([
   expect(wrong.join("; ")).toBe(sentences);
   expect(ok).toBe(sentences === "");
 });
+
+test("a server that has not caught up is said to get nobody new", () => {
+  const view = { replicas: replicas({ a: "ready", b: "ready" }), version: 1 };
+  const b = view.replicas.get("b");
+  if (b === undefined) throw new Error("b is there");
+  view.replicas.set("b", { ...b, behind: "server" });
+  expect(statusOf(facts({ view })).wrong).toEqual([
+    "b was away and has not caught up yet: nobody new is sent there",
+  ]);
+});
