@@ -2,7 +2,7 @@
 
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { type DoorProcess, type Part, startDoor, startSidecar } from "../support/door.ts";
-import { doorSees, withKey } from "../support/household.ts";
+import { doorUses, withKey } from "../support/household.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
 import { makeMedia } from "../support/media.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
@@ -29,7 +29,7 @@ beforeEach(async () => {
     if (!server.running) await server.launch();
     await server.ready();
   }
-  await doorSees(door, 2);
+  await doorUses(door, 2);
 });
 
 afterAll(async () => {
@@ -64,7 +64,7 @@ async function heardBefore(): Promise<[Viewer, StandIn, StandIn]> {
 test("a door that was started since tells a device's next server what it can do when its server dies", async () => {
   const [viewer, home, other] = await heardBefore();
   await door.launch();
-  await doorSees(door, 2);
+  await doorUses(door, 2);
   const socket = await viewer.socket();
   await home.kill9();
   await until(6000, "its commands at the other server", async () =>
