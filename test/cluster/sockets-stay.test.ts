@@ -4,6 +4,7 @@
 import { randomBytes } from "node:crypto";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { type DoorProcess, startDoor } from "../support/door.ts";
+import { doorUses } from "../support/household.ts";
 import { startPair } from "../support/jellyfin/start.ts";
 import { makeMedia } from "../support/media.ts";
 import { until, Viewer, type ViewerSocket } from "../support/viewer.ts";
@@ -27,6 +28,7 @@ afterEach(async () => {
     if (!server.running) await server.launch();
     await server.ready();
   }
+  await doorUses(door, 2);
 });
 
 afterAll(async () => {
