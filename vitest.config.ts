@@ -1,4 +1,4 @@
-// How the tests run, made for two cores: most files side by side in three processes, those of the cluster too
+// How the tests run, made for two cores: most files side by side in two processes, those of the cluster in three
 // where they mostly wait; what promises times, counts commands or plays films comes after all others, one file
 // at a time, so that nothing else has the machine meanwhile.
 
@@ -34,7 +34,7 @@ export default defineConfig({
           include: ["test/**/*.test.ts"],
           exclude: ["test/cluster/**", "test/bench/**"],
           pool: "forks",
-          maxWorkers: 3,
+          maxWorkers: 2,
           testTimeout: 30_000,
           hookTimeout: 30_000,
           sequence: { groupOrder: 0 },

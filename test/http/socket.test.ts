@@ -303,7 +303,7 @@ describe("when a server goes away", () => {
     await until(() => a.told.length >= 3);
     expect(a.openSockets).toHaveLength(1);
     a.answersKeepAlive = false;
-    await until(() => a.openSockets.length === 0 || b.openSockets.length === 1, 2000);
+    await until(() => a.openSockets.length === 0 || b.openSockets.length === 1, 8000);
     expect(host.suspected).toContain("a: socket: silent");
     expect(client.isOpen).toBe(true);
   });
