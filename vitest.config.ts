@@ -22,6 +22,7 @@ const alone = [
   "plays",
   "restart",
   "sessions-speed",
+  "sync-play",
 ].map((name) => `test/cluster/${name}.test.ts`);
 
 export default defineConfig({

@@ -68,7 +68,7 @@ describe("health", () => {
       baseUrl: "/jf",
       startupMs: 1500,
     });
-    const its = clientOf(starting, 700);
+    const its = clientOf(starting, 3000);
     const seen = new Set<string>();
     await eventually(async () => {
       const { state } = await its.health();

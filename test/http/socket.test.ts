@@ -297,7 +297,7 @@ describe("when a server goes away", () => {
   test("a server that freezes is found out by its silence, and left", async () => {
     const { a, b, host, door } = await world({
       upstreamKeepAliveMs: 100,
-      upstreamReplyLimitMs: 200,
+      upstreamReplyLimitMs: 600,
     });
     const client = await joined(door);
     await until(() => a.told.length >= 3);
