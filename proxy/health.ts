@@ -80,6 +80,7 @@ export class Health {
       void watched.client.close();
       this.#watched.delete(name);
       this.#options.metrics.replicaState.remove(name);
+      this.#options.metrics.replicaBehind.remove(name);
     }
     for (const { config, state } of this.#view.replicas.values()) {
       if (this.#watched.has(config.name)) continue;

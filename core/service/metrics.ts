@@ -435,12 +435,13 @@ export function statusClass(status: number): StatusClass {
   return statusClasses[Math.floor(status / 100) - 1] ?? "5xx";
 }
 
-/** One gauge per replica and state, of which one is 1 for each replica. */
-/** A number of each replica that this process looks after. */
+/** A number of each replica that this process knows. */
 export interface ReplicaGauge {
   set(replica: string, value: number): void;
+  remove(replica: string): void;
 }
 
+/** One gauge per replica and state, of which one is 1 for each replica. */
 export interface ReplicaStateMetrics {
   set(replica: string, state: (typeof replicaStates)[number]): void;
   remove(replica: string): void;
@@ -570,7 +571,10 @@ function maker(registry: Registry) {
         for (const [replica, value] of values) this.set({ replica }, value);
       },
     });
-    return { set: (replica, value) => void values.set(replica, value) };
+    return {
+      set: (replica, value) => void values.set(replica, value),
+      remove: (replica) => void values.delete(replica),
+    };
   }
 
   function statesOfReplicas(): ReplicaStateMetrics {
