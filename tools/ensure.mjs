@@ -7,7 +7,7 @@
 //   node tools/ensure.mjs demo     and ffmpeg (a demo without it shows the tiny film that is shipped)
 //   node tools/ensure.mjs test     and redis-server, ffmpeg, chromium, kubectl
 //   node tools/ensure.mjs bench    and what the door is compared with
-//   node tools/ensure.mjs kubectl  what the test of k8s/ needs, which runs in `npm run check`, too
+//   node tools/ensure.mjs kubectl  what the tests of k8s/ need
 //
 // It promises to be quick and silent when nothing is missing, to change nothing on the machine but by
 // apt-get as root, and otherwise to say exactly which command to run.

