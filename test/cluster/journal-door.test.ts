@@ -176,6 +176,7 @@ describe("intents", () => {
   test("a client that reports many times a second makes few, and its last report always gets in", async () => {
     const from = await end();
     const reports = 40;
+    const beganMs = performance.now();
     const answers: Promise<{ readonly status: number }>[] = [];
     for (let report = 1; report <= reports; report += 1) {
       const body = { ItemId: film, PositionTicks: report * 10_000_000, PlaySessionId: "eager" };
@@ -186,7 +187,9 @@ describe("intents", () => {
     // Who has been told so is right: the last one is in.
     const last = (await changesAfter(from)).at(-1)?.intent.facts;
     expect(readUserDataFacts(last)?.values.position).toBe(reports * 10_000_000);
-    expect((await closedAfter(from)).length).toBeLessThan(20);
+    // Ten a second, and a few at its ends.
+    const few = (performance.now() - beganMs) / 100 + 5;
+    expect((await closedAfter(from)).length).toBeLessThan(few);
   });
 
   test("what waits is not written after something newer, which would bring the older position back", async () => {
