@@ -3,9 +3,15 @@
 
 import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type DoorProcess, type Part, startDoor, startSidecar } from "../support/door.ts";
-import { doorSees, type Household, startHousehold, statusOfToken } from "../support/household.ts";
+import {
+  doorSees,
+  doorUses,
+  type Household,
+  startHousehold,
+  statusOfToken,
+} from "../support/household.ts";
 import type { StandIn } from "../support/jellyfin/start.ts";
 import { makeMedia } from "../support/media.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
@@ -27,10 +33,19 @@ afterAll(async () => {
   await home.stop();
 });
 
+/** Whatever became of the test before: each begins with both servers there. */
+beforeEach(async () => {
+  for (const server of [home.a, home.b].filter(({ running }) => !running)) {
+    await server.restart();
+    await server.ready();
+  }
+  for (const door of doors) await doorUses(door, 2);
+});
+
 async function open(args: readonly string[] = []): Promise<DoorProcess> {
   const door = await startDoor({ replicas: [home.a, home.b], apiKey: home.a.apiKey, args });
   doors.push(door);
-  await doorSees(door, 2);
+  await doorUses(door, 2);
   return door;
 }
 
@@ -41,7 +56,7 @@ async function enterWhile(door: DoorProcess, down: StandIn, name: string): Promi
   const viewer = await Viewer.enter(door.url, { name });
   await down.restart();
   await down.ready();
-  await doorSees(door, 2);
+  await doorUses(door, 2);
   await viewer.knownAt([home.a, home.b]);
   return viewer;
 }
@@ -104,7 +119,7 @@ test("a television is let in by a person who lives on any server, and stays in w
     expect(await statusOfToken(door.url, token)).toBe(200);
     await server.restart();
     await server.ready();
-    await doorSees(door, 2);
+    await doorUses(door, 2);
   }
 });
 
@@ -178,7 +193,7 @@ test("a code that is agreed to after its server was killed logs in, every time o
   const world: World = {
     urls: [door.url],
     servers: [home.a, home.b],
-    whole: () => doorSees(door, 2),
+    whole: () => doorUses(door, 2),
   };
   for (let times = 0; times < 20; times += 1) {
     await throughAKill(world, person, "before anybody agrees");
@@ -192,7 +207,7 @@ test("a consent outlives its server: before the television is told, and before i
   const world: World = {
     urls: [door.url],
     servers: [home.a, home.b],
-    whole: () => doorSees(door, 2),
+    whole: () => doorUses(door, 2),
   };
   for (const moment of ["after somebody agreed", "after the television was told"] as const) {
     for (let times = 0; times < 3; times += 1) await throughAKill(world, person, moment);
@@ -209,7 +224,7 @@ test("a request is made again at a server that came back without its memory, and
     await server.restart();
     await server.ready();
   }
-  await doorSees(door, 2);
+  await doorUses(door, 2);
   expect(await isAgreed(door.url, asked)).toBe(false);
   const agree = () => person.call("POST", `/QuickConnect/Authorize?code=${asked.Code}`);
   expect((await agree()).status).toBe(200);
@@ -240,7 +255,7 @@ describe("with doors and sidecars that meet in Redis", () => {
     const two = await Promise.all([startDoor(shape), startDoor(shape)]);
     parts.push(...two);
     const whole = async () => {
-      for (const door of two) await doorSees(door, 2);
+      for (const door of two) await doorUses(door, 2);
     };
     await whole();
     const person = await Viewer.enter(two[0].url, { name: "ann" });
@@ -264,7 +279,7 @@ describe("with doors and sidecars that meet in Redis", () => {
     expect(text).not.toMatch(new RegExp(`"${asked.Code}"`));
     // Failsafe: what one door knows is enough for who stays at that door.
     await redis.kill9();
-    const alone = { ...world, urls: [two[0].url], whole: () => doorSees(two[0], 2) };
+    const alone = { ...world, urls: [two[0].url], whole: () => doorUses(two[0], 2) };
     await throughAKill(alone, person, "before anybody agrees");
     await throughAKill(alone, person, "after somebody agreed");
     // What this door did meanwhile the other one hears when Redis is back.
