@@ -6,7 +6,7 @@
 // SessionController.PostCapabilities): no credentials, whatever else the request held. Who can write to the
 // store can write a note, so a note is read with the same eyes as a request.
 
-import { isRecord } from "../service/json.ts";
+import { isRecord, parsedObject } from "../service/json.ts";
 import { noteLimitCharacters } from "../store/store.ts";
 
 /** A request that tells a server what the device can do. `path` is without the base path. */
@@ -38,8 +38,8 @@ export function capabilitiesNoteValue(
   const query = caseless(Object.fromEntries(new URLSearchParams(rawQuery)));
   if (sessionAsked(rawQuery) !== undefined) return undefined;
   if (pattern === shortPath) return written({ replica, query: keptFields(query) });
-  const body = parsed(bodyText ?? "");
-  return isRecord(body) ? written({ replica, body: keptFields(caseless(body)) }) : undefined;
+  const body = parsedObject(bodyText ?? "");
+  return body !== undefined ? written({ replica, body: keptFields(caseless(body)) }) : undefined;
 }
 
 /** The session that such a request is about, where that is not the caller's own (SessionController). */
@@ -58,8 +58,8 @@ export function withoutSession(rawQuery: string): string {
 export function readCapabilities(
   value: string,
 ): { readonly replica: string; readonly request: CapabilitiesRequest } | undefined {
-  const note = parsed(value);
-  if (!isRecord(note) || typeof note.replica !== "string") return undefined;
+  const note = parsedObject(value);
+  if (note === undefined || typeof note.replica !== "string") return undefined;
   const { replica } = note;
   if (isRecord(note.body)) {
     return { replica, request: { path: fullPath, body: keptFields(caseless(note.body)) } };
@@ -74,8 +74,8 @@ export function readCapabilities(
 
 /** The same note when another replica has heard it, too, and is where the device is now. */
 export function heardBy(value: string, replica: string): string | undefined {
-  const note = parsed(value);
-  return isRecord(note) ? written({ ...note, replica }) : undefined;
+  const note = parsedObject(value);
+  return note !== undefined ? written({ ...note, replica }) : undefined;
 }
 
 function keptFields(said: (name: string) => unknown): Record<string, unknown> {
@@ -117,15 +117,6 @@ function wordsOf(value: unknown): string[] | undefined {
 function written(note: Readonly<Record<string, unknown>>): string | undefined {
   const value = JSON.stringify(note);
   return value.length <= noteLimitCharacters ? value : undefined;
-}
-
-function parsed(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    // Not JSON: it tells nothing.
-    return undefined;
-  }
 }
 
 /** Names in any letter case, as Jellyfin reads them. */

@@ -6,9 +6,11 @@
 //   a:drain:<door>   what is still left on it for one door
 //   a:recorder       its sidecar is there and its server makes the cluster's recordings (sidecar/recorder.ts)
 //
-// A replica's name has no colon, so the three never meet. Whoever can write the store can write notes: all
+// More of them are told in journal-cursor.ts, truth.ts and drift.ts. A replica's name has no colon, so none meets
+// another. Whoever can write the store can write notes: all
 // are validated when they are read, and one that makes no sense is as if it had not been written.
 
+import { isCount, parsedObject } from "../service/json.ts";
 import type { Note } from "../store/store.ts";
 
 export type Encodes = "ok" | "failing" | "slow" | "unknown";
@@ -96,7 +98,7 @@ export function drainOrderOf(notes: ReplicaNotes, replica: string): DrainOrder |
 
 /** A condition from a note's value; undefined when it is none. What is missing in it is unknown. */
 export function readCondition(value: string): Condition | undefined {
-  const fields = fieldsOf(value);
+  const fields = parsedObject(value);
   if (fields === undefined) return undefined;
   const { encoder, encodes } = fields;
   return {
@@ -111,7 +113,7 @@ export function readCondition(value: string): Condition | undefined {
 }
 
 export function readDrainOrder(value: string): DrainOrder | undefined {
-  const fields = fieldsOf(value);
+  const fields = parsedObject(value);
   if (fields === undefined || fields.draining !== true) return undefined;
   return {
     sinceMs: count(fields.sinceMs),
@@ -125,7 +127,7 @@ export function drainOrderValue(order: DrainOrder): string {
 }
 
 export function readDrainLeft(note: Note): DrainLeft | undefined {
-  const fields = fieldsOf(note.value);
+  const fields = parsedObject(note.value);
   if (fields === undefined || typeof fields.door !== "string") return undefined;
   return {
     door: fields.door,
@@ -169,17 +171,5 @@ export function drainProgress(
 }
 
 function count(value: unknown): number {
-  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0 ? value : 0;
-}
-
-function fieldsOf(value: string): Readonly<Record<string, unknown>> | undefined {
-  if (value === "") return undefined;
-  try {
-    const parsed: unknown = JSON.parse(value);
-    if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) return undefined;
-    return parsed as Record<string, unknown>;
-  } catch {
-    // Not JSON: as if it had not been written.
-    return undefined;
-  }
+  return isCount(value) ? value : 0;
 }

@@ -6,7 +6,7 @@
 //
 // Whoever can write the store can write notes, so they are validated when they are read. Pure.
 
-import { objectOf, parsedObject } from "../service/json.ts";
+import { isCount, objectOf, parsedObject } from "../service/json.ts";
 import type { ReplicaNotes } from "./condition.ts";
 
 /** How one library of a replica differs from the leader's. */
@@ -45,7 +45,7 @@ export function driftValue(drift: Drift): string {
 
 /** What a note says; undefined when it says nothing that makes sense. */
 export function readDrift(value: string): Drift | undefined {
-  const fields = value === "" ? undefined : parsedObject(value);
+  const fields = parsedObject(value);
   if (fields === undefined || !Array.isArray(fields.libraries)) return undefined;
   const { sinceMs, hindrance } = fields;
   if (!isCount(sinceMs) || fields.libraries.length > librariesLimit) return undefined;
@@ -109,7 +109,10 @@ function clockTime(ms: number): string {
 function readLibrary(value: unknown): LibraryDrift | undefined {
   const fields = objectOf(value);
   if (fields === undefined || typeof fields.library !== "string") return undefined;
-  const count = (name: string): number => (isCount(fields[name]) ? Number(fields[name]) : 0);
+  const count = (name: string): number => {
+    const value = fields[name];
+    return isCount(value) ? value : 0;
+  };
   const drift = {
     library: fields.library.slice(0, textLimit),
     lacks: count("lacks"),
@@ -123,8 +126,4 @@ function readLibrary(value: unknown): LibraryDrift | undefined {
 
 export function hasDrift({ lacks, extra, pictures, dates, derived }: LibraryDrift): boolean {
   return lacks + extra + pictures + dates + derived > 0;
-}
-
-function isCount(value: unknown): value is number {
-  return Number.isSafeInteger(value) && Number(value) >= 0;
 }

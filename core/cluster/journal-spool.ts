@@ -18,7 +18,7 @@ import {
   writeSync,
 } from "node:fs";
 import { dirname } from "node:path";
-import { isRecord } from "../service/json.ts";
+import { isCount, parsedObject } from "../service/json.ts";
 import type { Seal } from "../service/seal.ts";
 import { type Entry, readEntry } from "./journal.ts";
 import { readUserDataEffect, readUserDataFacts } from "./user-data.ts";
@@ -329,20 +329,10 @@ type Line =
   | { readonly sentTo: number };
 
 function lineFrom(line: string): Line | undefined {
-  let said: unknown;
-  try {
-    said = JSON.parse(line);
-  } catch {
-    // No line of ours, or half of one.
-    return undefined;
-  }
-  if (!isRecord(said)) return undefined;
+  const said = parsedObject(line);
+  if (said === undefined) return undefined;
   const { sequence, atMs, value, sentTo } = said;
   if (isCount(sentTo)) return { sentTo };
   if (!isCount(sequence) || !isCount(atMs) || typeof value !== "string") return undefined;
   return { sequence, atMs, value };
-}
-
-function isCount(value: unknown): value is number {
-  return Number.isSafeInteger(value) && Number(value) >= 0;
 }

@@ -7,7 +7,7 @@
 // What is not ours, not whole or of a newer kind is told apart when it is read, and never applied.
 
 import { randomUUID } from "node:crypto";
-import { isRecord } from "../service/json.ts";
+import { isCount, isRecord, parsedJson } from "../service/json.ts";
 import type { Seal } from "../service/seal.ts";
 import type { JournalEntry } from "../store/journal.ts";
 
@@ -156,12 +156,8 @@ export function readEntry(
   if (blank < 0 || !seal.verifyMac(value.slice(0, blank), "journal", text)) {
     return refused("it was not written under this cluster key");
   }
-  let entry: unknown;
-  try {
-    entry = JSON.parse(text);
-  } catch {
-    return refused("it is not JSON");
-  }
+  const entry = parsedJson(text);
+  if (entry === undefined) return refused("it is not JSON");
   return isEntry(entry)
     ? { outcome: "read", placed: { number, atMs, entry } }
     : refused("it is of a kind that this version does not know");
@@ -205,10 +201,6 @@ function areAllTexts(value: unknown): boolean {
 
 function isKind(value: unknown): boolean {
   return typeof value === "string" && kinds.has(value);
-}
-
-function isCount(value: unknown): boolean {
-  return Number.isSafeInteger(value) && Number(value) >= 0;
 }
 
 function areTexts(value: Readonly<Record<string, unknown>>, names: readonly string[]): boolean {

@@ -7,6 +7,7 @@
 // home fails to encode it or cannot be reached from where the viewer is: then playlists and segments go to
 // the pin, and reports of the playback still go home, where the user's data is.
 
+import { isCount, isRecord, parsedObject } from "../service/json.ts";
 import type { Home, Note, Pin } from "../store/store.ts";
 
 export interface Play {
@@ -87,16 +88,9 @@ export function playText(play: Play): string {
 
 /** Reads a note of kind `play`; undefined for one that was dropped or that is none. Never throws. */
 export function readPlay(note: Pick<Note, "id" | "value">): Play | undefined {
-  if (note.value === "" || !isPlayId(note.id)) return undefined;
-  let value: Record<string, unknown>;
-  try {
-    const parsed: unknown = JSON.parse(note.value);
-    if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) return undefined;
-    value = parsed as Record<string, unknown>;
-  } catch {
-    // Whoever can write the store can write this: a text that is no JSON is no play.
-    return undefined;
-  }
+  if (!isPlayId(note.id)) return undefined;
+  const value = parsedObject(note.value);
+  if (value === undefined) return undefined;
   const texts = [
     "userId",
     "identityKey",
@@ -135,13 +129,13 @@ function isText(value: unknown): value is string {
 }
 
 function readCounts(value: unknown): Record<string, number> | undefined {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return undefined;
-  const entries = Object.entries(value as Record<string, unknown>);
+  if (!isRecord(value)) return undefined;
+  const entries = Object.entries(value);
   if (entries.length > visitedLimit) return undefined;
   const counts: Record<string, number> = {};
   for (const [name, count] of entries) {
-    if (!isText(name) || !Number.isSafeInteger(count) || (count as number) < 0) return undefined;
-    counts[name] = count as number;
+    if (!isText(name) || !isCount(count)) return undefined;
+    counts[name] = count;
   }
   return counts;
 }

@@ -7,7 +7,7 @@
 // never written down, or is found at a server that does not record, is handed over the same way. So of two
 // copies of a server, which have each other's timers, one records.
 
-import { isRecord } from "../service/json.ts";
+import { isRecord, parsedObject } from "../service/json.ts";
 import type { Note } from "../store/store.ts";
 
 export type TimerKind = "timer" | "series";
@@ -137,26 +137,17 @@ export function readTimerNote(
   seal: TimerMac,
   { id, replica, value }: Note,
 ): KnownTimer | undefined {
-  const note = parsed(value);
-  if (!isRecord(note) || typeof note.said !== "string" || typeof note.proof !== "string") {
+  const note = parsedObject(value);
+  if (note === undefined || typeof note.said !== "string" || typeof note.proof !== "string") {
     return undefined;
   }
   if (!seal.verifyMac(note.proof, "timer", replica, note.said)) return undefined;
-  const said = parsed(note.said);
-  if (!isRecord(said) || !isRecord(said.fields) || typeof said.id !== "string") return undefined;
+  const said = parsedObject(note.said);
+  if (said === undefined || !isRecord(said.fields) || typeof said.id !== "string") return undefined;
   const kind = said.kind === "series" ? "series" : "timer";
   const timer = { kind, id: said.id, fields: keptFields(said.fields) } as const;
   if (!idShape.test(timer.id) || id !== timerNoteId(replica, timer)) return undefined;
   return { ...timer, replica, isTaken: said.isTaken === true };
-}
-
-function parsed(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    // Not JSON: it is no timer.
-    return undefined;
-  }
 }
 
 // ---- What a sidecar does next ------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 // every call carries a proof of its own, and hints (hurry, doubt) are sent once for many requests, without
 // anybody waiting for them: a sidecar that does not hear one still finds the same in the store.
 
+import { isCount, isRecord, parsedJson } from "../service/json.ts";
 import type { Seal } from "../service/seal.ts";
 import type { Epoch, Member } from "../store/store.ts";
 import { verifyMember } from "./member.ts";
@@ -140,7 +141,7 @@ export async function callProven(
     const answer = await response.text();
     if (answer.length > answerLimitBytes)
       return { outcome: "failed", why: "its answer is too long" };
-    const told = jsonOf(answer);
+    const told = parsedJson(answer);
     if (response.ok) return { outcome: "ok", body: told };
     return { outcome: "refused", status: response.status, error: errorOf(told, response.status) };
   } catch (error) {
@@ -150,24 +151,13 @@ export async function callProven(
 
 /** An epoch from an answer; undefined when it is none. */
 export function readEpoch(value: unknown): Epoch | undefined {
-  if (typeof value !== "object" || value === null) return undefined;
-  const { number, owner } = value as Record<string, unknown>;
-  if (typeof number !== "number" || !Number.isSafeInteger(number) || number < 0) return undefined;
-  return typeof owner === "string" ? { number, owner } : undefined;
-}
-
-function jsonOf(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    // An answer that is no JSON tells nothing; its status does.
-    return undefined;
-  }
+  if (!isRecord(value)) return undefined;
+  const { number, owner } = value;
+  return isCount(number) && typeof owner === "string" ? { number, owner } : undefined;
 }
 
 function errorOf(told: unknown, status: number): string {
-  const isTold = typeof told === "object" && told !== null && "error" in told;
-  return isTold && typeof told.error === "string" ? told.error : `status ${status}`;
+  return isRecord(told) && typeof told.error === "string" ? told.error : `status ${status}`;
 }
 
 function causeOf(error: unknown, limitMs: number): string {

@@ -4,6 +4,7 @@
 // that is read is checked here, and one that is not understood is as if it were not there.
 
 import { readTriggers, type Trigger } from "../jellyfin/triggers.ts";
+import { isCount, objectOf, parsedObject } from "../service/json.ts";
 import type { Epoch } from "../store/store.ts";
 
 /** The cluster's triggers of one task (note `schedule`, its id is the task's key). */
@@ -156,19 +157,17 @@ export interface TaskDesk {
 
 // ---- Reading what lies in the store ---------------------------------------------------------------
 
-type Fields = Readonly<Record<string, unknown>>;
-
 const stepsLimit = 64;
 const textLimit = 500;
 
 /** Undefined when the value is not a schedule. */
 export function readSchedule(value: string): TaskSchedule | undefined {
-  const fields = fieldsOf(value);
+  const fields = parsedObject(value);
   if (fields === undefined) return undefined;
   const triggers = readTriggers(fields.triggers);
   const original = readTriggers(fields.original);
   const { id, sinceMs, lastStartMs, lastEndMs } = fields;
-  if ("problem" in triggers || "problem" in original || !isText(id) || !isTime(sinceMs)) {
+  if ("problem" in triggers || "problem" in original || !isText(id) || !isCount(sinceMs)) {
     return undefined;
   }
   return {
@@ -176,19 +175,19 @@ export function readSchedule(value: string): TaskSchedule | undefined {
     triggers: triggers.triggers,
     original: original.triggers,
     sinceMs,
-    ...(isTime(lastStartMs) && { lastStartMs }),
-    ...(isTime(lastEndMs) && { lastEndMs }),
+    ...(isCount(lastStartMs) && { lastStartMs }),
+    ...(isCount(lastEndMs) && { lastEndMs }),
   };
 }
 
 /** Undefined when the value is not a run. */
 export function readRun(value: string): TaskRun | undefined {
-  const fields = fieldsOf(value);
+  const fields = parsedObject(value);
   if (fields === undefined) return undefined;
   const { dueAtMs, why, epoch, steps, maxRuntimeMs, endedAtMs, lastStartMs, lastEndMs } = fields;
   const read = Array.isArray(steps) && steps.length <= stepsLimit ? steps.map(readStep) : undefined;
   const granted = epochOf(epoch);
-  if (read === undefined || granted === undefined || !isTime(dueAtMs) || !isWhy(why)) {
+  if (read === undefined || granted === undefined || !isCount(dueAtMs) || !isWhy(why)) {
     return undefined;
   }
   const known = read.filter((step) => step !== undefined);
@@ -198,19 +197,19 @@ export function readRun(value: string): TaskRun | undefined {
     why,
     epoch: granted,
     steps: known,
-    ...(isTime(maxRuntimeMs) && { maxRuntimeMs }),
-    ...(isTime(endedAtMs) && { endedAtMs }),
-    ...(isTime(lastStartMs) && { lastStartMs }),
-    ...(isTime(lastEndMs) && { lastEndMs }),
+    ...(isCount(maxRuntimeMs) && { maxRuntimeMs }),
+    ...(isCount(endedAtMs) && { endedAtMs }),
+    ...(isCount(lastStartMs) && { lastStartMs }),
+    ...(isCount(lastEndMs) && { lastEndMs }),
     startups: readTimes(fields.startups),
   };
 }
 
 function readStep(value: unknown): TaskStep | undefined {
-  const fields = asFields(value);
+  const fields = objectOf(value);
   if (fields === undefined) return undefined;
   const { replica, state, atMs, resultBefore, note } = fields;
-  if (!isText(replica) || !isTime(atMs) || !isStepState(state)) return undefined;
+  if (!isText(replica) || !isCount(atMs) || !isStepState(state)) return undefined;
   return {
     replica,
     state,
@@ -221,17 +220,17 @@ function readStep(value: unknown): TaskStep | undefined {
 }
 
 function epochOf(value: unknown): Epoch | undefined {
-  const fields = asFields(value);
-  if (fields === undefined || !isTime(fields.number) || !isText(fields.owner)) return undefined;
+  const fields = objectOf(value);
+  if (fields === undefined || !isCount(fields.number) || !isText(fields.owner)) return undefined;
   return { number: fields.number, owner: fields.owner };
 }
 
 function readTimes(value: unknown): Readonly<Record<string, number>> {
-  const fields = asFields(value) ?? {};
+  const fields = objectOf(value) ?? {};
   return Object.fromEntries(
     Object.entries(fields)
       .slice(0, stepsLimit)
-      .flatMap(([name, atMs]) => (isTime(atMs) ? [[name, atMs] as const] : [])),
+      .flatMap(([name, atMs]) => (isCount(atMs) ? [[name, atMs] as const] : [])),
   );
 }
 
@@ -248,23 +247,4 @@ function isStepState(value: unknown): value is TaskStep["state"] {
 
 function isText(value: unknown): value is string {
   return typeof value === "string" && value.length <= textLimit;
-}
-
-function isTime(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0;
-}
-
-function asFields(value: unknown): Fields | undefined {
-  return typeof value === "object" && value !== null && !Array.isArray(value)
-    ? (value as Fields)
-    : undefined;
-}
-
-function fieldsOf(value: string): Fields | undefined {
-  try {
-    return asFields(JSON.parse(value));
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
-    return undefined;
-  }
 }

@@ -4,7 +4,7 @@
 //
 // It promises that whatever lies in the store is read as facts that make sense, or not at all.
 
-import { isRecord } from "../service/json.ts";
+import { isCount, isRecord } from "../service/json.ts";
 
 /** The parts of a user's data on an item that Jellyfin's `UserData` can read and write. */
 export const userDataFields = [
@@ -140,10 +140,6 @@ function isField(value: unknown): value is UserDataField {
 
 function isCause(value: unknown): value is UserDataCause {
   return userDataCauses.some((cause) => cause === value);
-}
-
-function isCount(value: unknown): boolean {
-  return Number.isSafeInteger(value) && Number(value) >= 0;
 }
 
 function isFlag(value: unknown): boolean {

@@ -11,12 +11,24 @@ export function objectOf(value: unknown): Record<string, unknown> | undefined {
   return isRecord(value) ? value : undefined;
 }
 
-/** The object that a text is as JSON; undefined when it is none. Never throws. */
-export function parsedObject(text: string): Record<string, unknown> | undefined {
+/** What a text is as JSON; undefined when it is none. Never throws. */
+export function parsedJson(text: string): unknown {
+  // What was never written is asked for often, and a thrown error is dear.
+  if (text === "") return undefined;
   try {
-    return objectOf(JSON.parse(text));
+    return JSON.parse(text);
   } catch {
-    // No JSON is no object, which is what the caller asks.
+    // No JSON tells nothing, which is what the caller asks.
     return undefined;
   }
+}
+
+/** The object that a text is as JSON; undefined when it is none. Never throws. */
+export function parsedObject(text: string): Record<string, unknown> | undefined {
+  return objectOf(parsedJson(text));
+}
+
+/** True for a whole number of zero or more that JSON holds exactly. */
+export function isCount(value: unknown): value is number {
+  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
 }

@@ -6,6 +6,7 @@
 // Pure functions from unknown to a value or undefined. Lengths are not judged here: Redis was asked for them.
 
 import type { Identity, IdentityToken } from "../cluster/identity.ts";
+import { isCount, objectOf, parsedJson } from "../service/json.ts";
 import {
   type Change,
   type Epoch,
@@ -26,12 +27,7 @@ type Fields = Readonly<Record<string, unknown>>;
 
 /** A JSON text as an object, or undefined when it is no JSON or no object. */
 export function fieldsFrom(text: string): Fields | undefined {
-  try {
-    return asFields(JSON.parse(text));
-  } catch {
-    // Not JSON: nobody's value.
-    return undefined;
-  }
+  return asFields(parsedJson(text));
 }
 
 const identityTexts = [
@@ -153,13 +149,8 @@ export function soundChange(value: unknown): Change | undefined {
 
 /** The changes of one entry of the feed that are sound, or undefined when it is no list of changes. */
 export function changesFrom(text: string): Change[] | undefined {
-  try {
-    const list: unknown = JSON.parse(text);
-    return Array.isArray(list) ? list.flatMap((one) => soundChange(one) ?? []) : undefined;
-  } catch {
-    // Not JSON: not an entry of this program.
-    return undefined;
-  }
+  const list = parsedJson(text);
+  return Array.isArray(list) ? list.flatMap((one) => soundChange(one) ?? []) : undefined;
 }
 
 const memberTexts = [
@@ -215,7 +206,7 @@ function soundTokens(value: unknown): Record<string, IdentityToken> | undefined 
 function asFields(value: unknown): Fields | undefined {
   // An empty list is how cjson, in Redis, writes an empty object.
   if (Array.isArray(value)) return value.length === 0 ? {} : undefined;
-  return typeof value === "object" && value !== null ? (value as Fields) : undefined;
+  return objectOf(value);
 }
 
 function isText(value: unknown): value is string {
@@ -234,10 +225,6 @@ function textsOf<Name extends string>(
     texts[name] = value;
   }
   return texts as Record<Name, string>;
-}
-
-function isCount(value: unknown): value is number {
-  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
 }
 
 function isTime(value: unknown): value is number {
