@@ -305,20 +305,12 @@ export class Memory {
    * behind: whoever keeps something there looks whether it is still there.
    */
   onReload(listener: () => void): () => void {
-    const listeners = this.#reloadListeners;
-    listeners.add(listener);
-    return () => {
-      listeners.delete(listener);
-    };
+    return subscribe(this.#reloadListeners, listener);
   }
 
   /** Told when the store knew less than this process does: it was lost, or failed over without its last writes. */
   onStoreLoss(listener: () => void): () => void {
-    const listeners = this.#lossListeners;
-    listeners.add(listener);
-    return () => {
-      listeners.delete(listener);
-    };
+    return subscribe(this.#lossListeners, listener);
   }
 
   onStoreAvailable(listener: (available: boolean) => void): () => void {
@@ -379,7 +371,9 @@ export class Memory {
       );
       void this.#writeBack(lost);
     }
-    const isOtherData = this.#dataId !== undefined && this.#dataId !== dataIdOf(snapshot);
+    const dataId = dataIdOf(snapshot);
+    const isOtherData = this.#dataId !== undefined && this.#dataId !== dataId;
+    this.#dataId = dataId;
     if (isOtherData || lost.length > 0) for (const listener of this.#lossListeners) listener();
     this.revocations.clear();
     for (const revocation of snapshot.revocations) this.#applyRevocation(revocation);
@@ -390,7 +384,7 @@ export class Memory {
       this.#pins.set(pinName(pin.kind, pin.id), pin);
       for (const listener of this.#pinListeners) listener(pin);
     }
-    this.#replaceNotes(snapshot);
+    this.#replaceNotes(snapshot, isOtherData);
     // A store that lost its data grants anew. What it says now is what everybody will agree on.
     this.#lease = undefined;
     if (snapshot.lease !== undefined) this.#applyLease(snapshot.lease);
@@ -404,10 +398,7 @@ export class Memory {
    * others. The two are told apart by the data's id: in other data, what this process knows is written back
    * where nobody was faster, so that nothing is forgotten with the store.
    */
-  #replaceNotes(snapshot: Snapshot): void {
-    const dataId = dataIdOf(snapshot);
-    const isOtherData = this.#dataId !== undefined && this.#dataId !== dataId;
-    this.#dataId = dataId;
+  #replaceNotes(snapshot: Snapshot, isOtherData: boolean): void {
     const kept = new Set(snapshot.notes.map((note) => noteName(note)));
     const gone = [...this.#notes.values()].flatMap((notes) =>
       [...notes.values()].filter((note) => !kept.has(noteName(note))),
@@ -574,7 +565,7 @@ function hashesOf(identity: Identity): string[] {
   return identity.formerHashes === undefined ? hashes : [...hashes, ...identity.formerHashes];
 }
 
-function subscribe<T>(listeners: Set<(value: T) => void>, listener: (value: T) => void) {
+function subscribe<Listener>(listeners: Set<Listener>, listener: Listener): () => void {
   listeners.add(listener);
   return () => {
     listeners.delete(listener);
