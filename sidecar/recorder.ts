@@ -18,13 +18,13 @@ import {
   recorderSaysParts,
   type SeenTimer,
   type TimerKind,
-  type TimerMac,
   timerNoteId,
   timerNoteValue,
   timersIn,
 } from "../core/cluster/recordings.ts";
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
 import { sleep } from "../core/service/loop.ts";
+import type { Seal } from "../core/service/seal.ts";
 import { type Pin, type Store, StoreUnavailable } from "../core/store/store.ts";
 import type { LeaseKeeper } from "./lease.ts";
 
@@ -35,7 +35,7 @@ export interface RecorderOptions {
   readonly client: Pick<JellyfinClient, "callWithKey">;
   readonly store: Store;
   readonly memory: Memory;
-  readonly seal: TimerMac;
+  readonly seal: Pick<Seal, "mac" | "verifyMac">;
   readonly lease: Pick<LeaseKeeper, "mayAct">;
   readonly isHealthy: () => boolean;
   /** The other replicas whose sidecars or servers are known now. */

@@ -19,6 +19,7 @@ import {
   journalStartNoteId,
 } from "../core/cluster/journal-cursor.ts";
 import type { Memory } from "../core/cluster/memory.ts";
+import { provenText, provenValue } from "../core/cluster/proven.ts";
 import {
   decisionNoteId,
   decisionOf,
@@ -29,8 +30,6 @@ import {
   markNoteId,
   markText,
   nextMark,
-  provenText,
-  provenValue,
   quarantineNoteId,
   quarantineOf,
   quarantineValue,
@@ -319,7 +318,7 @@ export class TruthKeeper {
   async #recall(): Promise<Remembered> {
     const { memory, replica, seal } = this.#parts;
     const kept = parsedObject(await this.#readFile());
-    const told = provenText(seal, memory.notes("replica"), markNoteId(replica));
+    const told = provenText(seal, memory.notes("replica").get(markNoteId(replica)));
     return {
       mark: laterMark(readMark(kept?.mark), readMark(told)),
       order: typeof kept?.order === "string" ? kept.order : "",
@@ -334,7 +333,7 @@ export class TruthKeeper {
     await this.#writeFile(JSON.stringify({ mark, order: next.order }));
     if (mark === undefined || change.mark === undefined) return;
     const id = markNoteId(replica);
-    await this.#putNote(id, replica, provenValue(seal, id, mark));
+    await this.#putNote(id, replica, provenValue(seal, { kind: "replica", id }, mark));
   }
 
   async #putNote(id: string, replica: string, value: string): Promise<void> {

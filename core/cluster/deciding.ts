@@ -8,7 +8,8 @@ import { parsedObject } from "../service/json.ts";
 import type { Seal } from "../service/seal.ts";
 import { type Store, StoreUnavailable } from "../store/store.ts";
 import type { Memory } from "./memory.ts";
-import { decisionNoteId, provenValue, quarantineOf } from "./truth.ts";
+import { provenValue } from "./proven.ts";
+import { decisionNoteId, quarantineOf } from "./truth.ts";
 
 export interface DecidingParts {
   readonly store: Store;
@@ -54,9 +55,9 @@ async function order(
   replica: string,
   decision: "truth" | "catchUp",
 ): Promise<AdminAnswer> {
-  const id = decisionNoteId(replica);
+  const place = { kind: "replica", id: decisionNoteId(replica) } as const;
   const text = JSON.stringify({ decision, order: randomUUID() });
-  const note = { kind: "replica", id, replica, value: provenValue(seal, id, text) } as const;
+  const note = { ...place, replica, value: provenValue(seal, place, text) };
   try {
     await store.putNote(note, 0);
   } catch (error) {

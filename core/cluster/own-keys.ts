@@ -2,25 +2,21 @@
 // every door keeps them from being shown or taken back, and every sidecar from being carried to other servers as if
 // they were a client's. The note carries a MAC: whoever can write the store must not hide a key from its owner.
 
-import { parsedObject } from "../service/json.ts";
 import type { Seal } from "../service/seal.ts";
 import type { Note } from "../store/store.ts";
 import type { Memory } from "./memory.ts";
+import { provenText, provenValue } from "./proven.ts";
 
 const hashPattern = /^[0-9a-f]{64}$/;
 
 export function ownKeyText(replica: string, hash: string, seal: Pick<Seal, "mac">): string {
-  return JSON.stringify({ hash, mac: seal.mac("ownKey", replica, hash) });
+  return provenValue(seal, { kind: "ownKey", id: replica }, hash);
 }
 
 /** The hash in a note; undefined when it is none of ours. */
 export function readOwnKey(note: Note, seal: Pick<Seal, "verifyMac">): string | undefined {
-  const fields = parsedObject(note.value);
-  const { hash, mac } = fields ?? {};
-  if (typeof hash !== "string" || !hashPattern.test(hash) || typeof mac !== "string") {
-    return undefined;
-  }
-  return seal.verifyMac(mac, "ownKey", note.id, hash) ? hash : undefined;
+  const hash = provenText(seal, note);
+  return hash !== undefined && hashPattern.test(hash) ? hash : undefined;
 }
 
 /** Hashes of all keys by which the cluster works. */

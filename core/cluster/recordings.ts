@@ -8,7 +8,9 @@
 // copies of a server, which have each other's timers, one records.
 
 import { isRecord, parsedObject } from "../service/json.ts";
+import type { Seal } from "../service/seal.ts";
 import type { Note } from "../store/store.ts";
+import { provenText, provenValue } from "./proven.ts";
 
 export type TimerKind = "timer" | "series";
 
@@ -27,11 +29,6 @@ export interface KnownTimer extends SeenTimer {
   readonly replica: string;
   /** Another server has an equal one, and records. */
   readonly isTaken: boolean;
-}
-
-export interface TimerMac {
-  mac(...parts: readonly string[]): string;
-  verifyMac(mac: string, ...parts: readonly string[]): boolean;
 }
 
 /** How often a recorder says that it is there and how long its silence is borne, as parts of one limit. */
@@ -126,23 +123,16 @@ export function timerNoteId(replica: string, { kind, id }: Pick<SeenTimer, "kind
   return `${replica}:${kind}:${id}`;
 }
 
-export function timerNoteValue(seal: TimerMac, timer: KnownTimer): string {
+export function timerNoteValue(seal: Pick<Seal, "mac">, timer: KnownTimer): string {
   const { replica, kind, id, fields, isTaken } = timer;
-  const said = JSON.stringify({ kind, id, fields, isTaken });
-  return JSON.stringify({ said, proof: seal.mac("timer", replica, said) });
+  const place = { kind: "timer", id: timerNoteId(replica, timer) } as const;
+  return provenValue(seal, place, JSON.stringify({ kind, id, fields, isTaken }));
 }
 
 /** A note's timer; undefined where it was not written with the cluster's key. */
-export function readTimerNote(
-  seal: TimerMac,
-  { id, replica, value }: Note,
-): KnownTimer | undefined {
-  const note = parsedObject(value);
-  if (note === undefined || typeof note.said !== "string" || typeof note.proof !== "string") {
-    return undefined;
-  }
-  if (!seal.verifyMac(note.proof, "timer", replica, note.said)) return undefined;
-  const said = parsedObject(note.said);
+export function readTimerNote(seal: Pick<Seal, "verifyMac">, note: Note): KnownTimer | undefined {
+  const { id, replica } = note;
+  const said = parsedObject(provenText(seal, note) ?? "");
   if (said === undefined || !isRecord(said.fields) || typeof said.id !== "string") return undefined;
   const kind = said.kind === "series" ? "series" : "timer";
   const timer = { kind, id: said.id, fields: keptFields(said.fields) } as const;

@@ -8,7 +8,7 @@
 
 import { createHash } from "node:crypto";
 import { isOurSession } from "../jellyfin/ours.ts";
-import { isRecord } from "../service/json.ts";
+import { isRecord, parsedObject } from "../service/json.ts";
 import { type Note, noteLimitCharacters } from "../store/store.ts";
 
 /** A session of a dead server is shown for this long, or until its device is seen elsewhere. */
@@ -82,14 +82,8 @@ export function sessionNoteId(replica: string, sessionId: string): string {
 
 /** What a note says; undefined when it is not one of ours in shape. */
 export function readSessionNote(note: Note): SeenSession | undefined {
-  let value: unknown;
-  try {
-    value = JSON.parse(note.value);
-  } catch {
-    // Not JSON: whoever wrote it, it tells nothing.
-    return undefined;
-  }
-  if (!isRecord(value)) return undefined;
+  const value = parsedObject(note.value);
+  if (value === undefined) return undefined;
   const seen = readSession(value.session, note.replica, value.isLost === true);
   return seen !== undefined && note.id === sessionNoteId(note.replica, seen.id) ? seen : undefined;
 }

@@ -10,10 +10,12 @@
 //
 // These lie in the store as notes of kind `replica`. Pure.
 
-import { isRecord, parsedObject } from "../service/json.ts";
+import { isCount, parsedObject } from "../service/json.ts";
+import type { Seal } from "../service/seal.ts";
 import type { JournalCursor } from "../store/journal.ts";
 import type { ReplicaNotes } from "./condition.ts";
 import { readJournalCursor } from "./journal-cursor.ts";
+import { provenText } from "./proven.ts";
 
 export interface Mark {
   /** Whose sidecar left it: a copy of a's data carries a's mark. */
@@ -111,10 +113,8 @@ export function readMark(text: unknown): Mark | undefined {
   if (typeof replica !== "string" || replica === "" || replica.length > nameLengthMax) {
     return undefined;
   }
-  if (!Number.isSafeInteger(count) || Number(count) < 0 || Number(count) > countLimit) {
-    return undefined;
-  }
-  return { replica, count: Number(count), cursor: readJournalCursor(cursor) };
+  if (!isCount(count) || count > countLimit) return undefined;
+  return { replica, count, cursor: readJournalCursor(cursor) };
 }
 
 /** The later of two that were remembered in different places. */
@@ -133,7 +133,7 @@ export function quarantineOf(notes: ReplicaNotes, replica: string): Quarantine |
   if (value === undefined || typeof value.reason !== "string") return undefined;
   const { sinceMs, reason, truth } = value;
   return {
-    sinceMs: typeof sinceMs === "number" && Number.isSafeInteger(sinceMs) ? sinceMs : 0,
+    sinceMs: isCount(sinceMs) ? sinceMs : 0,
     reason: reason.slice(0, reasonLengthMax),
     truth: typeof truth === "string" ? truth.slice(0, nameLengthMax) : "",
   };
@@ -150,30 +150,13 @@ export function isQuarantined(notes: ReplicaNotes, replica: string): string | un
     : `it is in quarantine: ${reason}; jellybloom reseed ${replica} makes it like ${truth}`;
 }
 
-interface Sealing {
-  mac(...parts: readonly string[]): string;
-  verifyMac(mac: string, ...parts: readonly string[]): boolean;
-}
-
-/** Who can write the store but does not know the cluster key neither decides nor makes a server look restored. */
-export function provenValue(seal: Sealing, id: string, text: string): string {
-  return JSON.stringify({ text, proof: seal.mac("truth", id, text) });
-}
-
-export function provenText(seal: Sealing, notes: ReplicaNotes, id: string): string | undefined {
-  const value: unknown = parsedObject(notes.get(id)?.value ?? "");
-  if (!isRecord(value) || typeof value.text !== "string" || typeof value.proof !== "string") {
-    return undefined;
-  }
-  return seal.verifyMac(value.proof, "truth", id, value.text) ? value.text : undefined;
-}
-
+/** What the owner ordered. Who can write the store but does not know the cluster key decides nothing. */
 export function decisionOf(
-  seal: Sealing,
+  seal: Pick<Seal, "verifyMac">,
   notes: ReplicaNotes,
   replica: string,
 ): DecisionOrder | undefined {
-  const value = parsedObject(provenText(seal, notes, decisionNoteId(replica)) ?? "");
+  const value = parsedObject(provenText(seal, notes.get(decisionNoteId(replica))) ?? "");
   if (value === undefined) return undefined;
   const { decision, order } = value;
   if (decision !== "truth" && decision !== "catchUp") return undefined;

@@ -5,11 +5,11 @@
 // An alias is a note in the store, written by the sidecar of the replica it tells of, with a MAC: whoever can write
 // the store must not make one user pass for another. Where there are none, asking costs a look at a number.
 
-import { createHash } from "node:crypto";
 import { objectOf, parsedObject } from "../service/json.ts";
 import type { Seal } from "../service/seal.ts";
 import type { Note } from "../store/store.ts";
 import type { Memory } from "./memory.ts";
+import { provenText, provenValue } from "./proven.ts";
 
 export interface UserAlias {
   readonly replica: string;
@@ -36,17 +36,20 @@ export function aliasNoteId(replica: string, userId: string): string {
 }
 
 export function aliasText(alias: UserAlias, seal: Pick<Seal, "mac">): string {
-  const { userId, here, views } = alias;
-  return JSON.stringify({ userId, here, views, mac: seal.mac(...macParts(alias)) });
+  const { replica, userId, here, views } = alias;
+  const place = { kind: "userAlias", id: aliasNoteId(replica, userId) } as const;
+  return provenValue(seal, place, JSON.stringify({ userId, here, views }));
 }
 
 /** Reads a note; undefined when it is none of ours. */
 export function readAlias(note: Note, seal: Pick<Seal, "verifyMac">): UserAlias | undefined {
-  const fields = parsedObject(note.value);
+  const fields = parsedObject(provenText(seal, note) ?? "");
   if (fields === undefined) return undefined;
-  const { userId, here, mac } = fields;
+  const { userId, here } = fields;
   const views = objectOf(fields.views) ?? {};
-  if (!isId(userId) || !isId(here) || typeof mac !== "string") return undefined;
+  if (!isId(userId) || !isId(here) || note.id !== aliasNoteId(note.replica, userId)) {
+    return undefined;
+  }
   const entries = Object.entries(views);
   if (entries.length > viewsLimit) return undefined;
   const sound: Record<string, string> = {};
@@ -54,15 +57,7 @@ export function readAlias(note: Note, seal: Pick<Seal, "verifyMac">): UserAlias 
     if (!isId(known) || !isId(own)) return undefined;
     sound[known] = own;
   }
-  const alias: UserAlias = { replica: note.replica, userId, here, views: sound };
-  if (note.id !== aliasNoteId(alias.replica, userId)) return undefined;
-  return seal.verifyMac(mac, ...macParts(alias)) ? alias : undefined;
-}
-
-function macParts({ replica, userId, here, views }: UserAlias): readonly string[] {
-  const listed = Object.entries(views).sort(([left], [right]) => (left < right ? -1 : 1));
-  const digest = createHash("sha256").update(JSON.stringify(listed)).digest("hex");
-  return ["userAlias", replica, userId, here, digest];
+  return { replica: note.replica, userId, here, views: sound };
 }
 
 function isId(value: unknown): value is string {
@@ -79,15 +74,16 @@ export class UserAliases {
 
   constructor(memory: Memory, seal: Seal) {
     this.#seal = seal;
-    for (const note of memory.notes("userAlias").values()) this.#apply(note);
-    memory.onNote((note) => {
-      if (note.kind === "userAlias") this.#apply(note);
-    });
-    memory.onReload(() => {
+    const readAll = (): void => {
       this.#notes.clear();
-      this.#pairs.clear();
-      for (const note of memory.notes("userAlias").values()) this.#apply(note);
+      for (const note of memory.notes("userAlias").values()) this.#keep(note);
+      this.#gather();
+    };
+    readAll();
+    memory.onNote((note) => {
+      if (note.kind === "userAlias" && this.#keep(note)) this.#gather();
     });
+    memory.onReload(readAll);
   }
 
   /** How many there are; 0: ids are the same everywhere. */
@@ -124,12 +120,12 @@ export class UserAliases {
     return [...this.#notes.values()];
   }
 
-  #apply(note: Note): void {
-    const alias = note.value === "" ? undefined : readAlias(note, this.#seal);
-    if (alias === undefined) {
-      if (!this.#notes.delete(note.id)) return;
-    } else this.#notes.set(note.id, alias);
-    this.#gather();
+  /** Answers whether anything is other than before. */
+  #keep(note: Note): boolean {
+    const alias = readAlias(note, this.#seal);
+    if (alias === undefined) return this.#notes.delete(note.id);
+    this.#notes.set(note.id, alias);
+    return true;
   }
 
   #gather(): void {

@@ -161,7 +161,7 @@ describe("what is written down", () => {
     const foreign = timerNoteValue(createSeal("another key for it"), known);
     expect(readTimerNote(seal, note(foreign))).toBeUndefined();
     expect(readTimerNote(seal, note(timerNoteValue(seal, known), "a:timer:t2"))).toBeUndefined();
-    for (const nonsense of ["", "[]", '{"said":1}', '{"said":"x","proof":"y"}']) {
+    for (const nonsense of ["", "[]", '{"text":1}', '{"text":"x","proof":"y"}']) {
       expect(readTimerNote(seal, note(nonsense))).toBeUndefined();
     }
   });

@@ -1,6 +1,7 @@
 // Whether a server's data are those which the cluster left there, as a table.
 
 import { expect, test } from "vitest";
+import { provenValue } from "../../../core/cluster/proven.ts";
 import {
   decisionNoteId,
   decisionOf,
@@ -10,7 +11,6 @@ import {
   type Mark,
   markText,
   nextMark,
-  provenValue,
   quarantineNoteId,
   quarantineValue,
   readMark,
@@ -76,7 +76,7 @@ test("a decision counts only with a proof of the cluster key, and only for the r
   const notes = (id: string, value: string): Map<string, Note> =>
     new Map([[id, { kind: "replica", id, replica: "a", value, expiresAtMs: 0 }]]);
   const id = decisionNoteId("a");
-  const proven = provenValue(seal, id, text);
+  const proven = provenValue(seal, { kind: "replica", id }, text);
   expect(decisionOf(seal, notes(id, proven), "a")).toEqual({ decision: "truth", order: "1" });
   expect(decisionOf(seal, notes(decisionNoteId("b"), proven), "b")).toBeUndefined();
   const other = createSeal("another key of some length 12345");
