@@ -4,17 +4,13 @@
 
 import { randomUUID } from "node:crypto";
 import type { SQLInputValue } from "node:sqlite";
+import type { JournalCursor, JournalEntry, JournalPage, JournalStore } from "./journal.ts";
 import {
   checkJournalValues,
-  type JournalCursor,
-  type JournalEnds,
-  type JournalEntry,
-  type JournalPage,
-  type JournalStore,
+  type JournalLimits,
   journalEntryOverheadBytes,
   journalGenerationStride,
-  journalKeptBytesDefault,
-  journalKeptDefault,
+  journalLimits,
   plausibleCursor,
 } from "./journal.ts";
 
@@ -58,12 +54,12 @@ export interface EmbeddedParts {
   /** Resolves when `wake` is called, the store is closed, or `signal` aborts. */
   readonly untilWoken: (signal: AbortSignal) => Promise<void>;
   readonly wake: () => void;
-  readonly limits: { readonly journalKept?: number; readonly journalKeptBytes?: number };
+  readonly limits: JournalLimits;
 }
 
 export function embeddedJournal(parts: EmbeddedParts): JournalStore {
-  const { run, row, rows, transition, untilWoken, wake, limits } = parts;
-  const { journalKept = journalKeptDefault, journalKeptBytes = journalKeptBytesDefault } = limits;
+  const { run, row, rows, transition, untilWoken, wake } = parts;
+  const { journalKept, journalKeptBytes } = journalLimits(parts.limits);
   /** Grows with what followers must look at, so that nothing is slept through between a look and a wait. */
   let news = 0;
 
@@ -126,7 +122,7 @@ export function embeddedJournal(parts: EmbeddedParts): JournalStore {
     return { number: Number(found.number), previous: Number(found.previous) };
   }
 
-  function endsOf(head: Head): JournalEnds {
+  function endsOf(head: Head) {
     const { generation, last } = head;
     return { generation, first: oldest()?.number ?? last + 1, last };
   }

@@ -13,12 +13,12 @@ import {
   type JournalCursor,
   type JournalEnds,
   type JournalEntry,
+  type JournalLimits,
   type JournalPage,
   type JournalStore,
   journalEntryOverheadBytes,
   journalGenerationStride,
-  journalKeptBytesDefault,
-  journalKeptDefault,
+  journalLimits,
   plausibleCursor,
 } from "./journal.ts";
 import { asEntries, asList, asText, asTexts, entriesOf, type StreamEntry } from "./replies.ts";
@@ -54,7 +54,7 @@ export interface RedisJournalParts {
     work: (own: OwnConnection) => Promise<"lost" | "ended">,
   ) => Promise<"aborted" | "lost">;
   readonly keys: { readonly journalHead: string; readonly journal: string };
-  readonly limits: { readonly journalKept?: number; readonly journalKeptBytes?: number };
+  readonly limits: JournalLimits;
   /** How long a follower waits for an entry before it asks whether its place is still one, in ms. */
   readonly followIdleMs: number;
 }
@@ -88,8 +88,8 @@ interface Reading {
 type ScriptValues = readonly (string | number)[];
 
 export function redisJournal(parts: RedisJournalParts): JournalStore {
-  const { run, onOwnConnection, keys, limits, followIdleMs } = parts;
-  const { journalKept = journalKeptDefault, journalKeptBytes = journalKeptBytesDefault } = limits;
+  const { run, onOwnConnection, keys, followIdleMs } = parts;
+  const { journalKept, journalKeptBytes } = journalLimits(parts.limits);
   const scriptKeys = [keys.journalHead, keys.journal] as const;
   /** The newest entry that this process has read or written. */
   let known: JournalCursor | undefined;

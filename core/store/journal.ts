@@ -57,10 +57,14 @@ export const journalAppendLimit = 1000;
 export const journalGenerationStride = 10_000;
 /** No journal gets so far: a cursor that names such a number is forged or broken, and is believed by nobody. */
 export const journalNumberLimit = 1e12;
-/** Entries kept where the limits do not say otherwise. */
-export const journalKeptDefault = 100_000;
-/** Bytes of entries kept where the limits do not say otherwise. */
-export const journalKeptBytesDefault = 64 * 1024 * 1024;
+/** How much of the journal is kept; whichever is reached first. */
+export interface JournalLimits {
+  /** Entries; Redis may keep a hundred more. 100,000 where nothing is said. */
+  readonly journalKept?: number;
+  /** Bytes of entries, within a sixty-fourth. 64 MiB where nothing is said. */
+  readonly journalKeptBytes?: number;
+}
+
 /** What an entry costs besides its value, in bytes, as the limit of bytes counts it. */
 export const journalEntryOverheadBytes = 64;
 
@@ -94,6 +98,10 @@ export interface JournalStore {
     onEntries: (entries: readonly JournalEntry[], cursor: JournalCursor) => void,
     signal: AbortSignal,
   ): Promise<"aborted" | "lost">;
+}
+
+export function journalLimits(limits: JournalLimits): Required<JournalLimits> {
+  return { journalKept: 100_000, journalKeptBytes: 64 * 1024 * 1024, ...limits };
 }
 
 /** A cursor that there can have been: another is of no generation. */

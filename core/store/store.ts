@@ -7,7 +7,7 @@
 // waits for the store.
 
 import type { Identity, IdentityFacts, IdentityToken } from "../cluster/identity.ts";
-import type { JournalStore } from "./journal.ts";
+import type { JournalLimits, JournalStore } from "./journal.ts";
 import type { SecretStore } from "./secrets.ts";
 
 /** The store cannot be reached now. Whoever meets it goes on from memory (design: failsafe). */
@@ -259,7 +259,7 @@ export interface HomeAnswer {
   readonly home: Home;
 }
 
-export interface StoreLimits {
+export interface StoreLimits extends JournalLimits {
   /**
    * Transitions kept for followers that fell behind; one further behind loads again. At least so many are
    * kept; Redis may keep about a hundred more, because it trims whole blocks.
@@ -269,10 +269,6 @@ export interface StoreLimits {
   readonly revokedKeepMs: number;
   /** How long one call may take before it counts as unavailable, in ms. */
   readonly callLimitMs: number;
-  /** Entries of the journal that are kept (`journalKeptDefault`); Redis may keep a hundred more. */
-  readonly journalKept?: number;
-  /** Bytes of the journal that are kept (`journalKeptBytesDefault`), within a sixty-fourth; whichever is reached first. */
-  readonly journalKeptBytes?: number;
 }
 
 export interface Store extends JournalStore, SecretStore {
