@@ -47,10 +47,6 @@ const sendCharacters = 1024 * 1024;
 /** Sentences about entries that are refused come no more often. */
 const refusalSentenceApartMs = 60_000;
 
-interface Waiter {
-  readonly resolve: (number: number | undefined) => void;
-}
-
 export class JournalWriter {
   readonly name = "journal writer";
   readonly #options: JournalWriterOptions;
@@ -59,7 +55,7 @@ export class JournalWriter {
   /** Aborted by `stop`: what waits is tried once more and then left. */
   readonly #stopping = new AbortController();
   /** By sequence: who waits for the number of an entry that is being sent from the spool. */
-  readonly #waiters = new Map<number, Waiter>();
+  readonly #waiters = new Map<number, (number: number | undefined) => void>();
   #sequence = 0;
   /** Entries that are on their way to the store without having been spooled. */
   readonly #underWay = new Set<Promise<unknown>>();
@@ -108,8 +104,8 @@ export class JournalWriter {
   }
 
   /**
-   * Writes an entry; answers its number, or undefined when it waits for the store (or, when even that is full, was
-   * refused, which is said in the log). Rejects with a RangeError for an entry that is too long for any journal.
+   * Writes an entry; answers its number, or undefined when it waits for the store, or was left out because a newer
+   * one says the same, or was refused because no more may wait, which is said in the log. Rejects with a RangeError for an entry that is too long for any journal.
    */
   async write(entry: Entry): Promise<number | undefined> {
     const { seal } = this.#options;
@@ -164,7 +160,7 @@ export class JournalWriter {
     metrics.journalSpooled.add();
     this.#told();
     const number = this.#isStoreThere
-      ? new Promise<number | undefined>((resolve) => this.#waiters.set(sequence, { resolve }))
+      ? new Promise<number | undefined>((resolve) => this.#waiters.set(sequence, resolve))
       : Promise.resolve(undefined);
     this.#send();
     return number;
@@ -200,10 +196,16 @@ export class JournalWriter {
     try {
       const { number } = await this.#append(batch.map(({ value }) => value));
       this.#isStoreThere = true;
-      this.#spool.removeUpTo(batch.at(-1)?.sequence ?? 0);
+      const last = batch.at(-1)?.sequence ?? 0;
+      this.#spool.removeUpTo(last);
       this.#told();
       for (const [index, { sequence }] of batch.entries()) {
         this.#settle(sequence, number - batch.length + 1 + index);
+      }
+      // The spool left out what newer entries say better: nobody waits for a number that will never be.
+      for (const sequence of this.#waiters.keys()) {
+        if (sequence > last) break;
+        this.#settle(sequence, undefined);
       }
       return true;
     } catch (error) {
@@ -225,7 +227,7 @@ export class JournalWriter {
   }
 
   #settle(sequence: number, number: number | undefined): void {
-    this.#waiters.get(sequence)?.resolve(number);
+    this.#waiters.get(sequence)?.(number);
     this.#waiters.delete(sequence);
   }
 

@@ -13,7 +13,7 @@ import { createSeal } from "../../core/service/seal.ts";
 import { openEmbeddedStore } from "../../core/store/embedded.ts";
 import { journalValueLimitCharacters } from "../../core/store/journal.ts";
 import { openRedisStore } from "../../core/store/redis.ts";
-import type { Store } from "../../core/store/store.ts";
+import { type Store, StoreUnavailable } from "../../core/store/store.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
 import { intentOf, outcomeOf } from "../unit/cluster/journal-entries.ts";
 import { defaultLimits, sleep } from "./worlds.ts";
@@ -113,6 +113,42 @@ describe("a writer on the embedded store", () => {
     const huge = { ...outcomeOf("big", "x", 200), facts: "x".repeat(journalValueLimitCharacters) };
     await expect(writer.write(huge)).rejects.toThrow(RangeError);
     expect(await writer.write(intentOf("small"))).toBe(1);
+    await stop(writer);
+  });
+
+  test("answers also for a report that is left out because a newer one says the same", async () => {
+    const store = openEmbeddedStore({ limits });
+    opened.push(store);
+    /** Away for the first call; the second and the third are held. */
+    const gates = [Promise.withResolvers<void>(), Promise.withResolvers<void>()] as const;
+    let calls = 0;
+    const appendJournal: Store["appendJournal"] = async (values, seen) => {
+      calls += 1;
+      if (calls === 1) throw new StoreUnavailable();
+      await gates[calls - 2]?.promise;
+      return await store.appendJournal(values, seen);
+    };
+    const room = { entriesMax: 8, charactersMax: 1e6 };
+    const { writer } = writerOf(store, { store: { appendJournal }, limits: room });
+    for (const id of ids(2)) await writer.write(intentOf(id));
+    // While the second is held, the store is there and others wait for their numbers.
+    gates[0].resolve();
+    await until(() => writer.depth === 1);
+    const numbers = ["old", "new", "newest", "last"].flatMap((id) => [
+      writer.write(intentOf(id, { cause: "progress" })),
+      writer.write(outcomeOf(`${id}, done`, id, 204)),
+    ]);
+    gates[1].resolve();
+    expect(await Promise.all(numbers)).toEqual([
+      undefined,
+      undefined,
+      undefined,
+      undefined,
+      3,
+      4,
+      5,
+      6,
+    ]);
     await stop(writer);
   });
 
