@@ -808,6 +808,8 @@ function embeddedStore(
       return transition((nowMs) => {
         const announced: Member = { ...member, atMs: nowMs };
         run("DELETE FROM members WHERE expiresAtMs <= ?", nowMs);
+        // A secret ends with its time also where nobody asks for one any more: this is what comes regularly.
+        forgetSecrets(nowMs);
         run(
           "INSERT INTO members (replica, body, expiresAtMs) VALUES (?, ?, ?) " +
             "ON CONFLICT DO UPDATE SET body = excluded.body, expiresAtMs = excluded.expiresAtMs",

@@ -284,6 +284,21 @@ describe("the store's clock", () => {
     await store.close();
   });
 
+  test("that is set forward keeps no secret beyond its time, though nobody asks for one", async () => {
+    let nowMs = 1_000_000;
+    const store = openEmbeddedStore({ directory, limits: defaultLimits, now: () => nowMs });
+    await store.putSecret("over", "v1.sealed", ["a", "b"], 1000);
+    await store.putSecret("kept", "v1.sealed", ["a"], 3000);
+    nowMs += 2000;
+    const member = { replica: "a", url: "", sidecarUrl: "", serverId: "", serverVersion: "" };
+    await store.touchMember({ ...member, bootNonce: "", proof: "" }, 60_000);
+    await store.close();
+    const file = new DatabaseSync(join(directory, embeddedFileName), { readOnly: true });
+    const ids = (table: string) => file.prepare(`SELECT id FROM ${table}`).all();
+    expect([...ids("secrets"), ...ids("secretsFor")].map(({ id }) => id)).toEqual(["kept", "kept"]);
+    file.close();
+  });
+
   test("that is set back keeps no home in its place", async () => {
     let nowMs = 1_000_000;
     const store = openEmbeddedStore({ limits: defaultLimits, now: () => nowMs });
