@@ -1,30 +1,18 @@
 // The contract of core/store/journal.ts as promises that every store keeps: in memory, in a file, in Redis.
 
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import {
   journalAppendLimit,
   journalGenerationStride,
   journalNumberLimit,
   journalValueLimitCharacters,
 } from "../../core/store/journal.ts";
-import { type StoreLimits, StoreUnavailable } from "../../core/store/store.ts";
+import { StoreUnavailable } from "../../core/store/store.ts";
 import { beginningOf, journalFollower, names, readAll } from "./journals.ts";
-import { backends, type World } from "./worlds.ts";
+import { backends, worldsOf } from "./worlds.ts";
 
 describe.each(backends())("the journal of a store $name", (backend) => {
-  let world: World | undefined;
-
-  beforeAll(() => backend.start());
-  afterAll(() => backend.stop());
-  afterEach(async () => {
-    await world?.end();
-    world = undefined;
-  });
-
-  async function open(limits: Partial<StoreLimits> = {}): Promise<World> {
-    world = await backend.world(limits);
-    return world;
-  }
+  const open = worldsOf(backend);
 
   test("is empty at first, and has a generation of its own", async () => {
     const { store, other } = await open();

@@ -1,7 +1,7 @@
 // The contract of core/store/store.ts, second part: pins that move, notes, and the leader's lease, as promises
 // that every store keeps: in memory, in a file, in Redis.
 
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import {
   epochLimit,
   type NoteKind,
@@ -11,24 +11,12 @@ import {
   notesLimit,
   type Store,
 } from "../../core/store/store.ts";
-import { applied, backends, follower, sleep, sorted, type World } from "./worlds.ts";
+import { applied, backends, follower, sleep, sorted, worldsOf } from "./worlds.ts";
 
 const hundred = Array.from({ length: 100 }, (_unused, index) => index);
 
 describe.each(backends())("a store $name", (backend) => {
-  let world: World | undefined;
-
-  beforeAll(() => backend.start());
-  afterAll(() => backend.stop());
-  afterEach(async () => {
-    await world?.end();
-    world = undefined;
-  });
-
-  async function open(): Promise<World> {
-    world = await backend.world();
-    return world;
-  }
+  const open = worldsOf(backend);
 
   async function openStore(): Promise<Store> {
     return (await open()).store;

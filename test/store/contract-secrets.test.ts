@@ -1,23 +1,11 @@
 // The contract of core/store/secrets.ts, as promises that every store keeps: in memory, in a file, in Redis.
 
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { secretLimitCharacters } from "../../core/store/secrets.ts";
-import { backends, follower, sleep, type World } from "./worlds.ts";
+import { backends, follower, sleep, worldsOf } from "./worlds.ts";
 
 describe.each(backends())("a store $name", (backend) => {
-  let world: World | undefined;
-
-  beforeAll(() => backend.start());
-  afterAll(() => backend.stop());
-  afterEach(async () => {
-    await world?.end();
-    world = undefined;
-  });
-
-  async function open(): Promise<World> {
-    world = await backend.world();
-    return world;
-  }
+  const open = worldsOf(backend);
 
   test("keeps a secret until every replica has it", async () => {
     const { store, other } = await open();
@@ -55,7 +43,7 @@ describe.each(backends())("a store $name", (backend) => {
   });
 
   test("keeps a secret through a restart, and tells nobody who follows", async () => {
-    const { store } = await open();
+    const { store, reopen } = await open();
     const { position } = await store.load();
     await store.putSecret("one", "v1.sealed", ["a"], 60_000);
     const following = follower(store, position);
@@ -63,8 +51,8 @@ describe.each(backends())("a store $name", (backend) => {
     await following.stop();
     expect(JSON.stringify(following.changes)).toBe("[]");
     expect(JSON.stringify(await store.load())).not.toContain("sealed");
-    const again = await world?.reopen();
-    expect(await again?.readSecret("one")).toBe("v1.sealed");
+    const again = await reopen();
+    expect(await again.readSecret("one")).toBe("v1.sealed");
   });
 
   test.each([

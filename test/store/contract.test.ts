@@ -1,6 +1,6 @@
 // The contract of core/store/store.ts, as promises that every store keeps: in memory, in a file, in Redis.
 
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { Change, LoginOutcome, Store, StoreLimits } from "../../core/store/store.ts";
 import { formerHashesKept, StoreUnavailable } from "../../core/store/store.ts";
 import {
@@ -12,7 +12,7 @@ import {
   someFacts,
   sorted,
   token,
-  type World,
+  worldsOf,
 } from "./worlds.ts";
 
 const hundred = Array.from({ length: 100 }, (_unused, index) => index);
@@ -23,19 +23,7 @@ function recorded(outcome: LoginOutcome) {
 }
 
 describe.each(backends())("a store $name", (backend) => {
-  let world: World | undefined;
-
-  beforeAll(() => backend.start());
-  afterAll(() => backend.stop());
-  afterEach(async () => {
-    await world?.end();
-    world = undefined;
-  });
-
-  async function open(limits: Partial<StoreLimits> = {}): Promise<World> {
-    world = await backend.world(limits);
-    return world;
-  }
+  const open = worldsOf(backend);
 
   async function openStore(limits: Partial<StoreLimits> = {}): Promise<Store> {
     return (await open(limits)).store;

@@ -2,66 +2,29 @@
 // by others, and nobody takes another entry for the one that they read, and nobody stops.
 
 import { Redis } from "ioredis";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { journalGenerationStride, journalValueLimitCharacters } from "../../core/store/journal.ts";
 import { storeKeys } from "../../core/store/keys.ts";
-import { openRedisStore, type RedisStore } from "../../core/store/redis.ts";
+import type { RedisStore, RedisStoreOptions } from "../../core/store/redis.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
-import { type RedisServer, startRedis } from "../support/redis.ts";
 import { startSentinels } from "../support/sentinel.ts";
 import { beginningOf, journalFollower, names, readAll } from "./journals.ts";
+import { callLimitMs, serverOfFile, untilAvailable } from "./on-redis.ts";
 import { defaultLimits, follower, sleep } from "./worlds.ts";
 
-const callLimitMs = 400;
 /** What a timer and a busy machine may add to a limit. */
 const slackMs = 2000;
 const keys = storeKeys("jellybloom");
 
-let server: RedisServer;
-let admin: Redis;
-const opened: RedisStore[] = [];
+const { server, admin, open: openStore } = await serverOfFile();
 
-beforeAll(async () => {
-  server = await startRedis();
-  admin = new Redis(server.url, { protocol: 2 });
-  // The tests kill this server; the administrator's connection comes back by itself.
-  admin.on("error", () => undefined);
-});
-afterAll(async () => {
-  admin.disconnect();
-  await server.stop();
-});
 beforeEach(async () => {
   await admin.flushall();
 });
-afterEach(async () => {
-  for (const store of opened.splice(0)) await store.close();
-});
 
-async function open(
-  options: { followIdleMs?: number; url?: string; callLimitMs?: number } = {},
-): Promise<RedisStore> {
-  const { url = server.url, followIdleMs = 15_000 } = options;
-  const limits = { ...defaultLimits, callLimitMs: options.callLimitMs ?? callLimitMs };
-  const store = await openRedisStore({ url, limits, followIdleMs, reconnectLimitMs: 50 });
-  opened.push(store);
-  return store;
-}
-
-async function untilAvailable<Result>(
-  work: () => Promise<Result>,
-  limitMs = 5000,
-): Promise<Result> {
-  const untilMs = Date.now() + limitMs;
-  for (;;) {
-    try {
-      return await work();
-    } catch (error) {
-      expect(error).toBeInstanceOf(StoreUnavailable);
-      if (Date.now() > untilMs) throw error;
-      await sleep(20);
-    }
-  }
+/** Its followers are patient, unless told otherwise. */
+function open(options: Partial<RedisStoreOptions> = {}): Promise<RedisStore> {
+  return openStore({ followIdleMs: 15_000, reconnectLimitMs: 50, ...options });
 }
 
 describe("when Redis is emptied", () => {
@@ -205,8 +168,9 @@ test("a failover to a copy that lacks the last entries begins a new generation, 
   const sentinels = await startSentinels();
   try {
     const [master, copy] = sentinels.servers;
-    const store = await open({ url: sentinels.url, callLimitMs: 2000 });
-    const other = await open({ url: sentinels.url, callLimitMs: 2000 });
+    const patient = { url: sentinels.url, limits: { ...defaultLimits, callLimitMs: 2000 } };
+    const store = await open(patient);
+    const other = await open(patient);
     await store.appendJournal(names(1, 3));
     const link = new Redis(copy.url, { protocol: 2 });
     while ((await link.xlen(keys.journal)) < 3) await sleep(10);

@@ -16,7 +16,7 @@ import { openRedisStore } from "../../core/store/redis.ts";
 import { type Store, StoreUnavailable } from "../../core/store/store.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
 import { intentOf, outcomeOf } from "../unit/cluster/journal-entries.ts";
-import { defaultLimits, sleep } from "./worlds.ts";
+import { defaultLimits, sleep, until } from "./worlds.ts";
 
 const seal = createSeal("a cluster key for tests only");
 const limits = { ...defaultLimits, callLimitMs: 300 };
@@ -80,14 +80,6 @@ async function idsOf(store: Store): Promise<string[]> {
 
 function ids(count: number, from = 1): string[] {
   return Array.from({ length: count }, (_unused, index) => `e${from + index}`);
-}
-
-async function until(isSo: () => boolean, limitMs = 5000): Promise<void> {
-  const untilMs = Date.now() + limitMs;
-  while (!isSo()) {
-    if (Date.now() > untilMs) throw new Error("it did not come to pass");
-    await sleep(5);
-  }
 }
 
 describe("a writer on the embedded store", () => {

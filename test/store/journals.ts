@@ -2,7 +2,7 @@
 
 import type { JournalCursor, JournalEntry } from "../../core/store/journal.ts";
 import type { Store } from "../../core/store/store.ts";
-import { sleep } from "./worlds.ts";
+import { until } from "./worlds.ts";
 
 const pageLimit = 100;
 
@@ -37,12 +37,8 @@ export function journalFollower(store: Store, after: JournalCursor) {
     get cursor() {
       return reached;
     },
-    async until(isSo: () => boolean, limitMs = 5000): Promise<void> {
-      const untilMs = Date.now() + limitMs;
-      while (!isSo()) {
-        if (Date.now() > untilMs) throw new Error(`${entries.length} entries came`);
-        await sleep(5);
-      }
+    until(isSo: () => boolean): Promise<void> {
+      return until(isSo, undefined, () => `${entries.length} entries came`);
     },
     stop(): Promise<"aborted" | "lost"> {
       controller.abort();

@@ -4,7 +4,7 @@
 import { readFileSync } from "node:fs";
 import { createServer, connect as dial, type Socket } from "node:net";
 import { Redis } from "ioredis";
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { keyNameOf, keyTable, storeKeys } from "../../core/store/keys.ts";
 import { openRedisStore, type RedisStore, redisAddress } from "../../core/store/redis.ts";
 import { loadScripts, scriptsFolder } from "../../core/store/scripts.ts";
@@ -15,62 +15,15 @@ import {
   StoreNotOpened,
   StoreUnavailable,
 } from "../../core/store/store.ts";
-import { freePort, type RedisServer, startRedis } from "../support/redis.ts";
+import { freePort, startRedis } from "../support/redis.ts";
 import { startSentinels } from "../support/sentinel.ts";
+import { callLimitMs, serverOfFile, untilAvailable } from "./on-redis.ts";
 import { defaultLimits, follower, login, sleep, token } from "./worlds.ts";
 
-const callLimitMs = 400;
 /** What a timer and a busy machine may add to the limit. */
 const slackMs = 2000;
 
-let server: RedisServer;
-let admin: Redis;
-const opened: RedisStore[] = [];
-
-beforeAll(async () => {
-  server = await startRedis();
-  admin = new Redis(server.url, { protocol: 2 });
-  // The tests below kill this server; the administrator's connection comes back by itself.
-  admin.on("error", () => undefined);
-});
-afterAll(async () => {
-  admin.disconnect();
-  await server.stop();
-});
-afterEach(async () => {
-  for (const store of opened.splice(0)) await store.close();
-});
-
-async function open(
-  options: {
-    url?: string;
-    followIdleMs?: number;
-    lockUrls?: readonly string[];
-    callLimitMs?: number;
-  } = {},
-): Promise<RedisStore> {
-  const limits = { ...defaultLimits, callLimitMs: options.callLimitMs ?? callLimitMs };
-  const store = await openRedisStore({ url: server.url, ...options, limits });
-  opened.push(store);
-  return store;
-}
-
-/** Runs until it succeeds, as a caller in failsafe does; fails when it takes too long. */
-async function untilAvailable<Result>(
-  work: () => Promise<Result>,
-  limitMs = 5000,
-): Promise<Result> {
-  const untilMs = Date.now() + limitMs;
-  for (;;) {
-    try {
-      return await work();
-    } catch (error) {
-      expect(error).toBeInstanceOf(StoreUnavailable);
-      if (Date.now() > untilMs) throw error;
-      await sleep(20);
-    }
-  }
-}
+const { server, admin, open } = await serverOfFile();
 
 /** Every verb fails as unavailable, within its limit. */
 async function expectUnavailable(store: RedisStore): Promise<void> {
@@ -213,7 +166,10 @@ describe("when Redis is gone", () => {
   test("a call that is under way when it dies fails at once", async () => {
     const own = await startRedis();
     try {
-      const store = await open({ url: own.url, callLimitMs: 20_000 });
+      const store = await open({
+        url: own.url,
+        limits: { ...defaultLimits, callLimitMs: 20_000 },
+      });
       own.freeze();
       const call = store.load();
       const outcome = expect(call).rejects.toBeInstanceOf(StoreUnavailable);
@@ -352,10 +308,7 @@ describe("the leader's lease", () => {
   }, 30_000);
 
   test("is not spread over an even number of servers", async () => {
-    const limits = { ...defaultLimits, callLimitMs };
-    await expect(
-      openRedisStore({ url: server.url, limits, lockUrls: [server.url] }),
-    ).rejects.toThrow(/even number of further ones/);
+    await expect(open({ lockUrls: [server.url] })).rejects.toThrow(/even number of further ones/);
   });
 
   test("keeps its lock's value from everybody else", async () => {
@@ -611,14 +564,10 @@ describe("keys", () => {
   });
 
   test("of two clusters with prefixes of their own do not meet", async () => {
-    const limits = { ...defaultLimits, callLimitMs };
-    const other = await openRedisStore({ url: server.url, prefix: "other", limits });
-    opened.push(other);
+    const other = await open({ prefix: "other" });
     await (await open()).recordLogin(login("k", "h1", 1));
     expect((await other.load()).identities).toEqual([]);
-    await expect(openRedisStore({ url: server.url, prefix: "a}b", limits })).rejects.toBeInstanceOf(
-      StoreNotOpened,
-    );
+    await expect(open({ prefix: "a}b" })).rejects.toBeInstanceOf(StoreNotOpened);
   });
 
   test("and writers in the table are what the heads of the scripts say", () => {

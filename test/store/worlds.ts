@@ -4,6 +4,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { afterAll, afterEach, beforeAll } from "vitest";
 import type { IdentityFacts } from "../../core/cluster/identity.ts";
 import { openEmbeddedStore } from "../../core/store/embedded.ts";
 import { openRedisStore } from "../../core/store/redis.ts";
@@ -111,6 +112,21 @@ function inRedis(): Backend {
   };
 }
 
+/** Opens the world of each test of a suite, and ends it after the test. To be called where the suite is described. */
+export function worldsOf(backend: Backend): (limits?: Partial<StoreLimits>) => Promise<World> {
+  let world: World | undefined;
+  beforeAll(() => backend.start());
+  afterAll(() => backend.stop());
+  afterEach(async () => {
+    await world?.end();
+    world = undefined;
+  });
+  return async (limits) => {
+    world = await backend.world(limits);
+    return world;
+  };
+}
+
 export const someFacts: IdentityFacts = {
   kind: "user",
   userId: "0123456789abcdef0123456789abcdef",
@@ -134,6 +150,19 @@ export function token(key: string, replica: string, hash: string, generation: nu
 
 export function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Waits until something is so; fails, with what there was instead, when that takes too long. */
+export async function until(
+  isSo: () => boolean,
+  limitMs = 5000,
+  instead = (): string => "it did not come to pass",
+): Promise<void> {
+  const untilMs = Date.now() + limitMs;
+  while (!isSo()) {
+    if (Date.now() > untilMs) throw new Error(instead());
+    await sleep(5);
+  }
 }
 
 /** Follows in the background and keeps what came. */
@@ -161,12 +190,9 @@ export function follower(store: Store, position: string) {
       return reached;
     },
     /** Waits until so many changes came. */
-    async until(count: number, limitMs = 5000): Promise<void> {
-      const untilMs = Date.now() + limitMs;
-      while (changes.length < count) {
-        if (Date.now() > untilMs) throw new Error(`${changes.length} of ${count} changes came`);
-        await sleep(5);
-      }
+    until(count: number, limitMs?: number): Promise<void> {
+      const came = (): string => `${changes.length} of ${count} changes came`;
+      return until(() => changes.length >= count, limitMs, came);
     },
     stop(): Promise<"aborted" | "lost"> {
       controller.abort();
