@@ -15,6 +15,7 @@ import type { TaskDesk } from "../core/cluster/tasks.ts";
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
 import type { Clock } from "../core/service/clock.ts";
 import type { AdminAnswer, GuardedRoute, Mount } from "../core/service/health.ts";
+import { objectOf, parsedObject } from "../core/service/json.ts";
 import type { ProofVerifier } from "../core/service/seal.ts";
 import { type Epoch, type Store, StoreUnavailable } from "../core/store/store.ts";
 import { createGate } from "./gate.ts";
@@ -124,7 +125,7 @@ export function sidecarRoutes(api: SidecarApi): GuardedRoute[] {
     method: "POST",
     path,
     answer(body) {
-      const { identity } = fieldsOf(body);
+      const identity = parsedObject(body)?.identity;
       if (typeof identity !== "string" || identity.length > identityKeyLengthMax) {
         return badRequest("an identity is needed");
       }
@@ -144,7 +145,7 @@ export function sidecarRoutes(api: SidecarApi): GuardedRoute[] {
       method: "POST",
       path: restartPath,
       answer(body) {
-        const { order } = fieldsOf(body);
+        const order = parsedObject(body)?.order;
         if (typeof order !== "number" || !Number.isSafeInteger(order) || order <= 0) {
           return badRequest("an order's number is needed");
         }
@@ -157,8 +158,7 @@ export function sidecarRoutes(api: SidecarApi): GuardedRoute[] {
 
 /** The state of a restart from an answer; undefined when it is none. */
 export function readRestartState(body: unknown): RestartState | undefined {
-  if (typeof body !== "object" || body === null || !("state" in body)) return undefined;
-  const { state } = body;
+  const state = objectOf(body)?.state;
   return state === "restarting" || state === "done" || state === "failed" ? state : undefined;
 }
 
@@ -184,16 +184,6 @@ export async function endDrainOfLastLife(
   } catch (error) {
     if (!(error instanceof StoreUnavailable)) throw error;
     log.warn(`replica ${replica} goes on draining: the store cannot be reached`);
-  }
-}
-
-function fieldsOf(body: string): Readonly<Record<string, unknown>> {
-  try {
-    const parsed: unknown = JSON.parse(body);
-    return typeof parsed === "object" && parsed !== null ? (parsed as Record<string, unknown>) : {};
-  } catch {
-    // Not JSON: refused like any other body that lacks what is needed.
-    return {};
   }
 }
 

@@ -24,6 +24,7 @@ import { isGated } from "../core/jellyfin/gated.ts";
 import { baseSegmentsOf } from "../core/jellyfin/paths.ts";
 import { matchRoute, type RouteMatch } from "../core/jellyfin/routes.ts";
 import type { Mount } from "../core/service/health.ts";
+import { parsedJson } from "../core/service/json.ts";
 import { type ProofVerifier, proofHeaderName } from "../core/service/seal.ts";
 import type { Epoch } from "../core/store/store.ts";
 
@@ -140,7 +141,7 @@ async function answeredHere(
   if ((await desk.list()) === undefined) return false;
   const taskId = params.taskId ?? scanTaskKey;
   const answer = route.pattern.endsWith("/Triggers")
-    ? await desk.setTriggers(taskId, jsonOf(body))
+    ? await desk.setTriggers(taskId, parsedJson(body.toString("utf8")))
     : route.methods.includes("DELETE")
       ? await desk.cancel(taskId)
       : await desk.runNow(taskId);
@@ -239,7 +240,7 @@ const listLimitBytes = 4 * 1024 * 1024;
 
 /** One task or a list of them, as JSON, with what the cluster knows better. */
 export function completed(body: Buffer, views: readonly TaskView[]): Buffer {
-  const parsed = jsonOf(body);
+  const parsed = parsedJson(body.toString("utf8"));
   const byKey = new Map(views.map((view) => [view.key, view]));
   if (Array.isArray(parsed)) {
     return Buffer.from(JSON.stringify(parsed.map((task) => completedTask(task, byKey))));
@@ -304,15 +305,6 @@ function reply(
 function headerOf(request: IncomingMessage, name: string): string | undefined {
   const value = request.headers[name];
   return typeof value === "string" ? value : undefined;
-}
-
-function jsonOf(body: Buffer): unknown {
-  try {
-    return JSON.parse(body.toString("utf8"));
-  } catch {
-    // Not JSON: whoever reads it refuses what is no value of theirs.
-    return undefined;
-  }
 }
 
 function pathOf(target: string): string {

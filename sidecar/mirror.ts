@@ -16,6 +16,7 @@ import {
   sessionNoteValue,
 } from "../core/cluster/sessions.ts";
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
+import { parsedJson } from "../core/service/json.ts";
 import { repeat } from "../core/service/loop.ts";
 import { type Store, StoreUnavailable } from "../core/store/store.ts";
 
@@ -103,8 +104,10 @@ export class Mirror {
       return;
     }
     const answer = await client.callWithKey("GET", "/Sessions");
-    const list = answer.outcome === "answered" && answer.status === 200 ? parsed(answer.text) : [];
-    if (answer.outcome !== "answered" || answer.status !== 200 || list === undefined) return;
+    if (answer.outcome !== "answered" || answer.status !== 200) return;
+    const list = parsedJson(answer.text);
+    // A server that answers something else is asked again soon.
+    if (!Array.isArray(list)) return;
     const seen = list
       .map((dto) => readSession(dto, replica))
       .filter((session) => session !== undefined)
@@ -176,16 +179,6 @@ export class Mirror {
       if (!this.#isFull) log.warn(`a session of ${replica} cannot be mirrored: ${error.message}`);
       this.#isFull = true;
     }
-  }
-}
-
-function parsed(text: string): unknown[] | undefined {
-  try {
-    const value: unknown = JSON.parse(text);
-    return Array.isArray(value) ? value : undefined;
-  } catch {
-    // A server that answers something else is asked again soon.
-    return undefined;
   }
 }
 

@@ -23,6 +23,7 @@ import {
   timersIn,
 } from "../core/cluster/recordings.ts";
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
+import { parsedJson } from "../core/service/json.ts";
 import { sleep } from "../core/service/loop.ts";
 import type { Seal } from "../core/service/seal.ts";
 import { type Pin, type Store, StoreUnavailable } from "../core/store/store.ts";
@@ -192,12 +193,7 @@ export class RecorderKeeper {
   async #read(kind: TimerKind): Promise<readonly SeenTimer[] | undefined> {
     const answer = await this.#options.client.callWithKey("GET", paths[kind]);
     if (answer.outcome !== "answered" || answer.status !== 200) return undefined;
-    try {
-      return timersIn(JSON.parse(answer.text), kind);
-    } catch {
-      // Not JSON: asked again soon.
-      return undefined;
-    }
+    return timersIn(parsedJson(answer.text), kind);
   }
 
   async #do(step: RecordingStep): Promise<void> {

@@ -13,6 +13,7 @@ import { drainProgressOf, endDrain, orderDrain } from "../core/cluster/draining.
 import type { Memory } from "../core/cluster/memory.ts";
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
 import type { Clock } from "../core/service/clock.ts";
+import { parsedObject } from "../core/service/json.ts";
 import { rest, sleep } from "../core/service/loop.ts";
 import { type Store, StoreUnavailable } from "../core/store/store.ts";
 
@@ -284,15 +285,8 @@ const restartKeepMs = 3_600_000;
 
 /** Undefined for what is none: whoever can write the store can write this. */
 export function readRestartAll(value: string): RestartAll | undefined {
-  let fields: Record<string, unknown>;
-  try {
-    const parsed: unknown = value === "" ? undefined : JSON.parse(value);
-    if (typeof parsed !== "object" || parsed === null) return undefined;
-    fields = parsed as Record<string, unknown>;
-  } catch {
-    // Not JSON: no order.
-    return undefined;
-  }
+  const fields = parsedObject(value);
+  if (fields === undefined) return undefined;
   const { order, pending, current, phase, sinceMs, staysDrained } = fields;
   if (typeof order !== "number" || typeof sinceMs !== "number" || typeof current !== "string") {
     return undefined;
@@ -300,6 +294,5 @@ export function readRestartAll(value: string): RestartAll | undefined {
   if (phase !== "drain" && phase !== "restart" && phase !== "settle") return undefined;
   if (!Array.isArray(pending) || !pending.every((name) => typeof name === "string"))
     return undefined;
-  const isStaying = staysDrained === true;
-  return { order, pending, current, phase, sinceMs, staysDrained: isStaying };
+  return { order, pending, current, phase, sinceMs, staysDrained: staysDrained === true };
 }

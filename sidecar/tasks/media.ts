@@ -8,7 +8,7 @@
 
 import { readdir } from "node:fs/promises";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
-import { isRecord } from "../../core/service/json.ts";
+import { isRecord, parsedJson } from "../../core/service/json.ts";
 
 export interface MediaEntry {
   readonly name: string;
@@ -126,7 +126,9 @@ const pagesLimit = 500;
 export function serverEyes(client: JellyfinClient): MediaEyes {
   async function ask(path: string): Promise<unknown> {
     const answer = await client.callWithKey("GET", path);
-    return answer.outcome === "answered" && answer.status === 200 ? parsed(answer.text) : undefined;
+    return answer.outcome === "answered" && answer.status === 200
+      ? parsedJson(answer.text)
+      : undefined;
   }
 
   return {
@@ -169,22 +171,13 @@ export function serverEyes(client: JellyfinClient): MediaEyes {
       const query = new URLSearchParams({ path, includeFiles: "true", includeDirectories: "true" });
       const answer = await client.callWithKey("GET", `/Environment/DirectoryContents?${query}`);
       if (answer.outcome === "failed") return answer.failure === "tooLarge" ? "many" : "away";
-      const entries = answer.status === 200 ? parsed(answer.text) : undefined;
+      const entries = answer.status === 200 ? parsedJson(answer.text) : undefined;
       if (!Array.isArray(entries)) return "away";
       return entries
         .filter(isRecord)
         .map(({ Name, Type }) => ({ name: String(Name ?? ""), isFolder: Type !== "File" }));
     },
   };
-}
-
-function parsed(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
-    return undefined;
-  }
 }
 
 // ---- This process's own eyes ----------------------------------------------------------------------

@@ -7,7 +7,7 @@
 // (POST /Environment/ValidatePath with ValidateWritable, EnvironmentController).
 
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
-import { isRecord } from "../../core/service/json.ts";
+import { isRecord, parsedJson } from "../../core/service/json.ts";
 import { besideMediaSwitch, leaderTasks, policyOf } from "./policy.ts";
 
 export interface LibraryPlaces {
@@ -78,17 +78,8 @@ export function libraryPlaces(
     if (known !== undefined && known.untilMs > monotonicMs()) return known.places;
     const answer = await client.callWithKey("GET", "/Library/VirtualFolders");
     if (answer.outcome === "failed" || answer.status !== 200) return known?.places ?? noPlaces;
-    const places = placesIn(parsed(answer.text), isWritable);
+    const places = placesIn(parsedJson(answer.text), isWritable);
     known = { places, untilMs: monotonicMs() + keepMs };
     return places;
   };
-}
-
-function parsed(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    // Not JSON: it says nothing.
-    return undefined;
-  }
 }

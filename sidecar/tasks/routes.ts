@@ -2,7 +2,7 @@
 // others over the sidecars' ports. Every call carries a proof of the cluster key (core/service/health.ts asks
 // for it before anything here is reached), and every order its epoch.
 
-import type { SidecarCalls } from "../../core/cluster/sidecar-client.ts";
+import { readEpoch, type SidecarCalls } from "../../core/cluster/sidecar-client.ts";
 import type {
   CancelAnswer,
   SeenTask,
@@ -11,7 +11,7 @@ import type {
   TaskHands,
 } from "../../core/cluster/tasks.ts";
 import type { AdminAnswer, GuardedRoute } from "../../core/service/health.ts";
-import { isRecord } from "../../core/service/json.ts";
+import { isRecord, parsedObject } from "../../core/service/json.ts";
 import type { Epoch } from "../../core/store/store.ts";
 
 const path = {
@@ -68,16 +68,13 @@ interface Fields {
 }
 
 function fieldsOf(body: string): Fields | undefined {
-  const value = parsed(body);
-  if (!isRecord(value)) return undefined;
+  const value = parsedObject(body);
+  if (value === undefined) return undefined;
   const { key, dueAtMs, epoch } = value;
   return {
     key: typeof key === "string" ? key : "",
     dueAtMs: isCount(dueAtMs) ? dueAtMs : undefined,
-    epoch:
-      isRecord(epoch) && isCount(epoch.number) && typeof epoch.owner === "string"
-        ? { number: epoch.number, owner: epoch.owner }
-        : undefined,
+    epoch: readEpoch(epoch),
   };
 }
 
@@ -163,15 +160,6 @@ function isSeenTask(value: unknown): value is SeenTask {
     Array.isArray(value.triggers) &&
     (value.state === "Idle" || value.state === "Running" || value.state === "Cancelling")
   );
-}
-
-function parsed(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
-    return undefined;
-  }
 }
 
 function isCount(value: unknown): value is number {

@@ -7,8 +7,9 @@
 
 import { type FileHandle, mkdir, open, readFile, rename } from "node:fs/promises";
 import { join } from "node:path";
+import { readEpoch } from "../../core/cluster/sidecar-client.ts";
 import { readSchedule, type TaskSchedule } from "../../core/cluster/tasks.ts";
-import { isRecord } from "../../core/service/json.ts";
+import { isRecord, parsedJson } from "../../core/service/json.ts";
 import type { Epoch } from "../../core/store/store.ts";
 
 /** A task's triggers at one server, as that server told them. */
@@ -57,7 +58,7 @@ export async function readSavedTasks(file: string): Promise<SavedTasks> {
     if (codeOf(error) === "ENOENT") return nothingSaved;
     throw new SavedTasksProblem(`${file} cannot be read (${codeOf(error)})`);
   }
-  const value = parsed(text);
+  const value = parsedJson(text);
   if (!isRecord(value) || value.version !== 1) {
     throw new SavedTasksProblem(`${file} is not a file of saved tasks`);
   }
@@ -73,10 +74,7 @@ export async function readSavedTasks(file: string): Promise<SavedTasks> {
         ? { dueAtMs: begun.dueAtMs, atMs: begun.atMs }
         : undefined,
     ),
-    epoch:
-      isRecord(value.epoch) && isNumber(value.epoch.number) && typeof value.epoch.owner === "string"
-        ? { number: value.epoch.number, owner: value.epoch.owner }
-        : undefined,
+    epoch: readEpoch(value.epoch),
   };
 }
 
@@ -144,15 +142,6 @@ async function withHandle(handle: FileHandle, deed: () => Promise<void>): Promis
 
 function codeOf(error: unknown): string {
   return error instanceof Error && "code" in error ? String(error.code) : "unknown error";
-}
-
-function parsed(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
-    return undefined;
-  }
 }
 
 function recordOf<Value>(

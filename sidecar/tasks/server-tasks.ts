@@ -3,7 +3,7 @@
 
 import type { SeenTask } from "../../core/cluster/tasks.ts";
 import type { CallFailure, JellyfinClient } from "../../core/jellyfin/client.ts";
-import { isRecord } from "../../core/service/json.ts";
+import { isRecord, parsedJson } from "../../core/service/json.ts";
 
 export type ServerAnswer = "done" | "unknownTask" | "refused" | CallFailure;
 
@@ -13,7 +13,7 @@ export async function readServerTasks(
 ): Promise<readonly SeenTask[] | undefined> {
   const answer = await client.callWithKey("GET", "/ScheduledTasks");
   if (answer.outcome === "failed" || answer.status !== 200) return undefined;
-  const list = parsed(answer.text);
+  const list = parsedJson(answer.text);
   if (!Array.isArray(list)) return undefined;
   const tasks = list.map(seenTask);
   const known = tasks.filter((task) => task !== undefined);
@@ -66,13 +66,4 @@ async function send(
   if (answer.outcome === "failed") return answer;
   if (answer.status >= 200 && answer.status < 300) return "done";
   return answer.status === 404 ? "unknownTask" : "refused";
-}
-
-function parsed(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
-    return undefined;
-  }
 }
