@@ -166,7 +166,7 @@ export function readRestartState(body: unknown): RestartState | undefined {
  * A drain that was ordered until the sidecar starts again ends here: whatever stopped server and sidecar has
  * started them. Never rejects; when the store is away the order stands, and its owner can end it.
  */
-export async function endDrainOfLastLife(
+async function endDrainOfLastLife(
   parts: Pick<DrainingParts, "store" | "memory"> & {
     readonly replica: string;
     readonly startedAtMs: number;

@@ -143,7 +143,7 @@ export function nameOf(action: Action): string {
   }
 }
 
-export function mintName(key: string): string {
+function mintName(key: string): string {
   return `mint ${key}`;
 }
 

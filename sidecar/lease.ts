@@ -99,11 +99,6 @@ export class LeaseKeeper {
     return term !== undefined && isInTerm(term, this.#moment()) ? { epoch: term.epoch } : undefined;
   }
 
-  /** Whether this replica leads until that moment at least, if nobody takes over; `atMs` on the monotonic clock. */
-  isLeaderUntil(atMs: number): boolean {
-    return this.mayAct() !== undefined && this.#term !== undefined && atMs < this.#term.untilMs;
-  }
-
   /** Told when leadership begins (with its epoch) and ends (undefined). Answers how to stop listening. */
   onChange(listener: (epoch: Epoch | undefined) => void): () => void {
     this.#listeners.add(listener);

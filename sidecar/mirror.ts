@@ -6,6 +6,7 @@
 // are never written; when the server has ended, what it held stays for a minute, or until it has it again.
 
 import type { Memory } from "../core/cluster/memory.ts";
+import { dropNote, putNote } from "../core/cluster/notes.ts";
 import {
   lastingPart,
   lostKeepMs,
@@ -148,7 +149,7 @@ export class Mirror {
 
   /** What the server no longer has: ended while it ran, or lost when it ended itself. */
   async #dropOthers(kept: ReadonlySet<string>): Promise<void> {
-    const { store, memory, replica } = this.#options;
+    const { memory, replica } = this.#options;
     for (const note of [...memory.notes("session").values()]) {
       if (note.replica !== replica || kept.has(note.id)) continue;
       const session = readSessionNote(note);
@@ -159,20 +160,14 @@ export class Mirror {
         await this.#put(note.id, value, lostKeepMs);
         continue;
       }
-      await store.dropNotes({ kind: "session", id: note.id });
-      memory.apply({ type: "note", note: { ...note, value: "", expiresAtMs: 0 } });
+      await dropNote(this.#options, note);
     }
   }
 
   async #put(id: string, value: string, ttlMs: number): Promise<void> {
-    const { store, memory, replica, log } = this.#options;
-    const note = { kind: "session", id, replica, value } as const;
+    const { replica, log } = this.#options;
     try {
-      await store.putNote(note, ttlMs);
-      memory.apply({
-        type: "note",
-        note: { ...note, expiresAtMs: memory.storeNowMs() + ttlMs },
-      });
+      await putNote(this.#options, { kind: "session", id, replica, value }, ttlMs);
       this.#isFull = false;
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;

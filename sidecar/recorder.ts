@@ -9,6 +9,7 @@
 // own, and what is recorded from then on is a second one.
 
 import type { Memory } from "../core/cluster/memory.ts";
+import { dropNote, putNote } from "../core/cluster/notes.ts";
 import {
   decideRecordings,
   endsAtMs,
@@ -116,13 +117,11 @@ export class RecorderKeeper {
 
   /** A sign of life: the note's value is another each time. */
   async #say(): Promise<void> {
-    const { replica, store, memory, isHealthy, wallMs } = this.#options;
+    const { replica, isHealthy, wallMs } = this.#options;
     if (!isHealthy()) return;
     this.#said = Math.max(this.#said + 1, wallMs());
     const value = JSON.stringify({ recordsAtMs: this.#said });
-    const note = { kind: "replica", id: saysId(replica), replica, value } as const;
-    await store.putNote(note, keepMs);
-    memory.apply({ type: "note", note: { ...note, expiresAtMs: wallMs() + keepMs } });
+    await putNote(this.#options, { kind: "replica", id: saysId(replica), replica, value }, keepMs);
   }
 
   /** The leader alone takes the pin from a recorder that says nothing any more. */
@@ -243,16 +242,14 @@ export class RecorderKeeper {
   }
 
   async #put(timer: KnownTimer): Promise<void> {
-    const { store, memory, seal, wallMs, log } = this.#options;
+    const { seal, wallMs, log } = this.#options;
     const { replica } = timer;
     const id = timerNoteId(replica, timer);
-    const note = { kind: "timer", id, replica, value: timerNoteValue(seal, timer) } as const;
+    const value = timerNoteValue(seal, timer);
     const leftMs = endsAtMs(timer) - wallMs() + keepMs;
     const ttlMs = Number.isFinite(leftMs) ? Math.max(keepMs, Math.round(leftMs)) : 0;
     try {
-      await store.putNote(note, ttlMs);
-      const expiresAtMs = ttlMs === 0 ? 0 : memory.storeNowMs() + ttlMs;
-      memory.apply({ type: "note", note: { ...note, expiresAtMs } });
+      await putNote(this.#options, { kind: "timer", id, replica, value }, ttlMs);
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
       if (this.#warned.has("note") || this.#warned.size >= 100) return;
@@ -262,10 +259,8 @@ export class RecorderKeeper {
   }
 
   async #forget({ replica, kind, id }: KnownTimer): Promise<void> {
-    const { store, memory } = this.#options;
-    const note = { kind: "timer", id: timerNoteId(replica, { kind, id }) } as const;
-    await store.dropNotes(note);
-    memory.apply({ type: "note", note: { ...note, replica, value: "", expiresAtMs: 0 } });
+    const note = { kind: "timer", id: timerNoteId(replica, { kind, id }), replica } as const;
+    await dropNote(this.#options, note);
   }
 }
 

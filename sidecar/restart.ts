@@ -11,6 +11,7 @@
 import { type DrainProgress, drainOrderOf } from "../core/cluster/condition.ts";
 import { drainProgressOf, endDrain, orderDrain } from "../core/cluster/draining.ts";
 import type { Memory } from "../core/cluster/memory.ts";
+import { dropNote, putNote } from "../core/cluster/notes.ts";
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
 import type { Clock } from "../core/service/clock.ts";
 import { parsedObject } from "../core/service/json.ts";
@@ -270,13 +271,9 @@ export class Restarter {
   }
 
   async #write(all: RestartAll | undefined): Promise<void> {
-    const { store, memory } = this.#plan;
-    const value = all === undefined ? "" : JSON.stringify(all);
-    const note = { kind: "replica", id: restartNoteId, replica: "", value } as const;
-    if (all === undefined) await store.dropNotes({ kind: "replica", id: restartNoteId });
-    else await store.putNote(note, restartKeepMs);
-    const expiresAtMs = all === undefined ? 0 : this.#plan.clock.wallMs() + restartKeepMs;
-    memory.apply({ type: "note", note: { ...note, expiresAtMs } });
+    const note = { kind: "replica", id: restartNoteId, replica: "" } as const;
+    if (all === undefined) await dropNote(this.#plan, note);
+    else await putNote(this.#plan, { ...note, value: JSON.stringify(all) }, restartKeepMs);
   }
 }
 

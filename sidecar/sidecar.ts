@@ -20,6 +20,7 @@ import { afterLook, encodeOf, unknownSpeed } from "../core/cluster/encoder-speed
 import { swapIds } from "../core/cluster/id-swap.ts";
 import { proveMember } from "../core/cluster/member.ts";
 import type { Memory } from "../core/cluster/memory.ts";
+import { putNote } from "../core/cluster/notes.ts";
 import type { SeenSession } from "../core/cluster/sessions.ts";
 import { userAliasesOf } from "../core/cluster/user-aliases.ts";
 import type { HealthAnswer, JellyfinClient } from "../core/jellyfin/client.ts";
@@ -340,11 +341,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     const encodes = speed.isSlow && sight.encodes !== "failing" ? "slow" : sight.encodes;
     const value = JSON.stringify({ ...unknownCondition, ...sight, encodes });
     if (sight.encoder === "" || memory.note("replica", name)?.value === value) return;
-    const note = { kind: "replica", id: name, replica: name, value } as const;
-    await withStore(async () => {
-      await store.putNote(note, 0);
-      memory.apply({ type: "note", note: { ...note, expiresAtMs: 0 } });
-    });
+    await withStore(() => putNote(parts, { kind: "replica", id: name, replica: name, value }, 0));
   }
 
   let speed = unknownSpeed;

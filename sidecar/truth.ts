@@ -19,6 +19,7 @@ import {
   journalStartNoteId,
 } from "../core/cluster/journal-cursor.ts";
 import type { Memory } from "../core/cluster/memory.ts";
+import { dropNote, putNote } from "../core/cluster/notes.ts";
 import { provenText, provenValue } from "../core/cluster/proven.ts";
 import {
   decisionNoteId,
@@ -224,7 +225,7 @@ export class TruthKeeper {
 
   /** Data of another replica stand here: a seed. They are gone on with from where those were. */
   async #takeCopy(of: Mark): Promise<void> {
-    const { replica, memory, store, log } = this.#parts;
+    const { replica, memory, log } = this.#parts;
     this.#setTrusted(false);
     const known = parsedObject(memory.note("replica", journalStartNoteId(replica))?.value ?? "");
     // A seed that told the cluster has said it better; its order stands until it was obeyed.
@@ -233,8 +234,7 @@ export class TruthKeeper {
     log.info(`${replica} has the data of ${of.replica} now, and goes on from there`);
     await this.#noteBehind();
     if (quarantineOf(memory.notes("replica"), replica) !== undefined) {
-      await store.dropNotes({ kind: "replica", id: quarantineNoteId(replica) });
-      this.#applyDropped(quarantineNoteId(replica));
+      await this.#dropNote(quarantineNoteId(replica));
     }
     await this.#leaveMark(of.cursor);
     this.#setTrusted(true);
@@ -269,15 +269,13 @@ export class TruthKeeper {
   }
 
   async #release(cursor: JournalCursor, order: string): Promise<void> {
-    const { replica, store } = this.#parts;
+    const { replica } = this.#parts;
     this.#setTrusted(false);
     await this.#leaveMark(cursor.generation === "unknown" ? undefined : cursor);
-    await store.dropNotes({ kind: "replica", id: quarantineNoteId(replica) });
-    this.#applyDropped(quarantineNoteId(replica));
+    await this.#dropNote(quarantineNoteId(replica));
     await this.#remember({ order });
     // Whoever keeps this server next, in another folder, must not obey it again.
-    await store.dropNotes({ kind: "replica", id: decisionNoteId(replica) });
-    this.#applyDropped(decisionNoteId(replica));
+    await this.#dropNote(decisionNoteId(replica));
     this.noteStarted();
   }
 
@@ -337,15 +335,12 @@ export class TruthKeeper {
   }
 
   async #putNote(id: string, replica: string, value: string): Promise<void> {
-    const note = { kind: "replica", id, replica, value } as const;
-    await this.#parts.store.putNote(note, 0);
-    this.#parts.memory.apply({ type: "note", note: { ...note, expiresAtMs: 0 } });
+    await putNote(this.#parts, { kind: "replica", id, replica, value }, 0);
   }
 
-  #applyDropped(id: string): void {
-    const { memory, replica } = this.#parts;
-    const note = { kind: "replica", id, replica, value: "", expiresAtMs: 0 } as const;
-    memory.apply({ type: "note", note });
+  async #dropNote(id: string): Promise<void> {
+    const { replica } = this.#parts;
+    await dropNote(this.#parts, { kind: "replica", id, replica });
   }
 
   get #file(): string | undefined {

@@ -6,6 +6,7 @@
 // a durable place, and that a schedule which the store lost is written back, with one sentence about it.
 
 import type { Memory } from "../../core/cluster/memory.ts";
+import { putNote } from "../../core/cluster/notes.ts";
 import { readSchedule, type TaskSchedule } from "../../core/cluster/tasks.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { rest } from "../../core/service/loop.ts";
@@ -53,9 +54,8 @@ export async function putSchedule(
   key: string,
   schedule: TaskSchedule,
 ): Promise<void> {
-  const note = { kind: "schedule", id: key, replica: "", value: JSON.stringify(schedule) } as const;
-  await store.putNote(note, 0);
-  memory.apply({ type: "note", note: { ...note, expiresAtMs: 0 } });
+  const value = JSON.stringify(schedule);
+  await putNote({ store, memory }, { kind: "schedule", id: key, replica: "", value }, 0);
 }
 
 export class TaskKeeper {
@@ -67,11 +67,6 @@ export class TaskKeeper {
 
   constructor(options: TaskKeeperOptions) {
     this.#options = options;
-  }
-
-  /** Whether this server's tasks have been parked since this process began. */
-  get hasParked(): boolean {
-    return this.#hasParked;
   }
 
   wake(): void {

@@ -6,6 +6,7 @@
 // down before anything is started for it.
 
 import type { Memory } from "../../core/cluster/memory.ts";
+import { putNote } from "../../core/cluster/notes.ts";
 import {
   type DeskAnswer,
   isUnderWay,
@@ -330,14 +331,11 @@ export class TaskLeader implements TaskDesk {
 
   /** False when this is the leader no longer: nothing was written. */
   async #put(key: string, run: TaskRun): Promise<boolean> {
-    const { store, memory } = this.#options;
     const epoch = this.#epochNow();
     if (epoch === undefined) return false;
     const value = JSON.stringify({ ...run, epoch });
-    const note = { kind: "taskRun", id: key, replica: "", value } as const;
-    await store.putNote(note, 0);
+    await putNote(this.#options, { kind: "taskRun", id: key, replica: "", value }, 0);
     this.#runs.set(key, { ...run, epoch });
-    memory.apply({ type: "note", note: { ...note, expiresAtMs: 0 } });
     return true;
   }
 
