@@ -153,8 +153,9 @@ export class TruthKeeper {
         await this.#step();
         await rest(this.#isUnseen && this.#isHealthy ? retryMs : markIntervalMs, woken);
       } catch (error) {
-        // Nothing was decided: the same step comes again when the store is back.
         if (!(error instanceof StoreUnavailable)) throw error;
+        // The step may have stopped in the middle: the server is looked at anew, which begins it again.
+        this.#isUnseen = true;
         await rest(retryMs, signal);
       }
     }

@@ -11,11 +11,13 @@ import { Memory } from "../../core/cluster/memory.ts";
 import { isQuarantined, markNoteId, quarantineOf, readMark } from "../../core/cluster/truth.ts";
 import { systemClock } from "../../core/service/clock.ts";
 import { openEmbeddedStore } from "../../core/store/embedded.ts";
+import { openRedisStore } from "../../core/store/redis.ts";
 import type { Store } from "../../core/store/store.ts";
 import { markDeviceId, TruthKeeper } from "../../sidecar/truth.ts";
 import { copyDatabase } from "../support/jellyfin/database.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
 import { databaseFile } from "../support/jellyfin/world.ts";
+import { startRedis } from "../support/redis.ts";
 import { clientOf, defaultSeal, emptyFolder, eventually, storeLimits } from "./sidecar-cluster.ts";
 
 const media = emptyFolder();
@@ -48,7 +50,10 @@ interface Kept {
   readonly end: () => Promise<void>;
 }
 
-function keep(server: StandIn, given: { store?: Store; directory?: string } = {}): Kept {
+function keep(
+  server: StandIn,
+  given: { store?: Store; directory?: string; isAway?: boolean } = {},
+): Kept {
   const store = given.store ?? openEmbeddedStore({ limits: storeLimits });
   const lines: string[] = [];
   const line = (message: string): void => void lines.push(message);
@@ -69,7 +74,7 @@ function keep(server: StandIn, given: { store?: Store; directory?: string } = {}
     limits: { markIntervalMs: 50, retryMs: 50 },
   });
   const work = [memory.run(ending.signal), keeper.run(ending.signal)];
-  keeper.noteHealth(true);
+  if (given.isAway !== true) keeper.noteHealth(true);
   const end = async (): Promise<void> => {
     ending.abort();
     await Promise.all(work);
@@ -213,3 +218,23 @@ test("what was remembered outlives the store, and the folder beside the sidecar"
   const fourth = keep(a);
   await eventually(() => fourth.keeper.isTrusted);
 }, 20_000);
+
+test("a server that came while the store was away is looked at again when the store is back", async () => {
+  const redis = await startRedis();
+  const callLimitMs = 200;
+  const store = await openRedisStore({ url: redis.url, limits: { ...storeLimits, callLimitMs } });
+  const { keeper, memory, end } = keep(a, { store, isAway: true });
+  await memory.loaded;
+  const looks = async () => (await a.requests({ method: "GET", path: "/Devices/Options" })).length;
+  const before = await looks();
+  redis.freeze();
+  keeper.noteHealth(true);
+  // It is asked a second time: what the first look found could not be written down.
+  await eventually(async () => (await looks()) > before + 1);
+  redis.thaw();
+  await eventually(() => keeper.isTrusted);
+  await end();
+  endings.length = 0;
+  await store.close();
+  await redis.stop();
+});
