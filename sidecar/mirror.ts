@@ -18,7 +18,7 @@ import {
 } from "../core/cluster/sessions.ts";
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
 import { parsedJson } from "../core/service/json.ts";
-import { repeat } from "../core/service/loop.ts";
+import { repeat, untilAborted } from "../core/service/loop.ts";
 import { type Store, StoreUnavailable } from "../core/store/store.ts";
 
 export interface MirrorOptions {
@@ -80,7 +80,7 @@ export class Mirror {
     const unfollow = memory.onIdentity(() => {
       this.#isQuiet = false;
     });
-    await Promise.race([memory.loaded, aborted(signal)]);
+    await untilAborted(memory.loaded, signal);
     let restMs = 0;
     await repeat(lookIntervalMs, signal, async () => {
       restMs -= lookIntervalMs;
@@ -175,11 +175,4 @@ export class Mirror {
       this.#isFull = true;
     }
   }
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener("abort", () => resolve(), { once: true });
-  });
 }

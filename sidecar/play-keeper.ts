@@ -4,7 +4,7 @@
 
 import type { Identity } from "../core/cluster/identity.ts";
 import { leftoverOf, type Play, readPlay } from "../core/cluster/plays.ts";
-import { sleep } from "../core/service/loop.ts";
+import { sleep, untilAborted } from "../core/service/loop.ts";
 import type { Note } from "../core/store/store.ts";
 import { deviceOf, endGhost, knownSessions, type Tools } from "./act.ts";
 import {
@@ -66,7 +66,7 @@ export class PlayKeeper {
         if (pin.kind === "play") this.wake();
       }),
     ];
-    await Promise.race([memory.loaded, untilAborted(signal)]);
+    await untilAborted(memory.loaded, signal);
     while (!signal.aborted) {
       this.#wake = new AbortController();
       const restMs = this.#options.isHealthy() ? await this.#look() : undefined;
@@ -193,10 +193,3 @@ export class PlayKeeper {
 const restMsMax = 60_000;
 const returnPassPauseMs = 800;
 const gatherMs = 20;
-
-function untilAborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener("abort", () => resolve(), { once: true });
-  });
-}

@@ -39,7 +39,7 @@ import {
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
 import type { Clock } from "../core/service/clock.ts";
 import { parsedObject } from "../core/service/json.ts";
-import { rest, sleep } from "../core/service/loop.ts";
+import { rest, untilAborted } from "../core/service/loop.ts";
 import type { Seal } from "../core/service/seal.ts";
 import type { JournalCursor } from "../core/store/journal.ts";
 import { type Store, StoreUnavailable } from "../core/store/store.ts";
@@ -129,10 +129,10 @@ export class TruthKeeper {
   /** Resolves with a signal that aborts when the data are to be trusted no longer; or when `signal` aborts. */
   async untilTrusted(signal: AbortSignal): Promise<AbortSignal> {
     while (!this.#isTrusted && !signal.aborted) {
-      await new Promise<void>((resolve) => {
+      const trusted = new Promise<void>((resolve) => {
         this.#waiting.add(resolve);
-        signal.addEventListener("abort", () => resolve(), { once: true });
       });
+      await untilAborted(trusted, signal);
     }
     return this.#distrust.signal;
   }
@@ -140,7 +140,7 @@ export class TruthKeeper {
   async run(signal: AbortSignal): Promise<void> {
     const { memory, replica } = this.#parts;
     const { markIntervalMs, retryMs } = this.#limits;
-    await Promise.race([memory.loaded, sleep(2 ** 31 - 1, signal)]);
+    await untilAborted(memory.loaded, signal);
     const mine = new Set([decisionNoteId(replica), quarantineNoteId(replica)]);
     const stop = memory.onNote(({ kind, id }) => {
       if (kind === "replica" && mine.has(id)) this.#wake();

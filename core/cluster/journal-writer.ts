@@ -6,7 +6,7 @@
 // kept any more is said in the log and counted. An entry whose end was not known is sent again: whoever reads the
 // journal knows entries by their ids.
 
-import { backOffMs, sleep } from "../service/loop.ts";
+import { backOffMs, sleep, untilAborted } from "../service/loop.ts";
 import type { Counter, Gauge } from "../service/metrics.ts";
 import type { Seal } from "../service/seal.ts";
 import { checkJournalValues, type JournalCursor, type JournalStore } from "../store/journal.ts";
@@ -245,15 +245,4 @@ export class JournalWriter {
         " wait for it already. Bring the store back; what was changed since then is on one server only",
     );
   }
-}
-
-async function untilAborted(work: Promise<unknown>, signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return;
-  let end: () => void = () => undefined;
-  const aborted = new Promise<void>((resolve) => {
-    end = resolve;
-  });
-  signal.addEventListener("abort", end, { once: true });
-  await Promise.race([work, aborted]);
-  signal.removeEventListener("abort", end);
 }

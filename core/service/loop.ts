@@ -39,6 +39,24 @@ export function rest(ms: number, signal: AbortSignal): Promise<void> {
   return sleep(restMs(ms, performance.now()), signal);
 }
 
+/**
+ * Waits until `work` has ended, or less when `signal` aborts. Rejects as `work` does; after an abort nobody hears
+ * of its failure.
+ */
+export async function untilAborted(work: Promise<unknown>, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return;
+  let end: () => void = () => undefined;
+  const aborted = new Promise<void>((resolve) => {
+    end = resolve;
+  });
+  signal.addEventListener("abort", end, { once: true });
+  try {
+    await Promise.race([work, aborted]);
+  } finally {
+    signal.removeEventListener("abort", end);
+  }
+}
+
 export interface BackOffLimits {
   /** The first wait. */
   readonly firstMs: number;
