@@ -150,10 +150,11 @@ export class Mirror {
   /** What the server no longer has: ended while it ran, or lost when it ended itself. */
   async #dropOthers(kept: ReadonlySet<string>): Promise<void> {
     const { memory, replica } = this.#options;
+    // Also of those whose notes have ended meanwhile, as all do while the store is away for long.
+    for (const id of this.#written.keys()) if (!kept.has(id)) this.#written.delete(id);
     for (const note of [...memory.notes("session").values()]) {
       if (note.replica !== replica || kept.has(note.id)) continue;
       const session = readSessionNote(note);
-      this.#written.delete(note.id);
       if (session?.isLost === true) continue;
       const value = session === undefined ? undefined : sessionNoteValue(session.dto, true);
       if ((this.#wasAway || !this.#hasLooked) && value !== undefined) {

@@ -5,10 +5,13 @@
 //   registry   a heartbeat with the replica's address, so that proxies find it
 //   presence   one socket that shows other Jellyblooms that this server is kept
 //   lease      one of the sidecars leads: which one, under which epoch, until when
+//   mirror     what the server knows of sessions is written down for the doors
 //   recorder   recordings go on at another server when the one that makes them is away for too long
 //   plays      encodes and sessions of plays that the server no longer owns are ended
 //   encoder    whether the server encodes, and how: told to the cluster
+//   truth      a server that was put back to an older state is noticed before anything is done there
 //   journal    what clients changed elsewhere is brought to the server, what they changed here is told
+//   keys       API keys that somebody made in the server's own page are found
 //   cycle      observe, decide, act: tokens minted, logouts made, leftovers cleared away
 //
 // It promises that nothing here waits for a request and that no request waits for anything here but a token
@@ -234,16 +237,18 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     urgentKeepMs: options.urgentKeepMs,
     hintsLimit: options.hintsLimit,
   });
+  const isHealthy = (): boolean => observer.sight.health === "healthy";
+  const namedLog = {
+    debug: (message: string) => log.debug(message),
+    info: (message: string) => log.info(`sidecar of ${name}: ${message}`),
+  };
   const cycle = new Cycle({
     tools,
     observer,
     limits: options,
     cycleIntervalMs: options.cycleIntervalMs,
     returnSample: options.returnSample,
-    log: {
-      debug: (message) => log.debug(message),
-      info: (message) => log.info(`sidecar of ${name}: ${message}`),
-    },
+    log: namedLog,
     onMintEnd: parts.onMintEnd,
   });
   const lease = new LeaseKeeper({
@@ -280,12 +285,9 @@ export function createSidecar(parts: SidecarParts): Sidecar {
 
   const plays = new PlayKeeper({
     tools,
-    isHealthy: () => observer.sight.health === "healthy",
+    isHealthy,
     wallMs: clock.wallMs,
-    log: {
-      debug: (message) => log.debug(message),
-      info: (message) => log.info(`sidecar of ${name}: ${message}`),
-    },
+    log: namedLog,
     retryMs: options.retryMinMs,
     looksLimit: 10_000,
   });
@@ -315,7 +317,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
       },
       store,
       peers: parts.peers,
-      isHealthy: () => observer.sight.health === "healthy",
+      isHealthy,
       urgent(identityKey) {
         observer.noteUrgent(identityKey);
         cycle.wake();
@@ -329,7 +331,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
 
   const keys = new KeyKeeper({
     hands: { replica: name, client, store, memory, seal, log },
-    isHealthy: () => observer.sight.health === "healthy",
+    isHealthy,
     isCluster: () => parts.peers().size > 0,
     ...keyKeeperLimits,
   });
@@ -368,7 +370,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
 
   async function watchServer(): Promise<void> {
     const health = await client.health();
-    const wasHealthy = observer.sight.health === "healthy";
+    const wasHealthy = isHealthy();
     noteHealth(health);
     if (health.state !== "healthy") return;
     const isDue = monotonicMs() - factsReadAtMs >= options.factsIntervalMs;
@@ -379,9 +381,11 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     }
     presenceLost = false;
     // What it does for people who have left it is ended first: two servers may be at one play now.
-    if (isBack) plays.noteReturn();
-    if (isBack) recorder.noteReturn();
-    if (isBack) keys.look();
+    if (isBack) {
+      plays.noteReturn();
+      recorder.noteReturn();
+      keys.look();
+    }
     if (isDue || isBack) await readFacts();
     if (!isBack) return;
     // Health goes on being watched while the store cannot be read.
@@ -476,7 +480,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     client: mirrored,
     store,
     memory,
-    isHealthy: () => observer.sight.health === "healthy",
+    isHealthy,
     monotonicMs,
     log,
     ...mirrorLimits,
@@ -491,7 +495,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     memory,
     seal,
     lease,
-    isHealthy: () => observer.sight.health === "healthy",
+    isHealthy,
     others: () => [...parts.peers().keys()],
     monotonicMs,
     wallMs: clock.wallMs,
@@ -520,7 +524,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
         version,
         client,
         clusterId,
-        isHealthy: () => observer.sight.health === "healthy",
+        isHealthy,
         onRival,
         onLost() {
           presenceLost = true;

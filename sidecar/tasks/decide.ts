@@ -22,6 +22,7 @@ import type {
   TaskStep,
 } from "../../core/cluster/tasks.ts";
 import {
+  type Due,
   nextDue,
   startupDelayMs,
   startupTrigger,
@@ -227,20 +228,28 @@ function closed(run: TaskRun, key: string, world: TaskWorld): TaskRun {
 
 // ---- A run that begins ----------------------------------------------------------------------------
 
+/** When a task is due next, after its last run; undefined: no time of its own is ever due. */
+export function nextDueOf(
+  schedule: TaskSchedule,
+  run: TaskRun | undefined,
+  zone: string,
+): Due | undefined {
+  const past = {
+    // A run covers whatever was due before it began: what was missed is caught up once.
+    sinceMs: Math.max(schedule.sinceMs, run?.lastStartMs ?? 0),
+    lastStartMs: run?.lastStartMs ?? schedule.lastStartMs,
+    lastEndMs: run?.lastEndMs ?? schedule.lastEndMs,
+  };
+  return nextDue(schedule.triggers, past, zone);
+}
+
 function dueRun(
   key: string,
   schedule: TaskSchedule,
   run: TaskRun | undefined,
   world: TaskWorld,
 ): TaskRun | undefined {
-  const lastStartMs = run?.lastStartMs ?? schedule.lastStartMs;
-  const past = {
-    // A run covers whatever was due before it began: what was missed is caught up once.
-    sinceMs: Math.max(schedule.sinceMs, run?.lastStartMs ?? 0),
-    lastStartMs,
-    lastEndMs: run?.lastEndMs ?? schedule.lastEndMs,
-  };
-  const due = nextDue(schedule.triggers, past, world.zone);
+  const due = nextDueOf(schedule, run, world.zone);
   if (due === undefined || due.atMs > world.nowMs) return undefined;
   return begin(key, run, world, {
     why: "due",

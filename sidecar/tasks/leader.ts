@@ -20,13 +20,14 @@ import {
   type TaskStep,
   type TaskView,
 } from "../../core/cluster/tasks.ts";
-import { nextDue, readTriggers, startupDelayMs } from "../../core/jellyfin/triggers.ts";
+import { readTriggers, startupDelayMs } from "../../core/jellyfin/triggers.ts";
 import { rest } from "../../core/service/loop.ts";
 import { type Epoch, type Store, StoreUnavailable } from "../../core/store/store.ts";
 import {
   askedRun,
   decideTasks,
   heldName,
+  nextDueOf,
   type TaskAction,
   type TaskLimits,
   type TaskReplica,
@@ -209,13 +210,7 @@ export class TaskLeader implements TaskDesk {
     const runs = this.#runsNow();
     let restMs = idleIntervalMs;
     for (const [key, schedule] of schedulesIn(memory)) {
-      const run = runs.get(key);
-      const past = {
-        sinceMs: Math.max(schedule.sinceMs, run?.lastStartMs ?? 0),
-        lastStartMs: run?.lastStartMs ?? schedule.lastStartMs,
-        lastEndMs: run?.lastEndMs ?? schedule.lastEndMs,
-      };
-      const due = nextDue(schedule.triggers, past, zone);
+      const due = nextDueOf(schedule, runs.get(key), zone);
       if (due !== undefined) restMs = Math.min(restMs, Math.max(0, due.atMs - wallMs()));
     }
     for (const atMs of this.#startupsAtMs) {
@@ -266,6 +261,8 @@ export class TaskLeader implements TaskDesk {
     const answer = await hand.start({ key, dueAtMs: run.dueAtMs, epoch });
     onStart?.(answer.outcome);
     const nowMs = wallMs();
+    const skip = (note: string): Promise<void> =>
+      this.#step(key, run, { replica, state: "skipped", atMs: nowMs, note });
     switch (answer.outcome) {
       case "started":
         if (this.#heldReasons.delete(heldName(key, replica))) {
@@ -274,26 +271,12 @@ export class TaskLeader implements TaskDesk {
         log.info(`task ${key} is started on ${replica} (${run.why}, for ${timeText(run.dueAtMs)})`);
         return;
       case "already":
-        await this.#step(key, run, {
-          ...{
-            replica,
-            state: "skipped",
-            atMs: nowMs,
-            note: "it was started for this time before",
-          },
-        });
-        return;
+        return await skip("it was started for this time before");
       case "unknownTask":
-        await this.#step(key, run, {
-          ...{ replica, state: "skipped", atMs: nowMs, note: "its server has no such task" },
-        });
-        return;
+        return await skip("its server has no such task");
       case "unfit":
         log.info(`task ${key} is left out on ${replica}: ${answer.reason}`);
-        await this.#step(key, run, {
-          ...{ replica, state: "skipped", atMs: nowMs, note: answer.reason },
-        });
-        return;
+        return await skip(answer.reason);
       case "held":
         this.#hold(key, replica, answer.reason);
         await this.#step(key, run, { replica, state: "waiting", atMs: nowMs });

@@ -11,7 +11,7 @@ import type {
   TaskHands,
 } from "../../core/cluster/tasks.ts";
 import type { AdminAnswer, GuardedRoute } from "../../core/service/health.ts";
-import { isRecord, parsedObject } from "../../core/service/json.ts";
+import { isCount, isRecord, parsedObject } from "../../core/service/json.ts";
 import type { Epoch } from "../../core/store/store.ts";
 
 const path = {
@@ -160,8 +160,4 @@ function isSeenTask(value: unknown): value is SeenTask {
     Array.isArray(value.triggers) &&
     (value.state === "Idle" || value.state === "Running" || value.state === "Cancelling")
   );
-}
-
-function isCount(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0;
 }

@@ -9,7 +9,7 @@ import { type FileHandle, mkdir, open, readFile, rename } from "node:fs/promises
 import { join } from "node:path";
 import { readEpoch } from "../../core/cluster/sidecar-client.ts";
 import { readSchedule, type TaskSchedule } from "../../core/cluster/tasks.ts";
-import { isRecord, parsedJson } from "../../core/service/json.ts";
+import { isCount, isRecord, parsedObject } from "../../core/service/json.ts";
 import type { Epoch } from "../../core/store/store.ts";
 
 /** A task's triggers at one server, as that server told them. */
@@ -58,8 +58,8 @@ export async function readSavedTasks(file: string): Promise<SavedTasks> {
     if (codeOf(error) === "ENOENT") return nothingSaved;
     throw new SavedTasksProblem(`${file} cannot be read (${codeOf(error)})`);
   }
-  const value = parsedJson(text);
-  if (!isRecord(value) || value.version !== 1) {
+  const value = parsedObject(text);
+  if (value?.version !== 1) {
     throw new SavedTasksProblem(`${file} is not a file of saved tasks`);
   }
   return {
@@ -70,7 +70,7 @@ export async function readSavedTasks(file: string): Promise<SavedTasks> {
     ),
     schedules: recordOf(value.schedules, (schedule) => readSchedule(JSON.stringify(schedule))),
     begun: recordOf(value.begun, (begun) =>
-      isRecord(begun) && isNumber(begun.dueAtMs) && isNumber(begun.atMs)
+      isRecord(begun) && isCount(begun.dueAtMs) && isCount(begun.atMs)
         ? { dueAtMs: begun.dueAtMs, atMs: begun.atMs }
         : undefined,
     ),
@@ -155,8 +155,4 @@ function recordOf<Value>(
       return known === undefined ? [] : [[key, known] as const];
     }),
   );
-}
-
-function isNumber(value: unknown): value is number {
-  return typeof value === "number" && Number.isSafeInteger(value);
 }

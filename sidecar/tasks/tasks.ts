@@ -76,7 +76,7 @@ export class Tasks {
     const { replica, lease, store, memory, log, zone, onStart, onHeld, clock } = options;
     this.desk = new TaskLeader({
       ...{ replica, lease, store, memory, log, zone, wallMs: clock.wallMs },
-      hands: () => new Map([[replica, this.#hands] as const, ...options.others()]),
+      hands: () => this.allHands(),
       ...{ busyIntervalMs, idleIntervalMs, heldRetryMs, fateLimitMs, awayLimitMs },
       onStart,
       onHeld,
