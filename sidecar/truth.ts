@@ -10,7 +10,7 @@
 // like a mark that is newer than the remembered one, which is harmless.
 
 import { randomUUID } from "node:crypto";
-import { mkdir, open, readFile, rename } from "node:fs/promises";
+import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import {
   behindNoteId,
@@ -361,10 +361,7 @@ export class TruthKeeper {
     if (path === undefined) return;
     try {
       await mkdir(dirname(path), { recursive: true });
-      const handle = await open(`${path}.new`, "w", 0o600);
-      await handle.writeFile(text);
-      await handle.sync();
-      await handle.close();
+      await writeFile(`${path}.new`, text, { mode: 0o600, flush: true });
       await rename(`${path}.new`, path);
     } catch (error) {
       const why = error instanceof Error ? error.message : "no reason given";

@@ -5,7 +5,7 @@
 // It promises that the file is whole at every moment: it is written beside itself, put onto the disk, and
 // only then given its name.
 
-import { type FileHandle, mkdir, open, readFile, rename } from "node:fs/promises";
+import { mkdir, open, readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { readEpoch } from "../../core/cluster/sidecar-client.ts";
 import { readSchedule, type TaskSchedule } from "../../core/cluster/tasks.ts";
@@ -119,24 +119,12 @@ async function write(file: string, saved: SavedTasks): Promise<void> {
   const text = `${JSON.stringify({ version: 1, ...saved }, null, 1)}\n`;
   try {
     await mkdir(folder, { recursive: true, mode: 0o700 });
-    const place = await open(`${file}.new`, "w", 0o600);
-    await withHandle(place, async () => {
-      await place.writeFile(text);
-      await place.sync();
-    });
+    await writeFile(`${file}.new`, text, { mode: 0o600, flush: true });
     await rename(`${file}.new`, file);
     const within = await open(folder, "r");
-    await withHandle(within, () => within.sync());
+    await within.sync().finally(() => within.close());
   } catch (error) {
     throw new SavedTasksProblem(`${file} cannot be written (${codeOf(error)})`);
-  }
-}
-
-async function withHandle(handle: FileHandle, deed: () => Promise<void>): Promise<void> {
-  try {
-    await deed();
-  } finally {
-    await handle.close();
   }
 }
 
