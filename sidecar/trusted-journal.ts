@@ -32,9 +32,6 @@ export function trustedJournal(truth: TruthKeeper, create: () => SidecarJournal)
       truth.noteStarted();
       journal?.noteStarted();
     },
-    get isBehind() {
-      return journal?.isBehind ?? true;
-    },
     sentence: () => truth.sentence() ?? journal?.sentence(),
   };
 }

@@ -23,7 +23,7 @@ import { reconcileUserData } from "./reconcile.ts";
 /** What the sidecar tells of its journal; of one process several may tell. */
 export interface JournalMetrics {
   readonly event: (event: FollowerEvent) => void;
-  readonly behind: (replica: string, entries: number, oldestMs: number, isBehind: boolean) => void;
+  readonly behind: (replica: string, entries: number, oldestMs: number) => void;
   /** A list is not on this replica what it is on the writer's. */
   readonly difference: () => void;
 }
@@ -47,20 +47,15 @@ export interface SidecarJournalParts {
 export function journalMetrics(
   metrics: Pick<
     Metrics,
-    | "journalEvents"
-    | "journalBehindEntries"
-    | "journalBehindSeconds"
-    | "replicaBehind"
-    | "listDifferences"
+    "journalEvents" | "journalBehindEntries" | "journalBehindSeconds" | "listDifferences"
   >,
 ): JournalMetrics {
   return {
     event: (event) => metrics.journalEvents[event].add(),
     difference: () => metrics.listDifferences.add(),
-    behind(replica, entries, oldestMs, isBehind) {
+    behind(replica, entries, oldestMs) {
       metrics.journalBehindEntries.set(replica, entries);
       metrics.journalBehindSeconds.set(replica, oldestMs / 1000);
-      metrics.replicaBehind.set(replica, isBehind ? 1 : 0);
     },
   };
 }
@@ -74,7 +69,6 @@ export interface SidecarJournal {
   run(signal: AbortSignal): Promise<void>;
   noteHealth(state: HealthAnswer["state"]): void;
   noteStarted(): void;
-  readonly isBehind: boolean;
   /** A sentence when the replica is behind, for who asks how it is. */
   sentence(): string | undefined;
 }
@@ -134,16 +128,12 @@ export function createSidecarJournal(parts: SidecarJournalParts): SidecarJournal
     silencePatienceMs: parts.silencePatienceMs,
     behindLimitMs,
     storeRetryMs,
-    onBehind(isBehind) {
-      const { entries, oldestMs } = follower.lag();
-      parts.metrics?.behind(replica, entries, oldestMs, isBehind);
-    },
   });
 
   async function tell(signal: AbortSignal): Promise<void> {
     await repeat(tellEveryMs, signal, async () => {
       const { entries, oldestMs } = follower.lag();
-      parts.metrics?.behind(replica, entries, oldestMs, readiness.isBehind);
+      parts.metrics?.behind(replica, entries, oldestMs);
     });
   }
 
@@ -168,9 +158,6 @@ export function createSidecarJournal(parts: SidecarJournalParts): SidecarJournal
     },
     noteHealth: (state) => readiness.noteHealth(state),
     noteStarted: () => readiness.noteStarted(),
-    get isBehind() {
-      return readiness.isBehind;
-    },
     sentence() {
       if (!readiness.isBehind) return undefined;
       const { entries, oldestMs } = follower.lag();

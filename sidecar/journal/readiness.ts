@@ -26,7 +26,6 @@ export interface ReadinessOptions {
   /** After so long at a server that is there it is used again, however far it is behind. */
   readonly behindLimitMs: number;
   readonly storeRetryMs: number;
-  readonly onBehind: (isBehind: boolean) => void;
 }
 
 export class JournalReadiness {
@@ -104,14 +103,13 @@ export class JournalReadiness {
   }
 
   #setBehind(cause: Behind["cause"]): void {
-    const { hands, onBehind } = this.#options;
+    const { hands } = this.#options;
     this.#wanted = { cause, sinceMs: Math.round(hands.memory.storeNowMs()) };
-    onBehind(true);
     this.#wake?.();
   }
 
   #catchUp(): void {
-    const { follower, hands, behindLimitMs, onBehind } = this.#options;
+    const { follower, hands, behindLimitMs } = this.#options;
     this.#catching?.abort();
     const catching = new AbortController();
     this.#catching = catching;
@@ -130,7 +128,6 @@ export class JournalReadiness {
         hands.log.info(`server ${hands.replica} has caught up with the journal in ${tookMs} ms`);
       }
       this.#wanted = undefined;
-      onBehind(false);
       this.#wake?.();
     });
   }

@@ -7,6 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { type DoorProcess, startDoor } from "../support/door.ts";
 import { delayOf, History } from "../support/history.ts";
+import { doorSees } from "../support/household.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
 import { makeMedia } from "../support/media.ts";
 import { until, Viewer } from "../support/viewer.ts";
@@ -28,10 +29,7 @@ afterEach(async () => {
     await server.ready();
   }
   // The door has seen both again: the next test begins with two.
-  await until(5000, "both are ready for the door", async () => {
-    const text = await (await fetch(`${door.admin}/metrics`)).text();
-    return (text.match(/^jellybloom_replica_state\{.*state="ready".*\} 1$/gm) ?? []).length === 2;
-  });
+  await doorSees(door, 2, 5000);
 });
 
 afterAll(async () => {

@@ -21,6 +21,7 @@ import type { JournalCursor } from "../../core/store/journal.ts";
 import { openRedisStore } from "../../core/store/redis.ts";
 import type { Store } from "../../core/store/store.ts";
 import { CLUSTER_KEY, type DoorProcess, startDoor } from "../support/door.ts";
+import { doorSees } from "../support/household.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
 import { makeMedia } from "../support/media.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
@@ -347,10 +348,7 @@ test("with Redis gone changes go on and are in the journal when it is back, in t
 test("a change that no server was asked for is closed as refused", async () => {
   const from = await end();
   await Promise.all([pair.a.kill9(), pair.b.kill9()]);
-  await until(5000, "the door sees nobody", async () => {
-    const text = await (await fetch(`${door.admin}/metrics`)).text();
-    return !/^jellybloom_replica_state\{.*state="ready".*\} 1$/m.test(text);
-  });
+  await doorSees(door, 0, 5000);
   await expect(viewer.call("DELETE", `/UserFavoriteItems/${film}`)).rejects.toThrow();
   const [closed] = await closedAfter(from);
   expect(closed?.outcome).toMatchObject({ replica: "", status: 503 });

@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type DoorProcess, type Part, startDoor, startSidecar } from "../support/door.ts";
+import { doorUses } from "../support/household.ts";
 import { type StandIn, startStandIn } from "../support/jellyfin/start.ts";
 import { makeLibrary } from "../support/journal-library.ts";
 import { startRedis } from "../support/redis.ts";
@@ -145,7 +146,7 @@ describe.each(["up", "redis"] as const)("%s", (shape) => {
     expect(await viewer.home()).toBe(other.name);
     await home.launch();
     await everywhere(world, viewer, episode, { Played: true }, 8000);
-    await until(8000, "nobody is behind", async () => (await behindOf(world)) === 0);
+    await doorUses(world.door, 2, 8000);
     const told = (): string => [world.door, ...world.sidecars].map((part) => part.log()).join("\n");
     await until(8000, "it has caught up", async () => told().includes("has caught up with the"));
   });
@@ -155,13 +156,4 @@ function pairOf({ servers }: World): { readonly a: StandIn; readonly b: StandIn 
   const [a, b] = servers;
   if (a === undefined || b === undefined) throw new Error("two servers are needed");
   return { a, b };
-}
-
-/** How many servers say that they have not caught up. */
-async function behindOf({ door, sidecars }: World): Promise<number> {
-  const parts: readonly Part[] = sidecars.length > 0 ? sidecars : [door];
-  const pages = await Promise.all(
-    parts.map(async ({ admin }) => await (await fetch(`${admin}/metrics`)).text()),
-  );
-  return pages.flatMap((page) => page.match(/^jellybloom_replica_behind\{.*\} 1$/gm) ?? []).length;
 }

@@ -6,6 +6,7 @@ import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { runCli } from "../support/cli.ts";
 import { CLUSTER_KEY, type DoorProcess, startDoor } from "../support/door.ts";
 import { FfmpegWatch, runningFfmpegs } from "../support/ffmpegs.ts";
+import { doorSees } from "../support/household.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
 import { EPISODE_NAMES, FILM_NAME, makeMedia } from "../support/media.ts";
 import { until, Viewer } from "../support/viewer.ts";
@@ -33,10 +34,7 @@ afterEach(async () => {
     await server.control("clear");
     await server.control("encoder", { fails: false });
   }
-  await until(8000, "both are ready for the door", async () => {
-    const text = await (await fetch(`${door.admin}/metrics`)).text();
-    return (text.match(/^jellybloom_replica_state\{.*state="ready".*\} 1$/gm) ?? []).length === 2;
-  });
+  await doorSees(door, 2, 8000);
 });
 
 afterAll(async () => {

@@ -3,7 +3,7 @@
  * because only then does a user have the same id on both, as with servers that were seeded.
  */
 import { type StandIn, startStandIn } from "./jellyfin/start.ts";
-import type { Viewer } from "./viewer.ts";
+import { until, type Viewer } from "./viewer.ts";
 
 export type Household = {
   readonly a: StandIn;
@@ -78,37 +78,26 @@ export async function tokenAt(standIn: StandIn, viewer: Viewer): Promise<string>
   return own.token;
 }
 
+type Door = { readonly admin: string };
+
 /** Waits until the door counts so many replicas as ready. */
-export async function doorSees(
-  door: { readonly admin: string },
-  readyReplicas: number,
-  limitMs = 10_000,
-): Promise<void> {
-  const endMs = performance.now() + limitMs;
-  for (;;) {
-    const text = await (await fetch(`${door.admin}/metrics`)).text();
-    const ready = text.match(/^jellybloom_replica_state\{.*state="ready".*\} 1$/gm) ?? [];
-    if (ready.length === readyReplicas) return;
-    if (performance.now() > endMs) {
-      throw new Error(`the door sees ${ready.length} ready replicas, not ${readyReplicas}`);
-    }
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
+export async function doorSees(door: Door, readyReplicas: number, limitMs = 10_000): Promise<void> {
+  await until(limitMs, `${readyReplicas} replicas that are ready for the door`, async () => {
+    const ready = await said(door, /^jellybloom_replica_state\{.*state="ready".*\} 1$/gm);
+    return ready === readyReplicas;
+  });
 }
 
 /** Waits until the door counts so many replicas as ready, and sends people to all of them: none has to catch up. */
-export async function doorUses(
-  door: { readonly admin: string },
-  replicas: number,
-  limitMs = 10_000,
-): Promise<void> {
-  const endMs = performance.now() + limitMs;
+export async function doorUses(door: Door, replicas: number, limitMs = 10_000): Promise<void> {
   await doorSees(door, replicas, limitMs);
-  for (;;) {
-    const text = await (await fetch(`${door.admin}/metrics`)).text();
-    const behind = text.match(/^jellybloom_replica_behind\{.*\} 1$/gm) ?? [];
-    if (behind.length === 0) return;
-    if (performance.now() > endMs) throw new Error(`not caught up yet: ${behind.join(", ")}`);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
+  await until(limitMs, "none that has to catch up", async () => {
+    return (await said(door, /^jellybloom_replica_behind\{.*\} 1$/gm)) === 0;
+  });
+}
+
+/** How many lines of a door's metrics say this. */
+async function said({ admin }: Door, line: RegExp): Promise<number> {
+  const text = await (await fetch(`${admin}/metrics`)).text();
+  return text.match(line)?.length ?? 0;
 }
