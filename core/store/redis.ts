@@ -870,27 +870,37 @@ async function onOwnConnection(
   client.on("error", (error: unknown) => {
     lastError = error;
   });
-  let end: () => void = () => undefined;
-  const endedPromise = new Promise<undefined>((resolve) => {
-    end = () => resolve(undefined);
-  });
+  /** What gives up each question that waits for its answer. */
+  const waiting = new Set<() => void>();
+  let isEnded = false;
+  const end = (): void => {
+    isEnded = true;
+    for (const giveUp of waiting) giveUp();
+  };
   // Taken off again at the end: while Redis is away, following is begun many times under the same signals.
   signal.addEventListener("abort", end, { once: true });
   closing.addEventListener("abort", end, { once: true });
   const forgetWitness = witness?.onBreak(end);
 
-  /** The answer in a box, or undefined when following was ended meanwhile. */
-  async function ask<Answer>(
+  /**
+   * The answer in a box, or undefined when following was ended meanwhile. Not a race with one promise for the whole
+   * connection: that would keep every answer of it in memory for as long as it lives.
+   */
+  function ask<Answer>(
     question: Promise<Answer>,
     limitMs: number,
   ): Promise<{ readonly answer: Answer } | undefined> {
-    const boxed = withinLimit(question, limitMs).then(
-      (answer) => ({ answer }),
-      (error: unknown) => {
-        throw unavailable(lastError ?? error);
-      },
-    );
-    return Promise.race([boxed, endedPromise]);
+    return new Promise((resolve, reject) => {
+      const giveUp = (): void => resolve(undefined);
+      waiting.add(giveUp);
+      if (isEnded) giveUp();
+      withinLimit(question, limitMs)
+        .then(
+          (answer) => resolve({ answer }),
+          (error: unknown) => reject(unavailable(lastError ?? error)),
+        )
+        .finally(() => waiting.delete(giveUp));
+    });
   }
 
   const own: OwnConnection = {

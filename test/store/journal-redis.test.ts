@@ -1,6 +1,8 @@
 // What only a journal in Redis must promise: Redis is emptied, comes back from an older dump, is frozen and written to
 // by others, and nobody takes another entry for the one that they read, and nobody stops.
 
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { Redis } from "ioredis";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { journalGenerationStride, journalValueLimitCharacters } from "../../core/store/journal.ts";
@@ -331,4 +333,30 @@ describe("a journal under load", () => {
     expect(commands).toBeLessThanOrEqual(22);
     await following.stop();
   });
+});
+
+test("a follower keeps nothing of what it has told", async () => {
+  // Before: each answer was kept until the connection ended, 12 MB a minute at fifty changes a second.
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  const store = await open();
+  const stop = new AbortController();
+  let told = 0;
+  const following = store.followJournal(
+    await beginningOf(store),
+    (entries) => {
+      told += entries.length;
+    },
+    stop.signal,
+  );
+  collect();
+  const beforeBytes = process.memoryUsage().heapUsed;
+  for (let turn = 1; turn <= 300; turn++) {
+    await store.appendJournal([`${turn} `.padEnd(100_000, "x")]);
+    while (told < turn) await sleep(1);
+  }
+  collect();
+  expect(process.memoryUsage().heapUsed - beforeBytes).toBeLessThan(10_000_000);
+  stop.abort();
+  expect(await following).toBe("aborted");
 });
