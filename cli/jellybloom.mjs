@@ -8,6 +8,7 @@ import { existsSync, realpathSync } from "node:fs";
 import module from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { setFlagsFromString } from "node:v8";
 import {
   installPackages,
   isNewEnough,
@@ -38,6 +39,7 @@ try {
 
 async function runHere() {
   endWithLauncher();
+  if (process.argv[2] === "sidecar") keepYoungHeapSmall();
   // Keeps what Node makes of our files (types stripped, code compiled), so that the next start is faster.
   module.enableCompileCache?.();
   // Written down early, not only at the end: a process that is killed never comes to its end, and the next
@@ -53,6 +55,15 @@ async function runHere() {
   // nothing open; should one, this ends it all the same.
   process.exitCode = code;
   setTimeout(() => process.exit(), 1000).unref();
+}
+
+/**
+ * A sidecar stands beside a server that wants the memory, and has time. V8 lets the heap's young part grow to twice
+ * 16 MiB while the program is loaded, and gives none of it back; it stays as small as it begins when that is said
+ * before anything is loaded (docs/decisions/026-a-door-that-nobody-uses.md has the figures).
+ */
+function keepYoungHeapSmall() {
+  setFlagsFromString("--semi-space-growth-factor=1");
 }
 
 /** A launcher that was killed cannot pass its end on; the channel to it closes then. */

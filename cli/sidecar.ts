@@ -1,7 +1,6 @@
 // `jellybloom sidecar`: the caretaker of one server as a process of its own, which meets the doors and the
 // other sidecars in Redis. Its port serves /jellybloom/live, /ready and /metrics.
 
-import { setFlagsFromString } from "node:v8";
 import { decidingRoute } from "../core/cluster/deciding.ts";
 import { journalCursorOf } from "../core/cluster/journal-cursor.ts";
 import { knownProxiesRoute } from "../core/cluster/known-proxies.ts";
@@ -51,7 +50,6 @@ const proofWindowMs = 30_000;
 const proofNoncesKept = 10_000;
 
 export async function runSidecar(config: SidecarConfig, io: Io): Promise<number> {
-  keepYoungHeapSmall();
   const version = packageVersion();
   const opened = openLog({ level: config.logLevel, format: config.logFormat, fd: 1 });
   const { log } = opened;
@@ -310,13 +308,4 @@ function sidecarUrlOf({ listen, advertise, jellyfin }: SidecarConfig): string {
   const isAny = listen.host === "" || listen.host === "0.0.0.0" || listen.host === "::";
   const host = isAny ? new URL((advertise ?? jellyfin).origin).hostname : listen.host;
   return `http://${addressText({ host: host.replace(/^\[|\]$/g, ""), port: listen.port })}`;
-}
-
-/**
- * A sidecar stands beside a server that wants the memory, and has time. V8 lets the heap's young part grow to three
- * times 16 MiB under load and gives none of it back; kept as small as it begins, a sidecar that catches up with 10,000
- * changes needs 40 MiB less (test/chaos).
- */
-function keepYoungHeapSmall(): void {
-  setFlagsFromString("--semi-space-growth-factor=1");
 }

@@ -32,6 +32,17 @@ describe("the launcher", () => {
     expect([status, stdout]).toEqual([2, ""]);
     expect(stderr).toContain("--replica NAME=URL is needed (or JELLYBLOOM_REPLICA).");
   });
+
+  test("keeps the young heap of a sidecar as small as it begins, however much is loaded", () => {
+    const says = `import { getHeapSpaceStatistics } from "node:v8";
+      process.on("exit", () => console.log(JSON.stringify(getHeapSpaceStatistics())));`;
+    const watch = ["--import", `data:text/javascript,${encodeURIComponent(says)}`];
+    const { stdout } = node([...watch, launcher, "sidecar"]);
+    const spaces = JSON.parse(stdout) as { space_name: string; space_size: number }[];
+    const young = spaces.find(({ space_name }) => space_name === "new_space");
+    // It begins with 2 MiB, grows to 4 before the first mistake is told, and to 16 or 32 once it runs.
+    expect(young?.space_size).toBeLessThan(3 * 1024 * 1024);
+  });
 });
 
 /** A copy of ensure.mjs in a tree of its own with these locked and these installed packages. */
