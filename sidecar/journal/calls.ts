@@ -38,7 +38,7 @@ export async function readJson(hands: Pick<JournalHands, "client">, path: string
 }
 
 export async function writeJson(
-  hands: JournalHands,
+  hands: Pick<JournalHands, "client">,
   method: "POST" | "DELETE",
   path: string,
   body: unknown,
@@ -78,7 +78,10 @@ export function refused(why: string): Applied {
 }
 
 /** What this server calls a user. */
-export function idHere({ memory, seal, replica }: JournalHands, userId: string): string {
+export function idHere(
+  { memory, seal, replica }: Pick<JournalHands, "memory" | "seal" | "replica">,
+  userId: string,
+): string {
   return userAliasesOf(memory, seal).idAt(replica, userId);
 }
 

@@ -36,7 +36,7 @@ const documentKinds = [
   "libraryOptions",
   "pluginConfiguration",
 ] as const;
-type DocumentKind = (typeof documentKinds)[number];
+export type DocumentKind = (typeof documentKinds)[number];
 
 const pictureKinds = ["userImage", "branding"] as const;
 
@@ -45,8 +45,11 @@ const documentLengthMax = 400 * 1024;
 /** Jellyfin takes larger ones; nobody's face needs more. */
 const pictureBytesMax = 6 * 1024 * 1024;
 
+/** What is enough to find a document at a server and to read and write it. */
+export type DocumentHands = Pick<JournalHands, "replica" | "client" | "memory" | "seal">;
+
 /** Where a document is at a server. */
-interface Shelf {
+export interface Shelf {
   /** As the table of per-server values calls it. */
   readonly table: string;
   /** For sentences. */
@@ -58,6 +61,7 @@ interface Shelf {
 export function createDocuments(): JournalHandler {
   return {
     kinds: [...documentKinds, ...pictureKinds],
+    repeatsOwn: true,
     lane: ({ userId }) => (userId === "" ? "configuration" : userLane(userId)),
     async publish(intent, _outcome, hands) {
       return isPicture(intent.entry.kind)
@@ -127,21 +131,34 @@ async function bring(
   document: unknown,
   { kind, itemId }: { readonly kind: IntentKind; readonly itemId: string },
 ): Promise<Applied> {
+  const lacking = await lackingAt(shelf, document);
+  if (lacking.outcome === "write") return await shelf.write(lacking.document);
+  if (lacking.outcome !== "unknown") return lacking;
+  // A library comes with its folder, later perhaps; of all else there is nothing to wait for.
+  return kind === "libraryOptions"
+    ? { outcome: "aside", itemId }
+    : refused(`${shelf.name} is not there`);
+}
+
+/** What is to be written there so that it says this document; `skipped` when it does. */
+export async function lackingAt(
+  shelf: Shelf,
+  document: unknown,
+): Promise<
+  | Applied
+  | { readonly outcome: "write"; readonly document: unknown }
+  | { readonly outcome: "unknown" }
+> {
   if (shelf.table in perServerDocuments) return skipped;
   const read = await shelf.read();
   if (read.outcome === "failed") return read.applied;
-  if (read.outcome === "unknown") {
-    // A library comes with its folder, later perhaps; of all else there is nothing to wait for.
-    return kind === "libraryOptions"
-      ? { outcome: "aside", itemId }
-      : refused(`${shelf.name} is not there`);
-  }
+  if (read.outcome === "unknown") return read;
   const local = read.value;
   if (!isRecord(document) || !isRecord(local)) {
-    return isSame(document, local) ? skipped : await shelf.write(document);
+    return isSame(document, local) ? skipped : { outcome: "write", document };
   }
   const wanted = merged(shelf.table, document, local);
-  return saysNothingNew(wanted, local) ? skipped : await shelf.write(wanted);
+  return saysNothingNew(wanted, local) ? skipped : { outcome: "write", document: wanted };
 }
 
 async function redo({ entry: intent }: Placed<Intent>, hands: JournalHands): Promise<Applied> {
@@ -163,10 +180,10 @@ async function redo({ entry: intent }: Placed<Intent>, hands: JournalHands): Pro
 }
 
 /** Where the document of an entry is at this server; undefined when the facts make no sense. */
-function shelfOf(
+export function shelfOf(
   entry: { readonly kind: IntentKind; readonly userId: string; readonly itemId: string },
   facts: unknown,
-  hands: JournalHands,
+  hands: DocumentHands,
 ): Shelf | undefined {
   const kind = entry.kind as DocumentKind;
   const here = idHere(hands, entry.userId);
@@ -212,7 +229,7 @@ function shelfOf(
 }
 
 function ofUser(
-  hands: JournalHands,
+  hands: DocumentHands,
   here: string,
   field: "Configuration" | "Policy",
   writePath: string,
@@ -231,7 +248,7 @@ function ofUser(
   };
 }
 
-function ofLibrary(hands: JournalHands, libraryId: string): Shelf | undefined {
+function ofLibrary(hands: DocumentHands, libraryId: string): Shelf | undefined {
   if (!/^[0-9a-f]{32}$/.test(libraryId)) return undefined;
   return {
     table: "libraryOptions",
@@ -283,6 +300,8 @@ async function applyPicture(
   if (picture !== undefined && contentType !== undefined) {
     return await putPicture(hands, path, contentType, Buffer.from(picture, "base64"));
   }
+  // Its own, read again: it was the last here, or another one follows.
+  if (replica === hands.replica) return skipped;
   const peer = hands.peer(replica);
   const there = picturePath(effect, hands, replica);
   if (peer === undefined || there === undefined) return again(`${replica} has it and is not known`);

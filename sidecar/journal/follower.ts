@@ -25,7 +25,7 @@ import {
   type Placed,
   readEntry,
 } from "../../core/cluster/journal.ts";
-import { rest, sleep } from "../../core/service/loop.ts";
+import { backOffMs, rest, sleep } from "../../core/service/loop.ts";
 import type { JournalCursor, JournalEnds, JournalEntry } from "../../core/store/journal.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
 import type { EffectDraft, JournalHandler, JournalHands } from "./handler.ts";
@@ -70,6 +70,11 @@ export interface FollowerLimits extends RedoLimits {
   readonly noteEveryMs: number;
   /** Lanes that are written again when the journal was lost. */
   readonly republishLimit: number;
+  /** Servers that could not be compared are compared again after this, and then after twice that, and so on. */
+  readonly reconcileRetryMs: number;
+  readonly reconcileRetryMaxMs: number;
+  /** How often it is tried. */
+  readonly reconcileTriesLimit: number;
 }
 
 export const followerLimits: FollowerLimits = {
@@ -92,6 +97,9 @@ export const followerLimits: FollowerLimits = {
   asideItemsPerStep: 50,
   noteEveryMs: 5000,
   republishLimit: 1000,
+  reconcileRetryMs: 10_000,
+  reconcileRetryMaxMs: 10 * 60_000,
+  reconcileTriesLimit: 12,
   afterNoAnswerMs: 300,
   // Longer than a door holds a request of this kind when it may still succeed elsewhere.
   afterSilenceMs: 3500,
@@ -132,9 +140,16 @@ export interface FollowerParts {
   readonly onEvent: (event: FollowerEvent) => void;
   /** Keeps a copy of the cursor in the store. Never rejects. */
   readonly noteCursor: (cursor: JournalCursor) => Promise<void>;
-  /** What was not read any more because it is kept no longer: compares this server with the others. */
-  readonly reconcile: (signal: AbortSignal) => Promise<void>;
+  /** Compares this server with the others. False: it could not be done now, and is asked for again. */
+  readonly reconcile: (cause: Loss, signal: AbortSignal) => Promise<boolean>;
 }
+
+/** Why something of the journal was never read here. */
+export type Loss =
+  /** The store lost entries: every sidecar finds that at the same time. */
+  | "lost"
+  /** It is kept no longer: this replica was away for too long. */
+  | "away";
 
 interface Recent {
   readonly lane: string;
@@ -179,6 +194,12 @@ export class Follower {
   #asideAtMs = 0;
   #asideTurn = 0;
   #youngAsideUntilMs = 0;
+  /** Why the servers are still to be compared; undefined: they need not be. Noted in the ledger, too. */
+  #loss: { readonly cause: Loss } | undefined;
+  /** Everything up to here was in the journal when its end was reached. */
+  #liveFrom = 0;
+  #reconcileAtMs = 0;
+  #reconcileTries = 0;
   #reconciling: Promise<void> | undefined;
 
   constructor(parts: FollowerParts) {
@@ -235,7 +256,7 @@ export class Follower {
   }
 
   get isReconciling(): boolean {
-    return this.#reconciling !== undefined;
+    return this.#loss !== undefined;
   }
 
   /** The server is there, or is not. */
@@ -342,6 +363,8 @@ export class Follower {
     await Promise.race([hands.memory.loaded, aborted(signal)]);
     if (signal.aborted) return;
     this.#cursor = this.#parts.startFrom();
+    const cause = ledger.word(lossWord);
+    if (cause === "lost" || cause === "away") this.#loss = { cause };
     for (const { entry } of ledger.asides()) this.#rememberAside(entry);
     const tick = this.#runTicks(signal);
     while (!signal.aborted) {
@@ -353,6 +376,7 @@ export class Follower {
       }
     }
     await tick;
+    await this.#reconciling;
     this.#lanes.stop();
     for (const timer of this.#timers) clearTimeout(timer);
     this.#save();
@@ -407,6 +431,7 @@ export class Follower {
   /** At the end of the journal: what was closed before and has no effect has none for certain. */
   #becomeLive(): void {
     this.#isLive = true;
+    this.#liveFrom = this.#cursor?.number ?? 0;
     for (const open of [...this.#open.all()]) this.#maybePublish(open);
   }
 
@@ -508,7 +533,7 @@ export class Follower {
       forgetOldest(this.#unsettled, this.#parts.limits.recentLimit);
     }
     const isOwn = entry.replica === this.#parts.hands.replica;
-    if (isOwn && handler.fields === undefined) return;
+    if (isOwn && handler.fields === undefined && (this.#isLive || !handler.repeatsOwn)) return;
     if (isOwn && this.#isLive) {
       this.#learn(handler, lane, placed, undefined);
       this.#settle(lane, handler);
@@ -1061,17 +1086,51 @@ export class Follower {
     );
     this.#isLive = false;
     this.#cursor = { generation: ends.generation, number: Math.max(0, ends.first - 1) };
-    ledger.restart(this.#cursor);
+    ledger.rewind(this.#cursor);
     this.#savedNumber = this.#cursor.number;
+    this.#noteLoss(isOther && this.#loss?.cause !== "away" ? "lost" : "away");
     if (isOther && before !== undefined) await this.#republish(limits.republishLimit, ends);
-    this.#reconciling ??= this.#parts
-      .reconcile(new AbortController().signal)
-      .catch((error: unknown) =>
-        this.#say("warn", `comparing the servers failed: ${String(error)}`),
-      )
-      .finally(() => {
-        this.#reconciling = undefined;
-      });
+  }
+
+  #noteLoss(cause: Loss | undefined): void {
+    this.#loss = cause && { cause };
+    this.#reconcileAtMs = 0;
+    this.#reconcileTries = 0;
+    this.#parts.ledger.setWord(lossWord, cause ?? "");
+  }
+
+  /** Once everything that is left of the journal is done here: nothing older is written after what is taken over. */
+  #lookAtLoss(signal: AbortSignal): void {
+    const loss = this.#loss;
+    if (loss === undefined || this.#reconciling !== undefined) return;
+    if (!this.#isLive || !this.#isHealthy || this.appliedNumber < this.#liveFrom) return;
+    if (this.#nowMs() < this.#reconcileAtMs) return;
+    this.#reconciling = this.#reconcile(loss, signal).finally(() => {
+      this.#reconciling = undefined;
+    });
+  }
+
+  async #reconcile(loss: { readonly cause: Loss }, signal: AbortSignal): Promise<void> {
+    const { reconcile, limits, hands } = this.#parts;
+    let isDone = false;
+    try {
+      isDone = await reconcile(loss.cause, signal);
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) this.#say("warn", `comparing: ${String(error)}`);
+    }
+    // Another loss meanwhile is another comparison.
+    if (this.#loss !== loss || signal.aborted) return;
+    this.#reconcileTries++;
+    const isLast = this.#reconcileTries >= limits.reconcileTriesLimit;
+    if (isDone || isLast) this.#noteLoss(undefined);
+    if (!isDone && isLast) {
+      hands.log.warn(
+        `server ${hands.replica} could not be compared with another one whole: what it missed stays missed. ` +
+          "Seed it anew if it matters",
+      );
+    }
+    const wait = { firstMs: limits.reconcileRetryMs, longestMs: limits.reconcileRetryMaxMs };
+    this.#reconcileAtMs = this.#nowMs() + backOffMs(this.#reconcileTries, wait, Math.random());
   }
 
   /** What was known last is said again under its old numbers: whoever knows something newer passes it by. */
@@ -1116,6 +1175,7 @@ export class Follower {
       await (isQuiet ? rest(quietTickMs, signal) : sleep(tickMs, signal));
       this.#lookAtOpen();
       this.#lookAtSettled();
+      this.#lookAtLoss(signal);
       const nowMs = this.#nowMs();
       if (this.#isHealthy && this.#isLive && nowMs >= this.#asideAtMs) {
         const { asideRetryMs, youngAsideRetryMs } = this.#parts.limits;
@@ -1190,6 +1250,8 @@ export class Follower {
   }
 }
 
+/** In the ledger: the servers are still to be compared. */
+export const lossWord = "loss";
 const tickMs = 250;
 const youngAsideMs = 60_000;
 /** A lane that could not be compared for long is looked at this far apart. */

@@ -99,6 +99,11 @@ export interface JournalHandler {
    * effect counts, and they are applied in the journal's order.
    */
   readonly fields?: FieldRules;
+  /**
+   * Without fields: an own effect that is read again, after a start or a loss, is applied like any other, because older
+   * ones of others are, before it.
+   */
+  readonly repeatsOwn?: boolean;
   readonly kinds: readonly IntentKind[];
   /** Entries of one lane are handled one after another, in the journal's order; lanes run beside each other. */
   lane(entry: Intent | Effect): string;

@@ -13,12 +13,18 @@ import type { Metrics } from "../../core/service/metrics.ts";
 import type { JournalCursor } from "../../core/store/journal.ts";
 import { type Store, StoreUnavailable } from "../../core/store/store.ts";
 import { type FeedLimits, feedLimits, runFeed } from "./feed.ts";
-import { Follower, type FollowerEvent, type FollowerLimits, followerLimits } from "./follower.ts";
+import {
+  Follower,
+  type FollowerEvent,
+  type FollowerLimits,
+  followerLimits,
+  lossWord,
+} from "./follower.ts";
 import type { JournalHands } from "./handler.ts";
 import { journalHandlers } from "./handlers.ts";
 import { FileLedger, type Ledger, MemoryLedger } from "./ledger.ts";
 import { JournalReadiness } from "./readiness.ts";
-import { reconcileUserData } from "./reconcile.ts";
+import { reconcile } from "./reconcile.ts";
 
 /** What the sidecar tells of its journal; of one process several may tell. */
 export interface JournalMetrics {
@@ -90,6 +96,7 @@ export function createSidecarJournal(parts: SidecarJournalParts): SidecarJournal
       if (start !== undefined && ledger.word("order") !== start.order) {
         ledger.restart(start.cursor);
         ledger.forgetKnown();
+        ledger.setWord(lossWord, "");
         ledger.setWord("order", start.order);
         log.info(`the journal is followed at ${replica} from where its seed was taken`);
         return start.cursor;
@@ -118,7 +125,7 @@ export function createSidecarJournal(parts: SidecarJournalParts): SidecarJournal
         if (!(error instanceof StoreUnavailable)) throw error;
       }
     },
-    reconcile: (signal) => reconcileUserData({ hands, peers, follower }, signal),
+    reconcile: (cause, signal) => reconcile({ hands, peers, follower }, cause, signal),
   });
 
   const readiness = new JournalReadiness({

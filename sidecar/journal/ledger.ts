@@ -53,6 +53,8 @@ export interface Ledger {
   asides(): readonly AsideEffect[];
   /** From here on; what is done or aside belonged to another way. What is known of fields stays. */
   restart(cursor: JournalCursor | undefined): void;
+  /** From here on, again: what is done may be another entry now. What waits aside goes on waiting. */
+  rewind(cursor: JournalCursor): void;
   /** Another server stands here now: what was known of this one's values is forgotten. */
   forgetKnown(): void;
   /** A word of ours that outlives the process; undefined when it was never set. */
@@ -144,6 +146,11 @@ export class MemoryLedger implements Ledger {
     this.#cursor = cursor;
     this.#done.clear();
     this.#asides.clear();
+  }
+
+  rewind(cursor: JournalCursor): void {
+    this.#cursor = cursor;
+    this.#done.clear();
   }
 
   forgetKnown(): void {
@@ -267,6 +274,11 @@ export class FileLedger implements Ledger {
     this.#cursor = undefined;
     if (cursor === undefined) this.setWord("cursor", "");
     else this.setCursor(cursor);
+  }
+
+  rewind(cursor: JournalCursor): void {
+    this.#database.exec("DELETE FROM done");
+    this.setCursor(cursor);
   }
 
   forgetKnown(): void {

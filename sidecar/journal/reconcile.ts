@@ -1,22 +1,25 @@
 // What the journal no longer says: a replica that was away for longer than the journal reaches back is compared
-// with another that was not, person by person and item by item, and made equal.
+// with another that was not, person by person and item by item, document by document, and made equal. Where the
+// store lost entries every sidecar comes here at the same time: then all compare with the leader's server, and the
+// leader with nobody, or two servers would exchange what they differ in.
 //
 // Two servers that both may have been changed have no common past to compare with, so each difference is decided
 // by what it is. What was played counts by its date: the newer playing wins, with all its fields together, because
 // a position without its count or its date is no state that anybody left. A favourite, like or rating has no date:
 // the other server's word counts, because this is the one that was away. To take the union instead would bring
-// back every favourite that was ever taken away.
+// back every favourite that was ever taken away. A document (reconcile-documents.ts) has none either.
 //
 // It promises that no more than one person's items of two servers are in memory at one time.
 
+import { behindOf } from "../../core/cluster/journal-cursor.ts";
 import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
 import type { UserDataField, UserDataValues } from "../../core/cluster/user-data.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { isRecord, parsedObject } from "../../core/service/json.ts";
-import { sleep } from "../../core/service/loop.ts";
 import { idAt, idHere } from "./calls.ts";
-import type { Follower } from "./follower.ts";
+import type { Follower, Loss } from "./follower.ts";
 import type { JournalHands } from "./handler.ts";
+import { reconcileDocuments } from "./reconcile-documents.ts";
 import {
   differing,
   readData,
@@ -29,14 +32,14 @@ export interface ReconcileParts {
   readonly hands: JournalHands;
   readonly peers: () => ReadonlyMap<string, JellyfinClient>;
   readonly follower: Pick<Follower, "publishSeen" | "standing">;
+  /** Between the two looks at a document that differs, in ms. */
+  readonly settleMs?: number;
 }
 
 const pageItems = 200;
 /** Items of one person with anything to tell of; beyond them the oldest names are left as they are. */
 const itemsLimit = 50_000;
 const filters = ["IsPlayed", "IsResumable", "IsFavorite", "Likes", "Dislikes"] as const;
-/** So long a server that can be compared with is waited for, in ms. */
-const peerLimitMs = 30_000;
 
 const initial: ServerUserData = {
   position: 0,
@@ -74,29 +77,75 @@ export function reconciled(own: ServerUserData, other: ServerUserData): Reconcil
   };
 }
 
-export async function reconcileUserData(
-  { hands, peers, follower }: ReconcileParts,
+/** Makes this server what another one is. False: one of the two could not be asked; nothing of it is lost. */
+export async function reconcile(
+  parts: ReconcileParts,
+  cause: Loss,
   signal: AbortSignal,
-): Promise<void> {
-  const { replica, client, log } = hands;
-  const peer = await healthyPeer(peers, hands.clock.monotonicMs, signal);
-  if (peer === undefined) {
-    log.warn(`no other server can be compared with ${replica} now: what it missed stays missed`);
-    return;
+): Promise<boolean> {
+  const { hands, peers, settleMs } = parts;
+  const { replica, log } = hands;
+  const other = await whoIsRight(parts, cause);
+  if (other === "here") {
+    log.info(`the other servers are compared with ${replica}, whose sidecar leads`);
+    return true;
   }
-  const [name, other] = peer;
+  const client = other === undefined ? undefined : peers().get(other);
+  if (other === undefined || client === undefined) {
+    log.warn(`no other server can be compared with ${replica} now: it is tried again`);
+    return false;
+  }
+  const there = { ...hands, replica: other, client };
+  const isWhole = await reconcileUserData(parts, other, client, signal);
+  return (await reconcileDocuments(hands, there, { settleMs }, signal)) && isWhole;
+}
+
+/** Whose word counts; undefined: nobody who could tell can be reached now. */
+async function whoIsRight(
+  { hands, peers }: ReconcileParts,
+  cause: Loss,
+): Promise<string | "here" | undefined> {
+  const { memory } = hands;
+  const isLeading = hands.leads();
+  if (isLeading && cause === "lost") return "here";
+  const leader = memory.lease?.replica ?? "";
+  const notes = memory.notes("replica");
+  const healthy: string[] = [];
+  for (const [name, client] of peers()) {
+    if ((await client.health()).state === "healthy") healthy.push(name);
+  }
+  if (healthy.includes(leader)) return leader;
+  // Who leads is known in a moment, and is the same for all.
+  if (cause === "lost" && leader === "") return undefined;
+  const [current] = healthy.filter((name) => behindOf(notes, name) === undefined);
+  // Where all were away somebody has to be right.
+  if (current === undefined && isLeading && healthy.length > 0) return "here";
+  return current ?? healthy[0];
+}
+
+async function reconcileUserData(
+  { hands, follower }: ReconcileParts,
+  name: string,
+  other: JellyfinClient,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const { replica, client, log } = hands;
   const users = await client.users();
-  if (users.outcome !== "ok") return;
+  if (users.outcome !== "ok") return false;
+  let isWhole = true;
   let taken = 0;
   let given = 0;
   for (const { id } of users.users) {
-    if (signal.aborted) return;
+    if (signal.aborted) return false;
     const userId = userAliasesOf(hands.memory, hands.seal).knownId(replica, id);
     const own = await itemsOf(client, idHere(hands, userId));
     const theirs = await itemsOf(other, idAt(hands, name, userId));
-    if (own === undefined || theirs === undefined) continue;
+    if (own === undefined || theirs === undefined) {
+      isWhole = false;
+      continue;
+    }
     for (const itemId of new Set([...own.keys(), ...theirs.keys()])) {
-      if (signal.aborted) return;
+      if (signal.aborted) return false;
       const lane = userDataLane(userId, itemId);
       if (follower.standing(lane).isOpen) continue;
       const here = own.get(itemId) ?? initial;
@@ -118,21 +167,7 @@ export async function reconcileUserData(
   log.info(
     `server ${replica} was compared with ${name}: it took ${taken} states and gave ${given}`,
   );
-}
-
-async function healthyPeer(
-  peers: () => ReadonlyMap<string, JellyfinClient>,
-  nowMs: () => number,
-  signal: AbortSignal,
-): Promise<readonly [string, JellyfinClient] | undefined> {
-  const deadlineMs = nowMs() + peerLimitMs;
-  while (!signal.aborted && nowMs() < deadlineMs) {
-    for (const [name, client] of peers()) {
-      if ((await client.health()).state === "healthy") return [name, client];
-    }
-    await sleep(500, signal);
-  }
-  return undefined;
+  return isWhole;
 }
 
 /** Everything of one person that is not as it is in the beginning; undefined when the server did not say. */

@@ -2,6 +2,9 @@
 
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { createDocuments } from "../../sidecar/journal/documents.ts";
+import type { Loss } from "../../sidecar/journal/follower.ts";
+import type { JournalHands } from "../../sidecar/journal/handler.ts";
+import { reconcile } from "../../sidecar/journal/reconcile.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
 import { type AskedBy, HandCluster } from "../support/journal-hands.ts";
 import { emptyFolder } from "./sidecar-cluster.ts";
@@ -329,4 +332,87 @@ describe("a change whose server died before it could be told", () => {
     await b.restart();
     await b.ready();
   });
+});
+
+describe("a server that was away for longer than the journal reaches back", () => {
+  const plugin = "00112233445566778899aabbccddeeff";
+  const preferences = "/DisplayPreferences/usersettings?client=emby&userId=";
+
+  async function compared(cause: Loss, part: Partial<JournalHands> = {}): Promise<boolean> {
+    const hands = { ...cluster.hands("b"), leads: () => false, ...part };
+    const follower = {
+      standing: () => ({ known: undefined, isOpen: false, quietMs: 0 }),
+      publishSeen: async () => undefined,
+    };
+    const peers = () => new Map([["a", cluster.hands("a").client]]);
+    const { signal } = new AbortController();
+    return await reconcile({ hands, peers, follower, settleMs: 1 }, cause, signal);
+  }
+
+  test("has the documents of one that was not, but for what is its own", async () => {
+    await post(a, `${preferences}${kid}`, { CustomPrefs: { homesection0: "nextup" } });
+    await post(a, `/Users/Configuration?userId=${kid}`, { SubtitleMode: "Smart" });
+    const { Policy } = await get(a, `/Users/${kid}`);
+    await post(a, `/Users/${kid}/Policy`, { ...(Policy as object), MaxActiveSessions: 3 });
+    const [library] = (await get(a, "/Library/VirtualFolders")) as unknown as { ItemId: string }[];
+    const options = `library-options/${library?.ItemId ?? ""}`;
+    await a.control("configure", {
+      document: options,
+      change: { EnablePhotos: true, EnableRealtimeMonitor: true },
+    });
+    await b.control("configure", {
+      document: options,
+      change: { EnablePhotos: false, EnableRealtimeMonitor: false },
+    });
+    for (const server of [a, b]) {
+      const change = { Word: `of ${server.name}` };
+      await server.control("configure", { document: `plugin/${plugin}`, change });
+      await server.control("configure", {
+        document: "system",
+        change: { CachePath: `/${server.name}`, MinResumePct: server === a ? 9 : 3 },
+      });
+    }
+    await a.control("configure", { document: "plugins", change: { one: { Id: plugin } } });
+
+    expect(await compared("away")).toBe(true);
+    expect((await get(b, `${preferences}${kid}`)).CustomPrefs).toEqual({ homesection0: "nextup" });
+    expect(await get(b, `/Users/${kid}`)).toMatchObject({
+      Configuration: { SubtitleMode: "Smart" },
+      Policy: { MaxActiveSessions: 3 },
+    });
+    expect(await get(b, `/Plugins/${plugin}/Configuration`)).toEqual({ Word: "of a" });
+    expect(await get(b, "/System/Configuration")).toMatchObject({
+      CachePath: "/b",
+      MinResumePct: 9,
+    });
+    const [there] = (await get(b, "/Library/VirtualFolders")) as unknown as object[];
+    expect(there).toMatchObject({
+      LibraryOptions: { EnablePhotos: true, EnableRealtimeMonitor: false },
+    });
+
+    // What is equal is not written once more.
+    const before = (await b.requests()).length;
+    expect(await compared("away")).toBe(true);
+    const later = (await b.requests()).slice(before);
+    expect(later.filter(({ method }) => method !== "GET")).toEqual([]);
+  });
+
+  test("is compared with nobody where the store was lost and its sidecar leads: the others are with it", async () => {
+    await post(a, `${preferences}${kid}`, { CustomPrefs: { homesection0: "of a" } });
+    await post(b, `${preferences}${kid}`, { CustomPrefs: { homesection0: "of b" } });
+    expect(await compared("lost", { leads: () => true })).toBe(true);
+    expect((await get(b, `${preferences}${kid}`)).CustomPrefs).toEqual({ homesection0: "of b" });
+  });
+
+  test("waits until it is known who leads where the store was lost", async () => {
+    expect(await compared("lost")).toBe(false);
+    expect(cluster.told.join()).toContain("is tried again");
+  });
+
+  async function post(server: StandIn, path: string, change: object): Promise<void> {
+    const read = path.startsWith("/Users/Configuration") ? `/Users/${kid}` : path;
+    const has = path.endsWith("/Policy") ? {} : await get(server, read);
+    const body = { ...((has.Configuration as object | undefined) ?? has), ...change };
+    expect((await call(server, "POST", path, body)).status).toBe(204);
+  }
 });

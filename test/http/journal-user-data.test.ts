@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Effect, Intent } from "../../core/cluster/journal.ts";
 import { readUserDataEffect } from "../../core/cluster/user-data.ts";
 import type { EffectDraft } from "../../sidecar/journal/handler.ts";
-import { reconcileUserData } from "../../sidecar/journal/reconcile.ts";
+import { reconcile } from "../../sidecar/journal/reconcile.ts";
 import { createUserData } from "../../sidecar/journal/user-data.ts";
 import { type StandIn, startStandIn } from "../support/jellyfin/start.ts";
 import { HandCluster } from "../support/journal-hands.ts";
@@ -199,7 +199,7 @@ describe("a server that was away for longer than the journal reaches back", () =
     await write(a, other, { PlaybackPositionTicks: 0, LastPlayedDate: older });
     const hands = cluster.hands("b");
     const given: EffectDraft[] = [];
-    await reconcileUserData(
+    const isDone = await reconcile(
       {
         hands,
         peers: () => new Map([["a", cluster.hands("a").client]]),
@@ -207,9 +207,12 @@ describe("a server that was away for longer than the journal reaches back", () =
           standing: () => ({ known: undefined, isOpen: false, quietMs: 0 }),
           publishSeen: async (_kind, draft) => void given.push(draft),
         },
+        settleMs: 1,
       },
+      "away",
       new AbortController().signal,
     );
+    expect(isDone).toBe(true);
     expect(await dataAt(b, film)).toMatchObject({
       IsFavorite: false,
       PlaybackPositionTicks: 800_000_000,

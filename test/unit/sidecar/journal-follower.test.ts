@@ -22,6 +22,7 @@ import {
   Follower,
   type FollowerEvent,
   type FollowerLimits,
+  type FollowerParts,
   followerLimits,
 } from "../../../sidecar/journal/follower.ts";
 import type { Applied, JournalHandler } from "../../../sidecar/journal/handler.ts";
@@ -40,6 +41,7 @@ const limits: FollowerLimits = {
   afterDeathMs: 100,
   afterMuteMs: 1500,
   storeRetryMs: 20,
+  reconcileRetryMs: 50,
 };
 
 /** What one server has: by item and field. It can lack items, refuse, and be slow. */
@@ -124,6 +126,8 @@ function startAt(
     readonly isHealthy?: boolean;
     readonly apartMs?: number;
     readonly startFrom?: JournalCursor;
+    readonly reconcile?: FollowerParts["reconcile"];
+    readonly handler?: JournalHandler;
   } = {},
 ): Running {
   const { server = new ToyServer(), ledger = new MemoryLedger() } = options;
@@ -147,14 +151,14 @@ function startAt(
       peer: () => undefined,
       leads: () => options.leads ?? false,
     },
-    handlers: [toyHandler(server, options.apartMs)],
+    handlers: [options.handler ?? toyHandler(server, options.apartMs)],
     ...{ ledger, limits },
     startFrom: () => ledger.cursor() ?? options.startFrom,
     isReachable: async () => false,
     urgent: () => undefined,
     onEvent: (event) => events.push(event),
     noteCursor: async () => undefined,
-    reconcile: async () => undefined,
+    reconcile: options.reconcile ?? (async () => true),
   });
   if (options.isHealthy !== false) follower.noteHealth(true);
   const runs = Promise.all([memory.run(stopping.signal), follower.run(stopping.signal)]);
@@ -386,6 +390,28 @@ describe("position reports", () => {
   });
 });
 
+describe("a document", () => {
+  test("of this server that is read again is not overwritten with an older one of another", async () => {
+    const server = new ToyServer();
+    const { fields: _fields, ...rest } = toyHandler(server);
+    const handler: JournalHandler = {
+      ...rest,
+      repeatsOwn: true,
+      apply: async ({ entry }) => {
+        Object.assign(server.of(entry.itemId), entry.payload);
+        return { outcome: "done" };
+      },
+    };
+    server.of("settings").word = "newer";
+    await write(effect("settings", { word: "older" }, 0));
+    const last = await write(effect("settings", { word: "newer" }, 0, { replica: "a" }));
+    // Its ledger is gone, as after a start without a folder.
+    const a = startAt("a", { server, handler });
+    await until(2000, "both are read", async () => a.follower.appliedNumber >= last);
+    expect(server.of("settings").word).toBe("newer");
+  });
+});
+
 describe("a journal", () => {
   test("whose entries are not ours, or of no kind that is known, is read on", async () => {
     const b = startAt("b");
@@ -434,5 +460,60 @@ describe("a journal", () => {
     await until(3000, "b has it", async () => b.server.of("film").favourite === true);
     expect(a.events).toContain("lost");
     expect(b.server.of("film").position).toBe(8);
+  });
+
+  test("that was lost has the servers compared once what is left of it is done, until that succeeds", async () => {
+    const generation = (await theStore().journalEnds()).generation;
+    const ledger = new MemoryLedger();
+    ledger.setCursor({ generation: `not ${generation}`, number: 70 });
+    await write(effect("film", { position: 5 }, 0));
+    const server = new ToyServer();
+    // Longer than it takes until the follower looks what is to be done.
+    server.onApply = () => new Promise((resolve) => setTimeout(resolve, 1500));
+    const seen: unknown[] = [];
+    const reconcile = async (cause: string): Promise<boolean> => {
+      seen.push([cause, server.of("film").position]);
+      return seen.length > 1;
+    };
+    const a = startAt("a", { ledger, server, reconcile });
+    await until(6000, "they are equal", async () => !a.follower.isReconciling && seen.length > 0);
+    expect(seen).toEqual([
+      ["lost", 5],
+      ["lost", 5],
+    ]);
+  });
+
+  test("that was lost has the servers compared also when the sidecar is killed before", async () => {
+    const generation = (await theStore().journalEnds()).generation;
+    const ledger = new MemoryLedger();
+    ledger.setCursor({ generation: `not ${generation}`, number: 70 });
+    const before = startAt("a", { ledger, reconcile: async () => false });
+    await until(3000, "it was lost", async () => before.events.includes("lost"));
+    await before.stop();
+    running.splice(running.indexOf(before), 1);
+    const causes: string[] = [];
+    const after = startAt("a", {
+      ledger,
+      reconcile: async (cause) => causes.push(cause) > 0,
+    });
+    await until(3000, "they are equal", async () => causes.length > 0);
+    expect([causes, after.events.includes("lost")]).toEqual([["lost"], false]);
+  });
+
+  test("that was lost keeps what waits for an item", async () => {
+    const server = new ToyServer();
+    server.lacking.add("film");
+    const a = startAt("a", { server });
+    await write(effect("film", { position: 9 }, 0));
+    await until(2000, "it waits", async () => a.follower.asideCount === 1);
+    await a.stop();
+    running.splice(running.indexOf(a), 1);
+    const { generation } = await theStore().journalEnds();
+    a.ledger.rewind({ generation: `not ${generation}`, number: 70 });
+    const after = startAt("a", { server, ledger: a.ledger });
+    await until(2000, "it was lost", async () => after.events.includes("lost"));
+    server.lacking.delete("film");
+    after.follower.noteLibraryChanged();
+    await until(2000, "it is there", async () => server.of("film").position === 9);
   });
 });
