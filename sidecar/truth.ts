@@ -17,6 +17,7 @@ import {
   journalCursorOf,
   journalNoteId,
   journalStartNoteId,
+  noGeneration,
 } from "../core/cluster/journal-cursor.ts";
 import type { Memory } from "../core/cluster/memory.ts";
 import { dropNote, putNote } from "../core/cluster/notes.ts";
@@ -262,7 +263,7 @@ export class TruthKeeper {
     if (answer.outcome !== "answered") return;
     const found = readMark(parsedObject(answer.text)?.CustomName);
     // Without a mark nobody knows since when: everything that the journal still has is done again.
-    const cursor = found?.cursor ?? { generation: "unknown", number: 0 };
+    const cursor = found?.cursor ?? { generation: noGeneration, number: 0 };
     await this.#orderStart(cursor);
     await this.#noteBehind();
     await this.#release(cursor, order);
@@ -272,7 +273,7 @@ export class TruthKeeper {
   async #release(cursor: JournalCursor, order: string): Promise<void> {
     const { replica } = this.#parts;
     this.#setTrusted(false);
-    await this.#leaveMark(cursor.generation === "unknown" ? undefined : cursor);
+    await this.#leaveMark(cursor.generation === noGeneration ? undefined : cursor);
     await this.#dropNote(quarantineNoteId(replica));
     await this.#remember({ order });
     // Whoever keeps this server next, in another folder, must not obey it again.

@@ -31,6 +31,9 @@ export interface JournalStart {
   readonly order: string;
 }
 
+/** The generation of a cursor when nobody knows which one, nor how far: all that the journal has is read. */
+export const noGeneration = "unknown";
+
 const generationLengthMax = 128;
 
 export function journalNoteId(replica: string): string {

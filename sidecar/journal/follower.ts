@@ -25,6 +25,7 @@ import {
   type Placed,
   readEntry,
 } from "../../core/cluster/journal.ts";
+import { noGeneration } from "../../core/cluster/journal-cursor.ts";
 import { backOffMs, rest, sleep } from "../../core/service/loop.ts";
 import type { JournalCursor, JournalEnds, JournalEntry } from "../../core/store/journal.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
@@ -533,7 +534,10 @@ export class Follower {
       forgetOldest(this.#unsettled, this.#parts.limits.recentLimit);
     }
     const isOwn = entry.replica === this.#parts.hands.replica;
-    if (isOwn && handler.fields === undefined && (this.#isLive || !handler.repeatsOwn)) return;
+    if (isOwn && handler.fields === undefined && (this.#isLive || !handler.repeatsOwn)) {
+      this.#parts.ledger.noteDone(number);
+      return;
+    }
     if (isOwn && this.#isLive) {
       this.#learn(handler, lane, placed, undefined);
       this.#settle(lane, handler);
@@ -1088,7 +1092,8 @@ export class Follower {
     this.#cursor = { generation: ends.generation, number: Math.max(0, ends.first - 1) };
     ledger.rewind(this.#cursor);
     this.#savedNumber = this.#cursor.number;
-    this.#noteLoss(isOther && this.#loss?.cause !== "away" ? "lost" : "away");
+    const isAway = !isOther || before?.generation === noGeneration || this.#loss?.cause === "away";
+    this.#noteLoss(isAway ? "away" : "lost");
     if (isOther && before !== undefined) await this.#republish(limits.republishLimit, ends);
   }
 

@@ -100,8 +100,8 @@ export interface JournalHandler {
    */
   readonly fields?: FieldRules;
   /**
-   * Without fields: an own effect that is read again, after a start or a loss, is applied like any other, because older
-   * ones of others are, before it.
+   * Without fields: an own effect that is read again, after a start or a loss, is applied like any other. Older ones of
+   * others are, before it; and where the server's data were put back it lacks what it once did itself.
    */
   readonly repeatsOwn?: boolean;
   readonly kinds: readonly IntentKind[];

@@ -51,7 +51,7 @@ const picturesLimit = 100;
 const mediaLimits = { lossLimit: 0.1, foldersLimit: 200 };
 
 export function createLibrary(): JournalHandler {
-  return { kinds, lane: laneOf, publish, apply, redo };
+  return { kinds, repeatsOwn: true, lane: laneOf, publish, apply, redo };
 }
 
 /** One lane for each item; libraries and what is told of them have one order of their own. */

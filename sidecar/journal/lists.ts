@@ -77,6 +77,7 @@ export function createLists(options: ListOptions = {}): JournalHandler {
 
 class Lists implements JournalHandler {
   readonly kinds = ["playlist", "collection", "itemGone"] as const;
+  readonly repeatsOwn = true;
   readonly #options: ListOptions;
   /** The number of the newest word about a list: what waited for an item, or comes late, must not overwrite it. */
   readonly #newest = new Map<string, number>();

@@ -53,6 +53,7 @@ interface View {
 export function createUsers(): JournalHandler {
   return {
     kinds: ["user"],
+    repeatsOwn: true,
     lane: ({ userId }) => userLane(userId),
     publish,
     apply: ({ entry }, hands) => applyUser(entry, hands),

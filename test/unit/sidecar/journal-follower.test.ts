@@ -409,6 +409,17 @@ describe("a document", () => {
     const a = startAt("a", { server, handler });
     await until(2000, "both are read", async () => a.follower.appliedNumber >= last);
     expect(server.of("settings").word).toBe("newer");
+    // Its own that it has just made is not made once more.
+    await write(effect("settings", { word: "newest" }, 0, { replica: "a" }));
+    server.of("settings").word = "newest";
+    const end = await write(effect("other", { word: "one" }, 0));
+    await until(2000, "both are read", async () => a.follower.appliedNumber >= end);
+    await a.stop();
+    running.splice(running.indexOf(a), 1);
+    server.of("settings").word = "not touched";
+    const after = startAt("a", { server, handler, ledger: a.ledger });
+    await until(2000, "it is live", async () => after.follower.appliedNumber >= end);
+    expect(server.of("settings").word).toBe("not touched");
   });
 });
 
