@@ -6,4 +6,4 @@ import { optionsPage } from "./help.ts";
 import { documentedCommands } from "./main.ts";
 
 const path = fileURLToPath(new URL("../docs/options.md", import.meta.url));
-writeFileSync(path, optionsPage(await documentedCommands()));
+writeFileSync(path, optionsPage(documentedCommands()));

@@ -25,6 +25,8 @@ import {
   proxyRules,
   reseedOptions,
   reseedRules,
+  seedOptions,
+  seedRules,
   sidecarOptions,
   sidecarRules,
   statusOptions,
@@ -40,7 +42,7 @@ interface Command {
   readonly name: string;
   readonly summary: string;
   readonly run: (argv: readonly string[], io: Io) => Promise<number>;
-  readonly help: () => CommandHelp | Promise<CommandHelp>;
+  readonly help: CommandHelp;
 }
 
 const up = tableCommand({
@@ -73,28 +75,15 @@ const sidecar = tableCommand({
   run: async (config, _words, io) => (await import("./sidecar.ts")).runSidecar(config, io),
 });
 
-/** Reads its own options, which are beside it: it copies folders and shares nothing with the others. */
-const seed: Command = {
+const seed = tableCommand({
   name: "seed",
   summary: "copy a server's data and config folders to those of a new one",
-  help: async () => ({
-    name: seed.name,
-    summary: seed.summary,
-    usage: "--from DIR | --from-archive FILE | --sidecar URL --to DIR [options]",
-    options: (await import("./seed.ts")).seedOptions,
-  }),
-  async run(argv, io) {
-    if (argv.includes("--help") || argv.includes("-h")) {
-      io.out(commandHelp(await seed.help()));
-      return 0;
-    }
-    const lines = {
-      out: (line: string) => io.out(`${line}\n`),
-      err: (line: string) => io.err(`${line}\n`),
-    };
-    return (await import("./seed.ts")).runSeed(argv, lines);
-  },
-};
+  usage: "--from DIR | --from-archive FILE | --sidecar URL --to DIR [options]",
+  options: seedOptions,
+  rules: seedRules,
+  words: [],
+  run: async (config, _words, io) => (await import("./seed.ts")).runSeed(config, io),
+});
 
 const explain = tableCommand({
   name: "explain",
@@ -220,8 +209,8 @@ const commands: readonly Command[] = [
 ];
 
 /** Every command's help, for docs/options.md. */
-export function documentedCommands(): Promise<CommandHelp[]> {
-  return Promise.all(commands.map((command) => command.help()));
+export function documentedCommands(): CommandHelp[] {
+  return commands.map(({ help }) => help);
 }
 
 /** Runs `jellybloom <argv>` and answers its exit code. */
@@ -258,7 +247,7 @@ function tableCommand<Table extends OptionTable>(command: TableCommand<Table>): 
   return {
     name,
     summary,
-    help: () => command,
+    help: command,
     async run(argv, io) {
       const readFile = (path: string) => readFileSync(path, "utf8");
       const read = readOptions(options, rules, { argv, env: io.env, readFile }, words);

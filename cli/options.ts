@@ -904,6 +904,125 @@ export const beside = {
   }),
 } satisfies OptionTable;
 
+const version: OptionType<string> = {
+  placeholder: "VERSION",
+  parse: (text) =>
+    /^\d+(\.\d+){1,3}([.-].*)?$/.test(text)
+      ? { value: text }
+      : { mistake: "must be a version of Jellyfin, such as 10.11.11" },
+};
+
+const serverId: OptionType<string> = {
+  placeholder: "SERVERID",
+  parse: (text) =>
+    /^([0-9a-f-]{32,36}|unknown)$/i.test(text)
+      ? { value: text }
+      : { mistake: "must be the id of the server in the target, as a run without it tells" },
+};
+
+export const seedOptions = {
+  from: optional({
+    name: "from",
+    section: "Folders",
+    type: path,
+    description:
+      "The folder of the server that is there, which may be running: what is /config in a container," +
+      " /var/lib/jellyfin of a system package, or its data folder. It is only read.",
+  }),
+  fromArchive: optional({
+    name: "from-archive",
+    section: "Folders",
+    type: path,
+    description: "An archive that `jellybloom backup` wrote, instead of a server's folder.",
+  }),
+  to: required({
+    name: "to",
+    section: "Folders",
+    type: path,
+    description:
+      "The folder of the server that is to be its copy. That server must not run. The folder is empty," +
+      " or not there, or holds an unfinished copy.",
+  }),
+  fromConfig: optional({
+    name: "from-config",
+    section: "Folders",
+    type: path,
+    description:
+      "The config folder of the server that is there (the one with system.xml), where it is not found by" +
+      " --from.",
+  }),
+  toConfig: optional({
+    name: "to-config",
+    section: "Folders",
+    type: path,
+    description:
+      "The config folder of the copy. Without it the copy's folders lie to one another as the source's.",
+  }),
+  seenAs: optional({
+    name: "seen-as",
+    section: "Folders",
+    type: path,
+    description:
+      "The path under which the new server sees its data folder, such as /config in a container. Without" +
+      " it: as the old server sees its own; or, where that one is the very path in --from, as --to.",
+  }),
+  without: optional({
+    name: "without",
+    section: "What is copied",
+    type: rebuildables,
+    description:
+      `What to leave out, of ${rebuildable.join(", ")}: the first three are made again by the new server` +
+      " when they are needed. Caches, logs and transcodes are always left out.",
+  }),
+  followLinks: flag({
+    name: "follow-links",
+    section: "What is copied",
+    description:
+      "Copies what is behind links that lead out of the server's folders. Without it such a link stops the" +
+      " copy, since both servers would write to the same place.",
+  }),
+  replace: optional({
+    name: "replace",
+    section: "What is copied",
+    type: serverId,
+    description:
+      "Throws away the server with this id which the target holds. Its data is lost once the copy is whole.",
+  }),
+  ifEmpty: flag({
+    name: "if-empty",
+    section: "What is copied",
+    description:
+      "Does nothing, and ends well, when the target holds a whole server already: for whatever runs before each" +
+      " start of a server, such as an init container.",
+  }),
+  forVersion: optional({
+    name: "for-version",
+    section: "What is copied",
+    type: version,
+    description:
+      "The version of Jellyfin which the new server runs: data of a newer one are refused, because no server can" +
+      " use those.",
+  }),
+  ...beside,
+  name: optional({
+    name: "name",
+    section: "Cluster",
+    type: replicaName,
+    description:
+      "The new server's name in the cluster. With it and --sidecar the cluster is told what the copy knows: its" +
+      " journal goes on from there, and so do its logins.",
+  }),
+  retryLimitMs: option({
+    name: "retry-limit",
+    section: "Cluster",
+    type: durationMs(0, 24 * 3_600_000),
+    default: "2m",
+    description: "How long a --sidecar that goes away in the middle is waited for.",
+  }),
+} satisfies OptionTable;
+
+export type SeedConfig = ConfigOf<typeof seedOptions>;
+
 export const backupOptions = {
   from: optional({
     name: "from",
@@ -1265,6 +1384,28 @@ export function besideMistakes({
     ? ["--sidecar needs --cluster-key: it answers nobody else."]
     : [];
 }
+
+export const seedRules: readonly OptionRule<typeof seedOptions>[] = [
+  { about: ["sidecar", "clusterKey"], check: besideMistakes },
+  {
+    about: ["from", "fromArchive", "sidecar"],
+    check({ from, fromArchive, sidecar }) {
+      if (from !== undefined && fromArchive !== undefined) {
+        return ["--from and --from-archive exclude each other: a copy has one source."];
+      }
+      return from === undefined && fromArchive === undefined && sidecar === undefined
+        ? ["--from DIR is needed (or JELLYBLOOM_FROM), or --from-archive, or --sidecar."]
+        : [];
+    },
+  },
+  {
+    about: ["name", "sidecar"],
+    check: ({ name, sidecar }) =>
+      name !== undefined && sidecar === undefined
+        ? ["--name needs --sidecar: there is nobody else to tell."]
+        : [],
+  },
+];
 
 export const backupRules: readonly OptionRule<typeof backupOptions>[] = [
   { about: ["sidecar", "clusterKey"], check: besideMistakes },

@@ -18,12 +18,14 @@ import { SeedProblem } from "../sidecar/seed/problem.ts";
 import { inspectTarget } from "../sidecar/seed/target.ts";
 import { runDrain, runUndrain } from "./drain.ts";
 import type { Io } from "./io.ts";
-import type { ReseedConfig } from "./options.ts";
+import type { ReseedConfig, SeedConfig } from "./options.ts";
 import { runSeed } from "./seed.ts";
 import { statusPath } from "./status.ts";
 
 const answerLimitMs = 5000;
 const pollMs = 1000;
+/** How long a sender that goes away in the middle is waited for. */
+const retryLimitMs = 2 * 60_000;
 
 interface Seen {
   readonly name: string;
@@ -45,7 +47,7 @@ export async function runReseed(config: ReseedConfig, replica: string, io: Io): 
       throw new Stopped(`${replica} could not be drained`);
     }
     await stopServer(config, replica, tell);
-    if ((await runSeed(await seedWords(config, replica), linesOf(io))) !== 0) {
+    if ((await runSeed(await seedConfig(config, replica), io)) !== 0) {
       throw new Stopped(`${replica} was not seeded, and stays drained: run this again`);
     }
     await startServer(config, replica, tell);
@@ -126,20 +128,15 @@ async function isRunning(config: ReseedConfig): Promise<boolean> {
 }
 
 /** The replica's own old data are what is to be replaced, so that their id needs not to be named. */
-async function seedWords(config: ReseedConfig, replica: string): Promise<string[]> {
+async function seedConfig(config: ReseedConfig, replica: string): Promise<SeedConfig> {
   const state = await inspectTarget(await targetOf(config));
-  const words = ["--to", config.to, "--name", replica, "--cluster-key", config.clusterKey];
-  const add = (name: string, value: string | undefined): void => {
-    if (value !== undefined) words.push(name, value);
+  return {
+    ...config,
+    name: replica,
+    replace: state.kind === "server" ? state.serverId : undefined,
+    retryLimitMs,
+    ...{ fromConfig: undefined, without: undefined, forVersion: undefined, ifEmpty: false },
   };
-  add("--to-config", config.toConfig);
-  add("--seen-as", config.seenAs);
-  add("--from", config.from);
-  add("--from-archive", config.fromArchive);
-  add("--sidecar", urlText(config.sidecar));
-  add("--replace", state.kind === "server" ? state.serverId : undefined);
-  if (config.followLinks) words.push("--follow-links");
-  return words;
 }
 
 async function startServer(
@@ -182,11 +179,4 @@ async function runOwn(command: string): Promise<void> {
   });
   if (code !== 0)
     throw new Stopped(`The command ${JSON.stringify(command)} ended with ${code ?? "a signal"}`);
-}
-
-function linesOf(io: Io) {
-  return {
-    out: (line: string) => io.out(`${line}\n`),
-    err: (line: string) => io.err(`${line}\n`),
-  };
 }

@@ -147,12 +147,12 @@ test("every key says its type, its writers and its end", () => {
   }
 });
 
-test("docs/options.md says what the option tables say (npm run docs writes it)", async () => {
-  expect(read("docs/options.md")).toBe(optionsPage(await documentedCommands()));
+test("docs/options.md says what the option tables say (npm run docs writes it)", () => {
+  expect(read("docs/options.md")).toBe(optionsPage(documentedCommands()));
 });
 
-test("every option is told in a sentence, under one name", async () => {
-  for (const { name, options } of await documentedCommands()) {
+test("every option is told in a sentence, under one name", () => {
+  for (const { name, options } of documentedCommands()) {
     const rows = Object.values(options);
     for (const row of rows) {
       expect(row.description, `${name} --${row.name}`).toMatch(/^[A-Z].*[.)]$/s);

@@ -31,6 +31,7 @@ import { runCli } from "../support/cli.ts";
 import { ask, makeServer, modeOf, serverId, treeOf, write } from "../support/server-folders.ts";
 
 const clusterKey = "a-key-that-every-part-of-a-test-cluster-shares";
+const launcher = join(import.meta.dirname, "../../cli/jellybloom.mjs");
 let folder = "";
 let from = "";
 let to = "";
@@ -122,7 +123,6 @@ describe("a backup", () => {
 
   test("goes to the standard output when it is asked to, and nothing else does", async () => {
     makeServer(from, join(from, "config"));
-    const launcher = join(import.meta.dirname, "../../cli/jellybloom.mjs");
     const ran = spawnSync(process.execPath, [launcher, "backup", "--from", from, "--to", "-"], {
       maxBuffer: 64 * 1024 * 1024,
     });
@@ -234,8 +234,8 @@ describe("a backup", () => {
       write(join(from, "metadata", "many", `${index}.jpg`), `picture ${index}`.repeat(2000));
     }
     await backUp();
-    const script = join(import.meta.dirname, "../support/seed-run.ts");
-    const child = spawn(process.execPath, [script, "--from-archive", archive, "--to", to]);
+    const words = ["seed", "--from-archive", archive, "--to", to];
+    const child = spawn(process.execPath, [launcher, ...words]);
     children.push(child);
     for (let tries = 0; tries < 500 && !existsSync(join(to, markerName)); tries++) {
       await new Promise((resolve) => setTimeout(resolve, 5));

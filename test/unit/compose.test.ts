@@ -7,12 +7,13 @@ import { parse } from "yaml";
 import {
   proxyOptions,
   proxyRules,
+  seedOptions,
+  seedRules,
   sidecarOptions,
   sidecarRules,
   upOptions,
   upRules,
 } from "../../cli/options.ts";
-import { seedOptions, seedRules } from "../../cli/seed.ts";
 import { readOptions } from "../../core/service/options.ts";
 
 const root = new URL("../../", import.meta.url);

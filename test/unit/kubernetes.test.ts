@@ -536,8 +536,8 @@ describe("what is started", () => {
     expect(lasts(livenessProbe)).toBe(60);
   });
 
-  test("every JELLYBLOOM_ name is an option's", async () => {
-    const known = (await documentedCommands()).flatMap(({ options }) =>
+  test("every JELLYBLOOM_ name is an option's", () => {
+    const known = documentedCommands().flatMap(({ options }) =>
       Object.values(options).flatMap(({ name, secret }) =>
         secret ? [environmentName(name), `${environmentName(name)}_FILE`] : [environmentName(name)],
       ),
