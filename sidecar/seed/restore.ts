@@ -273,8 +273,11 @@ class Receiver {
   readonly #databases = new Map<string, PlannedFile>();
   readonly #pictures = new Map<string, PlannedFile>();
   readonly #links = new Map<string, PlannedLink>();
-  /** The last file of the first pass, after which databases and changes come in no order. */
-  #after = "";
+  /**
+   * The last file of the first pass, after which databases and changes come in no order. What changed of the files
+   * before it comes first in each stream, so that all are as they were when the stream began that brought this one.
+   */
+  #reached: ArchiveResume | undefined;
   #isInOrder = true;
   #bytes = 0;
   #notedBytes = 0;
@@ -290,13 +293,12 @@ class Receiver {
   }
 
   get resume(): ArchiveResume | undefined {
-    if (this.#parts.kind === "file" || this.#after === "") return undefined;
-    return { after: this.#after, sinceMs: Date.parse(this.head.madeAt) };
+    return this.#parts.kind === "file" ? undefined : this.#reached;
   }
 
   /** An earlier run staged so much of the same. */
-  goOn({ after, bytes }: EarlierRun): void {
-    this.#after = after;
+  goOn({ after, sinceMs, bytes }: EarlierRun): void {
+    this.#reached = { after, sinceMs };
     this.#bytes = bytes;
     this.#parts.progress.add(bytes);
   }
@@ -400,8 +402,8 @@ class Receiver {
     if (this.#parts.kind === "file" || !this.#isInOrder) return;
     // Databases are sent after the files; they and what follows are sent again whenever it breaks off.
     if (this.#databases.has(path)) this.#isInOrder = false;
-    if (!this.#isInOrder || path <= this.#after) return;
-    this.#after = path;
+    if (!this.#isInOrder || path <= (this.#reached?.after ?? "")) return;
+    this.#reached = { after: path, sinceMs: Date.parse(this.head.madeAt) };
     this.#unnoted++;
     if (this.#bytes - this.#notedBytes < noteBytes && this.#unnoted < noteFiles) return;
     await this.note();
@@ -412,14 +414,10 @@ class Receiver {
     this.#isInOrder = true;
     this.#unnoted = 0;
     this.#notedBytes = this.#bytes;
-    if (this.#parts.kind === "file" || this.#after === "") return;
-    const { head, landing } = this.#parts;
-    const file = receivedFile(landing.target);
-    const early: EarlierRun = {
-      after: this.#after,
-      sinceMs: Date.parse(head.madeAt),
-      bytes: this.#bytes,
-    };
+    const { resume } = this;
+    if (resume === undefined) return;
+    const file = receivedFile(this.#parts.landing.target);
+    const early: EarlierRun = { ...resume, bytes: this.#bytes };
     await writeFile(`${file}.new`, JSON.stringify(early));
     await rename(`${file}.new`, file);
   }

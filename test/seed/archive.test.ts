@@ -22,7 +22,8 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { setTimeout as pause } from "node:timers/promises";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { createSeal } from "../../core/service/seal.ts";
 import { createDonor } from "../../sidecar/seed/donor.ts";
 import { tarHeader } from "../../sidecar/seed/tar.ts";
@@ -32,12 +33,37 @@ import { ask, makeServer, modeOf, serverId, treeOf, write } from "../support/ser
 
 const clusterKey = "a-key-that-every-part-of-a-test-cluster-shares";
 const launcher = join(import.meta.dirname, "../../cli/jellybloom.mjs");
+const filesCount = 300;
+const fileBytes = 15_000;
+/** A file system keeps the time of a change to 2 s at worst. */
+const clockGrainMs = 2100;
+
+/** The files come in the order of their numbers. Each tenth is a picture, whose time is kept more exactly. */
+function many(server: string, index: number): string {
+  const type = index % 10 === 0 ? "jpg" : "nfo";
+  return join(server, "metadata", "many", `${String(index).padStart(3, "0")}.${type}`);
+}
+
+/** Of those who send it over the network. It is made early: what is as young as a copy of it is always sent again. */
+let source = "";
+let madeAtMs = 0;
 let folder = "";
 let from = "";
 let to = "";
 let archive = "";
 const children: ChildProcess[] = [];
 const servers: Server[] = [];
+
+beforeAll(() => {
+  source = mkdtempSync(join(tmpdir(), "archive source "));
+  makeServer(source, join(source, "config"));
+  for (let index = 0; index < filesCount; index++) {
+    write(many(source, index), randomBytes(fileBytes));
+  }
+  madeAtMs = performance.now();
+});
+
+afterAll(() => rmSync(source, { recursive: true, force: true }));
 
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), "archive test "));
@@ -231,14 +257,14 @@ describe("a backup", () => {
   test("a restore that was killed goes on, and the target is marked until it is whole", async () => {
     makeServer(from, join(from, "config"));
     for (let index = 0; index < 300; index++) {
-      write(join(from, "metadata", "many", `${index}.jpg`), `picture ${index}`.repeat(2000));
+      write(join(from, "metadata", "many", `${index}.nfo`), `words ${index}`.repeat(2000));
     }
     await backUp();
     const words = ["seed", "--from-archive", archive, "--to", to];
     const child = spawn(process.execPath, [launcher, ...words]);
     children.push(child);
     for (let tries = 0; tries < 500 && !existsSync(join(to, markerName)); tries++) {
-      await new Promise((resolve) => setTimeout(resolve, 5));
+      await pause(5);
     }
     child.kill("SIGKILL");
     await once(child, "exit");
@@ -250,11 +276,6 @@ describe("a backup", () => {
     expect(copied(to)).toEqual(copied(from));
   }, 30_000);
 });
-
-/** A file that is as young as the copy itself is always sent again. */
-async function pastClockGrain(): Promise<void> {
-  await new Promise((resolve) => setTimeout(resolve, 2100));
-}
 
 function mount(path: string): number | null {
   return spawnSync("mount", ["-t", "tmpfs", "-o", "size=90m", "tmpfs", path]).status;
@@ -269,6 +290,11 @@ function canMount(): boolean {
 }
 
 describe("over the network", () => {
+  beforeEach(async () => {
+    from = source;
+    await pause(Math.max(0, madeAtMs + clockGrainMs - performance.now()));
+  });
+
   /** A sidecar's port with a donor behind it. `cut`: every answer breaks off after so many bytes, so many times. */
   async function startDonor(cut: { bytes: number; times: number } = { bytes: 0, times: 0 }) {
     const seal = createSeal(clusterKey);
@@ -313,7 +339,6 @@ describe("over the network", () => {
     ]);
 
   test("an empty folder becomes a copy; who does not know the cluster key gets nothing", async () => {
-    makeServer(from, join(from, "config"));
     const { url } = await startDonor();
     const wrong = ["seed", "--sidecar", url, "--to", to, "--cluster-key", "x".repeat(32)];
     const refused = await runCli(wrong);
@@ -331,14 +356,6 @@ describe("over the network", () => {
   });
 
   test("a donor that breaks off is asked again from where it was, and never twice for what is there", async () => {
-    makeServer(from, join(from, "config"));
-    for (let index = 0; index < 200; index++) {
-      write(
-        join(from, "metadata", "many", `${String(index).padStart(3, "0")}.jpg`),
-        `${index}`.repeat(5000),
-      );
-    }
-    await pastClockGrain();
     const { url, asked } = await startDonor({ bytes: 600_000, times: 2 });
     const ran = await seedFrom(url);
     expect(ran).toMatchObject({ code: 0, err: "" });
@@ -346,19 +363,11 @@ describe("over the network", () => {
     const after = asked.map((body) => (JSON.parse(body) as { after?: string }).after ?? "");
     expect(after).toHaveLength(3);
     expect(after[0]).toBe("");
-    expect(after[1]).toMatch(/many\/\d+\.jpg$/);
+    expect(after[1]).toMatch(/many\/\d+\.(jpg|nfo)$/);
     expect((after[2] ?? "") > (after[1] ?? "")).toBe(true);
   }, 20_000);
 
   test("a donor that dies leaves a marked target, which another run finishes without what is there", async () => {
-    makeServer(from, join(from, "config"));
-    for (let index = 0; index < 1200; index++) {
-      write(
-        join(from, "metadata", "many", `${String(index).padStart(4, "0")}.jpg`),
-        `${index}`.repeat(500),
-      );
-    }
-    await pastClockGrain();
     const dying = await startDonor({ bytes: 1_500_000, times: 1 });
     dying.server.once("request", () => dying.server.close());
     const first = await runCli([
@@ -376,20 +385,26 @@ describe("over the network", () => {
   }, 30_000);
 
   test("a file that changed while the donor was away is copied again", async () => {
-    makeServer(from, join(from, "config"));
-    for (let index = 0; index < 200; index++) {
-      write(
-        join(from, "metadata", "many", `${String(index).padStart(3, "0")}.jpg`),
-        `${index}`.repeat(5000),
-      );
-    }
-    await pastClockGrain();
     const { url, server } = await startDonor({ bytes: 900_000, times: 1 });
     server.prependListener("request", () => {
-      write(join(from, "metadata", "many", "001.jpg"), "new and other");
+      write(many(from, 1), "new and other");
     });
     expect(await seedFrom(url)).toMatchObject({ code: 0 });
-    expect(readFileSync(join(to, "metadata", "many", "001.jpg"), "utf8")).toBe("new and other");
+    expect(readFileSync(many(to, 1), "utf8")).toBe("new and other");
+    expect(copied(to)).toEqual(copied(from));
+  }, 20_000);
+
+  test("files that changed are copied again, though the donor broke off between them", async () => {
+    const { url, server, asked } = await startDonor({ bytes: 900_000, times: 2 });
+    let requests = 0;
+    server.prependListener("request", () => {
+      if (++requests !== 2) return;
+      // The first of them are whole before it breaks off again, and the last are not.
+      for (let index = 2; index < 14; index++) write(many(from, index), randomBytes(100_000));
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, clockGrainMs);
+    });
+    expect(await seedFrom(url)).toMatchObject({ code: 0, err: "" });
+    expect(asked).toHaveLength(3);
     expect(copied(to)).toEqual(copied(from));
   }, 20_000);
 
@@ -397,11 +412,6 @@ describe("over the network", () => {
   test.runIf(canMount())(
     "a disk that fills up in the middle is told, and nothing is lost by it",
     async () => {
-      makeServer(from, join(from, "config"));
-      for (let index = 0; index < 40; index++) {
-        write(join(from, "metadata", "many", `${index}.jpg`), randomBytes(100_000));
-      }
-      await pastClockGrain();
       mkdirSync(to);
       expect(mount(to)).toBe(0);
       const filler = join(to, "lost+found");
@@ -433,7 +443,6 @@ describe("over the network", () => {
   );
 
   test("a backup is taken from a sidecar, too", async () => {
-    makeServer(from, join(from, "config"));
     const { url } = await startDonor();
     const ran = await runCli([
       "backup",
