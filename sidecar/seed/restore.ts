@@ -271,7 +271,9 @@ class Receiver {
   readonly folders = new Map<string, PlannedEntry>();
   readonly #parts: ReceiverParts;
   readonly #databases = new Map<string, PlannedFile>();
+  /** Whose times are not exact yet. */
   readonly #pictures = new Map<string, PlannedFile>();
+  #areTimesExact = true;
   readonly #links = new Map<string, PlannedLink>();
   /**
    * The last file of the first pass, after which databases and changes come in no order. What changed of the files
@@ -338,16 +340,15 @@ class Receiver {
       await prune(staged(root), wanted);
     }
     await makeLinks([...this.#links.values()], staged);
-    const isThere = (file: PlannedFile): boolean => names.has(file.source.slice(1));
-    const pictures = [...this.#pictures.values()].filter(isThere);
-    if (!(await makePictureTimesExact(pictures, staged))) {
+    await this.#settlePictures();
+    if (!this.#areTimesExact) {
       tell(
         "Times of pictures are kept to the microsecond only: there is no GNU touch here to set them.",
       );
     }
     await prove(landing, {
       directories: [...this.folders.values()],
-      databases: [...this.#databases.values()].filter(isThere),
+      databases: [...this.#databases.values()].filter(({ source }) => names.has(source.slice(1))),
     });
   }
 
@@ -416,10 +417,19 @@ class Receiver {
     this.#notedBytes = this.#bytes;
     const { resume } = this;
     if (resume === undefined) return;
+    // Of those that are noted a later run hears no more.
+    await this.#settlePictures();
     const file = receivedFile(this.#parts.landing.target);
     const early: EarlierRun = { ...resume, bytes: this.#bytes };
     await writeFile(`${file}.new`, JSON.stringify(early));
     await rename(`${file}.new`, file);
+  }
+
+  async #settlePictures(): Promise<void> {
+    const pictures = [...this.#pictures.values()];
+    this.#pictures.clear();
+    const staged = (path: string): string => stagedPath(this.#parts.landing.target, path);
+    if (!(await makePictureTimesExact(pictures, staged))) this.#areTimesExact = false;
   }
 
   /** A link leads to the same place in the copy, however its two folders lie to one another; never out of it. */
