@@ -10,7 +10,7 @@ import { createSeal } from "../core/service/seal.ts";
 import { type Archive, openArchive, type Sink } from "../sidecar/seed/archive.ts";
 import { syncParent } from "../sidecar/seed/copy.ts";
 import { fileInput, openStream } from "../sidecar/seed/inputs.ts";
-import { codeOf, SeedProblem } from "../sidecar/seed/problem.ts";
+import { codeOf, messageOf, SeedProblem } from "../sidecar/seed/problem.ts";
 import { ArchiveBroke } from "../sidecar/seed/restore.ts";
 import { countText, Progress, sizeText } from "../sidecar/seed/text.ts";
 import { verifyArchive } from "../sidecar/seed/verify.ts";
@@ -37,7 +37,7 @@ export async function runBackup(config: BackupConfig, io: Io): Promise<number> {
       return 1;
     }
     if (codeOf(error) === undefined) throw error;
-    io.err(`${error instanceof Error ? error.message : String(error)}: there is no backup.\n`);
+    io.err(`${messageOf(error)}: there is no backup.\n`);
     return 1;
   }
 }

@@ -4,7 +4,7 @@
 // ordered; 1: it was not.
 
 import { decidePath } from "../core/cluster/deciding.ts";
-import { callProven } from "../core/cluster/sidecar-client.ts";
+import { callProven, whyNot } from "../core/cluster/sidecar-client.ts";
 import type { Decision } from "../core/cluster/truth.ts";
 import { urlText } from "../core/service/options.ts";
 import { createSeal } from "../core/service/seal.ts";
@@ -23,8 +23,7 @@ export async function runDecide(
   const body = { replica, decision };
   const answer = await callProven(seal, urlText(admin), decidePath, body, answerLimitMs);
   if (answer.outcome !== "ok") {
-    const why = answer.outcome === "failed" ? answer.why : answer.error;
-    io.err(`Nothing was decided: ${why}.\n`);
+    io.err(`Nothing was decided: ${whyNot(answer)}.\n`);
     return 1;
   }
   if (json) io.out(`${JSON.stringify(answer.body)}\n`);

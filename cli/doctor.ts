@@ -13,6 +13,7 @@ import { doctorPath, type Examination, examination } from "../sidecar/doctor/doc
 import type { Finding } from "../sidecar/findings.ts";
 import type { Io } from "./io.ts";
 import { apiKeyOf, type DoctorConfig } from "./options.ts";
+import { wrapped } from "./text.ts";
 
 /** A page of items of a large library takes a second on a small machine. */
 const callLimitMs = 20_000;
@@ -99,25 +100,13 @@ export function examinationText({ asked, findings }: Examination): string {
   const rest = findings.filter(({ severity }) => severity === "warn");
   if (severe.length > 0) {
     lines.push("To be put right before anybody is served:");
-    for (const { sentence } of severe) lines.push(...wrapped(sentence));
+    for (const { sentence } of severe)
+      lines.push(...wrapped(sentence, widthCharacters, "- ", "  "));
     if (rest.length > 0) lines.push("");
   }
   if (rest.length > 0) {
     lines.push("To be put right:");
-    for (const { sentence } of rest) lines.push(...wrapped(sentence));
+    for (const { sentence } of rest) lines.push(...wrapped(sentence, widthCharacters, "- ", "  "));
   }
   return `${lines.join("\n")}\n`;
-}
-
-function wrapped(sentence: string): string[] {
-  const lines: string[] = [];
-  let line = "-";
-  for (const word of sentence.split(" ")) {
-    if (line.length + 1 + word.length > widthCharacters && line.trim() !== "-") {
-      lines.push(line);
-      line = " ";
-    }
-    line += ` ${word}`;
-  }
-  return [...lines, line];
 }

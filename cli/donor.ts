@@ -2,7 +2,7 @@
 // first byte is read, and, when a copy is in place, that the store follows.
 
 import { readJournalCursor } from "../core/cluster/journal-cursor.ts";
-import { callProven } from "../core/cluster/sidecar-client.ts";
+import { callProven, type SidecarAnswer, whyNot } from "../core/cluster/sidecar-client.ts";
 import { isRecord } from "../core/service/json.ts";
 import { type HttpUrl, urlText } from "../core/service/options.ts";
 import { createSeal } from "../core/service/seal.ts";
@@ -57,7 +57,6 @@ export async function tellSeeded(
   );
 }
 
-function whyOf(answer: Awaited<ReturnType<typeof callProven>>): string {
-  if (answer.outcome === "failed") return answer.why;
-  return answer.outcome === "refused" ? answer.error : "its answer makes no sense";
+function whyOf(answer: SidecarAnswer): string {
+  return answer.outcome === "ok" ? "its answer makes no sense" : whyNot(answer);
 }

@@ -9,6 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { callProven, type SidecarAnswer } from "../core/cluster/sidecar-client.ts";
 import { urlText } from "../core/service/options.ts";
 import { createSeal, type Seal } from "../core/service/seal.ts";
+import { countText } from "../sidecar/seed/text.ts";
 import type { Io } from "./io.ts";
 import type { DrainConfig, UndrainConfig } from "./options.ts";
 
@@ -99,11 +100,7 @@ function sentence({ replica, draining, done, homes, requests, sockets }: Told): 
   if (!draining) return `${replica} does not drain: somebody took the order back.`;
   if (done) return `${replica} is drained and ready to stop.`;
   return (
-    `${replica} drains; left on it: ${count(homes, "home")}, ${count(requests, "request")},` +
-    ` ${count(sockets, "socket")}.`
+    `${replica} drains; left on it: ${countText(homes, "home")}, ${countText(requests, "request")},` +
+    ` ${countText(sockets, "socket")}.`
   );
-}
-
-function count(number: number, what: string): string {
-  return `${number} ${what}${number === 1 ? "" : "s"}`;
 }

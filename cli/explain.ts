@@ -2,6 +2,7 @@
 // to any server by it. The question carries a proof made with the cluster key, since the answer tells where
 // a user is.
 
+import { callProven } from "../core/cluster/sidecar-client.ts";
 import { urlText } from "../core/service/options.ts";
 import { createSeal } from "../core/service/seal.ts";
 import type { Io } from "./io.ts";
@@ -44,28 +45,20 @@ export async function runExplain(
     path,
     token: config.token ?? null,
   };
-  const body = JSON.stringify(question);
-  const url = new URL(urlText(config.admin) + explainPath);
-  const proof = createSeal(config.clusterKey).proofHeaders("POST", url.pathname, body);
-  try {
-    const response = await fetch(url, {
-      method: "POST",
-      headers: { "content-type": "application/json", ...proof },
-      body,
-      redirect: "error",
-      signal: AbortSignal.timeout(answerLimitMs),
-    });
-    const answer: unknown = await response.json();
-    if (!response.ok) {
-      io.err(`The door refused to tell: ${errorOf(answer) ?? `status ${response.status}`}.\n`);
-      return 1;
-    }
-    io.out(config.json ? `${JSON.stringify(answer)}\n` : `${told(answer)}\n`);
+  const { admin, clusterKey, json } = config;
+  const base = urlText(admin);
+  const seal = createSeal(clusterKey);
+  const answer = await callProven(seal, base, explainPath, question, answerLimitMs);
+  if (answer.outcome === "ok") {
+    io.out(json ? `${JSON.stringify(answer.body)}\n` : `${told(answer.body)}\n`);
     return 0;
-  } catch (error) {
-    io.err(`No answer from ${urlText(config.admin)}: ${causeOf(error)}.\n`);
-    return 1;
   }
+  io.err(
+    answer.outcome === "refused"
+      ? `The door refused to tell: ${answer.error}.\n`
+      : `No answer from ${base}: ${answer.why}.\n`,
+  );
+  return 1;
 }
 
 function told(answer: unknown): string {
@@ -78,15 +71,4 @@ function told(answer: unknown): string {
 
 function plain(value: unknown): string {
   return typeof value === "string" ? value : JSON.stringify(value);
-}
-
-function errorOf(answer: unknown): string | undefined {
-  const isTold = typeof answer === "object" && answer !== null && "error" in answer;
-  return isTold && typeof answer.error === "string" ? answer.error : undefined;
-}
-
-function causeOf(error: unknown): string {
-  if (!(error instanceof Error)) return "unknown";
-  if (error.name === "TimeoutError") return `none within ${answerLimitMs} ms`;
-  return error.cause instanceof Error ? error.cause.message : error.message;
 }

@@ -2,6 +2,7 @@
 // anything else than what is read.
 
 import { environmentName, type Option, type OptionTable } from "../core/service/options.ts";
+import { wrapped } from "./text.ts";
 
 export interface CommandHelp {
   readonly name: string;
@@ -13,6 +14,7 @@ export interface CommandHelp {
 }
 
 const widthCharacters = 92;
+const indent = " ".repeat(6);
 
 /** `jellybloom --help`. */
 export function programHelp(
@@ -39,7 +41,7 @@ export function commandHelp({ name, summary, usage, options }: CommandHelp): str
     lines.push("", section);
     for (const row of rows) lines.push(...optionLines(row));
   }
-  lines.push("", ...wrap(commonNote, ""), "");
+  lines.push("", ...wrapped(commonNote, widthCharacters, "", ""), "");
   return lines.join("\n");
 }
 
@@ -51,7 +53,10 @@ const commonNote =
 function optionLines(row: Option<unknown>): string[] {
   const notes = notesOf(row);
   const note = notes.length === 0 ? "" : `  (${notes.join(", ")})`;
-  return [`  ${synopsis(row)}${note}`, ...wrap(row.description, "      ")];
+  return [
+    `  ${synopsis(row)}${note}`,
+    ...wrapped(row.description, widthCharacters, indent, indent),
+  ];
 }
 
 function synopsis({ name, placeholder }: Option<unknown>): string {
@@ -79,19 +84,6 @@ function bySection(options: OptionTable): ReadonlyMap<string, readonly Option<un
     sections.set(row.section, [...(sections.get(row.section) ?? []), row]);
   }
   return sections;
-}
-
-function wrap(text: string, indent: string): string[] {
-  const lines: string[] = [];
-  let line = indent;
-  for (const word of text.split(" ")) {
-    if (line !== indent && line.length + word.length + 1 > widthCharacters) {
-      lines.push(line);
-      line = indent;
-    }
-    line += line === indent ? word : ` ${word}`;
-  }
-  return [...lines, line];
 }
 
 /** The whole of docs/options.md. */

@@ -22,6 +22,7 @@ import {
   StoreUnavailable,
 } from "../core/store/store.ts";
 import { isDatabaseFree } from "../sidecar/seed/database.ts";
+import { countText } from "../sidecar/seed/text.ts";
 import {
   changedTasks,
   ownTasksOf,
@@ -242,7 +243,7 @@ async function endLogins(
   if (!isUp || seal === undefined) {
     const why = isUp ? "the cluster key is not known" : "it cannot be reached";
     undone.push(
-      `${name}: ${count(owed.length, "login")} that Jellybloom made there must be ended, and ${why}:` +
+      `${name}: ${countText(owed.length, "login")} that Jellybloom made there must be ended, and ${why}:` +
         " run this again, or remove the devices in its dashboard.",
     );
     return 0;
@@ -255,7 +256,7 @@ async function endLogins(
   }
   if (ended < owed.length) {
     undone.push(
-      `${name}: ${count(owed.length - ended, "login")} that Jellybloom made there could not be ended:` +
+      `${name}: ${countText(owed.length - ended, "login")} that Jellybloom made there could not be ended:` +
         " remove the devices in its dashboard.",
     );
   }
@@ -392,8 +393,8 @@ function text(
 ): string {
   const lines = replicas.map(
     ({ name, by, restored, loginsEnded }) =>
-      `${name} ${ways[by]}${by === "earlier" ? "" : ` (${count(restored.length, "task")})`};` +
-      ` ${count(loginsEnded, "login")} of Jellybloom's ended there.`,
+      `${name} ${ways[by]}${by === "earlier" ? "" : ` (${countText(restored.length, "task")})`};` +
+      ` ${countText(loginsEnded, "login")} of Jellybloom's ended there.`,
   );
   if (changedBack.length > 0) {
     lines.push(
@@ -415,8 +416,4 @@ function text(
       : "Run this again when that can be done; what is done already stays done.",
   );
   return `${lines.join("\n")}\n`;
-}
-
-function count(number: number, what: string): string {
-  return `${number} ${what}${number === 1 ? "" : "s"}`;
 }

@@ -9,7 +9,7 @@
 
 import { spawn } from "node:child_process";
 import { setTimeout as sleep } from "node:timers/promises";
-import { callProven } from "../core/cluster/sidecar-client.ts";
+import { callProven, whyNot } from "../core/cluster/sidecar-client.ts";
 import { isRecord } from "../core/service/json.ts";
 import { urlText } from "../core/service/options.ts";
 import { createSeal } from "../core/service/seal.ts";
@@ -66,8 +66,7 @@ async function statusOf({ admin, clusterKey }: ReseedConfig): Promise<readonly S
   const seal = createSeal(clusterKey);
   const answer = await callProven(seal, urlText(admin), statusPath, {}, answerLimitMs);
   if (answer.outcome !== "ok") {
-    const why = answer.outcome === "failed" ? answer.why : answer.error;
-    throw new Stopped(`The door at ${urlText(admin)} cannot be asked (${why})`);
+    throw new Stopped(`The door at ${urlText(admin)} cannot be asked (${whyNot(answer)})`);
   }
   const rows = isRecord(answer.body) ? answer.body.replicas : undefined;
   return (Array.isArray(rows) ? rows : []).filter(isRecord).map((row) => ({

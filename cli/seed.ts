@@ -5,7 +5,7 @@ import { urlText } from "../core/service/options.ts";
 import { createSeal } from "../core/service/seal.ts";
 import { findTarget } from "../sidecar/seed/checks.ts";
 import { fileInput, sidecarInput } from "../sidecar/seed/inputs.ts";
-import { codeOf, SeedProblem } from "../sidecar/seed/problem.ts";
+import { codeOf, messageOf, SeedProblem } from "../sidecar/seed/problem.ts";
 import { restore } from "../sidecar/seed/restore.ts";
 import { seed } from "../sidecar/seed/seed.ts";
 import { inspectTarget } from "../sidecar/seed/target.ts";
@@ -37,7 +37,7 @@ export async function runSeed(config: SeedConfig, io: Io): Promise<number> {
       return 1;
     }
     if (codeOf(error) === undefined) throw error;
-    io.err(`${error instanceof Error ? error.message : String(error)}.\n`);
+    io.err(`${messageOf(error)}.\n`);
     return 1;
   }
 }

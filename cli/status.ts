@@ -2,12 +2,13 @@
 // carry, who leads, and what is wrong in words. Exit code 0: nothing is wrong; 1: something is, or nobody
 // answered; so that a script may ask it, too.
 
-import { callProven } from "../core/cluster/sidecar-client.ts";
+import { callProven, whyNot } from "../core/cluster/sidecar-client.ts";
 import { urlText } from "../core/service/options.ts";
 import { createSeal } from "../core/service/seal.ts";
 import type { ClusterStatus, ReplicaStatus } from "../proxy/status.ts";
 import type { Io } from "./io.ts";
 import type { StatusConfig } from "./options.ts";
+import { wrapped } from "./text.ts";
 
 export const statusPath = "/jellybloom/status";
 const answerLimitMs = 5000;
@@ -17,8 +18,7 @@ export async function runStatus(config: StatusConfig, io: Io): Promise<number> {
   const seal = createSeal(config.clusterKey);
   const answer = await callProven(seal, urlText(config.admin), statusPath, {}, answerLimitMs);
   if (answer.outcome !== "ok") {
-    const why = answer.outcome === "failed" ? answer.why : answer.error;
-    io.err(`No status from ${urlText(config.admin)}: ${why}.\n`);
+    io.err(`No status from ${urlText(config.admin)}: ${whyNot(answer)}.\n`);
     return 1;
   }
   // It is proven to come from nobody but it is asked by us: a door of another version may lack a field.
@@ -57,7 +57,8 @@ export function statusText(status: ClusterStatus): string {
   if (status.wrong.length === 0) lines.push("Nothing is wrong.");
   else {
     lines.push("What is wrong:");
-    for (const sentence of status.wrong) lines.push(...wrapped(`${sentence}.`));
+    for (const sentence of status.wrong)
+      lines.push(...wrapped(`${sentence}.`, widthCharacters, "- ", "  "));
   }
   return `${lines.join("\n")}\n`;
 }
@@ -93,17 +94,4 @@ function timeText(ms: number): string {
   if (seconds < 120) return `${seconds}s`;
   if (seconds < 7200) return `${Math.floor(seconds / 60)}m`;
   return seconds < 172_800 ? `${Math.floor(seconds / 3600)}h` : `${Math.floor(seconds / 86_400)}d`;
-}
-
-function wrapped(sentence: string): string[] {
-  const lines: string[] = [];
-  let line = "-";
-  for (const word of sentence.split(" ")) {
-    if (line.length + 1 + word.length > widthCharacters && line.trim() !== "-") {
-      lines.push(line);
-      line = " ";
-    }
-    line += ` ${word}`;
-  }
-  return [...lines, line];
 }

@@ -111,10 +111,14 @@ export class SidecarCalls {
     void this.call(replica, path, { identity: identityKey }).then((answer) => {
       this.#hintsRunning--;
       if (answer.outcome === "ok") return;
-      const why = answer.outcome === "failed" ? answer.why : answer.error;
-      this.#options.log.debug(`the sidecar of ${replica} did not take a hint: ${why}`);
+      this.#options.log.debug(`the sidecar of ${replica} did not take a hint: ${whyNot(answer)}`);
     });
   }
+}
+
+/** Half a sentence. */
+export function whyNot(answer: Exclude<SidecarAnswer, { readonly outcome: "ok" }>): string {
+  return answer.outcome === "failed" ? answer.why : answer.error;
 }
 
 /** POSTs JSON with a proof made with the cluster key, to a sidecar or an admin port. Never rejects. */

@@ -1,6 +1,7 @@
 // Where archives are read from: a file, or the sidecar of another replica over the network.
 
 import { open, stat } from "node:fs/promises";
+import { parsedObject } from "../../core/service/json.ts";
 import type { Seal } from "../../core/service/seal.ts";
 import type { ArchiveResume } from "./archive.ts";
 import type { Rebuildable } from "./choice.ts";
@@ -86,13 +87,8 @@ export async function openStream(
 
 async function refusal(base: string, response: Response): Promise<SeedProblem> {
   const text = (await response.text().catch(() => "")).slice(0, answerLimitCharacters);
-  let error = `status ${response.status}`;
-  try {
-    const told: unknown = JSON.parse(text);
-    if (typeof told === "object" && told !== null && "error" in told) error = String(told.error);
-  } catch {
-    // An answer that is no JSON tells nothing; its status does.
-  }
+  const told = parsedObject(text)?.error;
+  const error = typeof told === "string" ? told : `status ${response.status}`;
   return new SeedProblem(`The sidecar at ${base} sends no archive: ${error}`);
 }
 
