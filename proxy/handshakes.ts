@@ -3,7 +3,7 @@
 
 import { Client } from "./client.ts";
 import { type RequestFacts, readFacts, readHeaderFacts } from "./facts.ts";
-import { upstreamHead } from "./headers.ts";
+import { headFields, upstreamHead } from "./headers.ts";
 import { Job } from "./job.ts";
 import type { SocketAsked, SocketTarget } from "./lanes/socket-host.ts";
 import type { Learning } from "./learning.ts";
@@ -148,12 +148,11 @@ function hostOf(rawHeaders: readonly string[]): string {
 /** The headers of a handshake without those which the WebSocket library makes itself. */
 function handshakeHeaders(head: string): Record<string, string> {
   const headers: Record<string, string> = {};
-  for (const line of head.split("\r\n").slice(1)) {
-    const colon = line.indexOf(":");
-    if (colon <= 0) continue;
-    const name = line.slice(0, colon).toLowerCase();
+  const fields = headFields(head).headers;
+  for (let index = 0; index < fields.length; index += 2) {
+    const name = (fields[index] ?? "").toLowerCase();
     if (name.startsWith("sec-websocket-") || name === "host") continue;
-    headers[name] = line.slice(colon + 1).trim();
+    headers[name] = fields[index + 1] ?? "";
   }
   return headers;
 }

@@ -267,6 +267,22 @@ export function upstreamHead(request: UpstreamHead): string {
   return `${head}\r\n`;
 }
 
+/** A head that `upstreamHead` made, for a library that writes it itself, and tells the length of the body. */
+export function headFields(head: string): {
+  readonly target: string;
+  /** Name, value, name, value … */
+  readonly headers: string[];
+} {
+  const [requestLine = "", ...lines] = head.split("\r\n").slice(0, -2);
+  const headers: string[] = [];
+  for (const line of lines) {
+    const colon = line.indexOf(":");
+    const name = line.slice(0, colon);
+    if (name !== "content-length") headers.push(name, line.slice(colon + 2));
+  }
+  return { target: requestLine.split(" ")[1] ?? "/", headers };
+}
+
 const lineBreaking = /[\r\n\0]/;
 
 function line(name: string, value: string): string {

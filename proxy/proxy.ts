@@ -26,6 +26,7 @@ import type { JellyfinClient } from "../core/jellyfin/client.ts";
 import { baseSegmentsOf } from "../core/jellyfin/paths.ts";
 import type { Clock } from "../core/service/clock.ts";
 import { type GuardedRoute, listen, type Readiness } from "../core/service/health.ts";
+import { parsedObject } from "../core/service/json.ts";
 import type { Service } from "../core/service/lifecycle.ts";
 import type { OpenLog } from "../core/service/log.ts";
 import { repeat, sleep } from "../core/service/loop.ts";
@@ -933,21 +934,13 @@ async function upgrade(
 
 // ---- Small things -----------------------------------------------------------------------------------
 
-/** Those a person configured, then those that sidecars announce under other names. */
+/** What `explain` is asked; undefined when it cannot be read. */
 function parsedQuestion(
   body: string,
 ):
   | { readonly method: string; readonly path: string; readonly token: string | undefined }
   | undefined {
-  let question: unknown;
-  try {
-    question = JSON.parse(body);
-  } catch {
-    // Not JSON: answered like any other question that cannot be read.
-    return undefined;
-  }
-  if (typeof question !== "object" || question === null) return undefined;
-  const { method, path, token } = question as Record<string, unknown>;
+  const { method, path, token } = parsedObject(body) ?? {};
   if (typeof method !== "string" || typeof path !== "string" || !path.startsWith("/"))
     return undefined;
   return { method, path, token: typeof token === "string" ? token : undefined };

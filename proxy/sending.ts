@@ -13,7 +13,7 @@ import type { Attendant, Rewritten } from "./attendant.ts";
 import { watchedForSize } from "./body.ts";
 import { Bounded } from "./bounded.ts";
 import type { RequestFacts } from "./facts.ts";
-import { cookieHeader, plainUpstreamHead, upstreamHead } from "./headers.ts";
+import { cookieHeader, headFields, plainUpstreamHead, upstreamHead } from "./headers.ts";
 import { answered, requestBody, requestText } from "./id-swaps.ts";
 import type { Job } from "./job.ts";
 import { type Attempt, type LaneOutcome, Relay } from "./lanes/relay.ts";
@@ -214,15 +214,7 @@ export class Sending {
     const { limits, metrics } = this.#parts;
     const { facts, client } = job;
     const attempt = this.attempt(job, link, false, undefined);
-    const lines = attempt.wire.head.split("\r\n").slice(0, -2);
-    const target = lines.shift()?.split(" ")[1] ?? facts.path;
-    const headers: string[] = [];
-    for (const line of lines) {
-      const colon = line.indexOf(":");
-      const name = line.slice(0, colon);
-      if (name.toLowerCase() === "content-length") continue;
-      headers.push(name, line.slice(colon + 2));
-    }
+    const { target, headers } = headFields(attempt.wire.head);
     const length = client.head.headers["content-length"];
     if (length !== undefined) headers.push("content-length", length);
     const leaving = new AbortController();

@@ -356,8 +356,6 @@ export class Door {
         this.#cut(job, next.why);
         return true;
       case "elsewhere":
-        metrics.retries[outcome.kind].add();
-        return false;
       case "hold":
         metrics.retries[outcome.kind].add();
         return false;

@@ -10,6 +10,7 @@ import type { Seal } from "../../core/service/seal.ts";
 import type { Attendant } from "../attendant.ts";
 import type { HeldReply } from "../client.ts";
 import { ownReply, withBody } from "../reply.ts";
+import { leaderOf } from "./leader.ts";
 
 export interface ApiKeysParts {
   readonly memory: Memory;
@@ -35,8 +36,8 @@ export function createApiKeysAttendant({ memory, seal, isCluster }: ApiKeysParts
     },
     /** Each server has keys of its own: the page shows those of the one at which they are made. */
     bound() {
-      const replica = isCluster() ? memory.lease?.replica : undefined;
-      return replica === undefined || replica === "" ? undefined : { replica, kind: "leader" };
+      const replica = isCluster() ? leaderOf(memory)?.replica : undefined;
+      return replica === undefined ? undefined : { replica, kind: "leader" };
     },
     async after({ facts }, reply) {
       if (facts.method !== "GET" || reply.head.status !== 200 || !isCluster()) return reply;

@@ -23,13 +23,15 @@ import {
 } from "../../core/jellyfin/credentials.ts";
 import { isGated, isReadAtLeader } from "../../core/jellyfin/gated.ts";
 import type { Clock } from "../../core/service/clock.ts";
+import { parsedObject } from "../../core/service/json.ts";
 import type { Log } from "../../core/service/log.ts";
 import { proofHeaderName, type Seal } from "../../core/service/seal.ts";
 import type { Lease } from "../../core/store/store.ts";
 import type { Attendant, Attended } from "../attendant.ts";
 import type { HeldReply } from "../client.ts";
-import { upstreamHead } from "../headers.ts";
+import { headFields, upstreamHead } from "../headers.ts";
 import { ownReply, tooLarge, unavailable } from "../reply.ts";
+import { identityNow, lacksToken, leaderOf, nextCall } from "./leader.ts";
 
 export interface GateAttendantParts {
   readonly memory: Memory;
@@ -76,11 +78,6 @@ export function createGateAttendant(parts: GateAttendantParts): Attendant {
   };
 }
 
-function leaderOf(memory: Memory): Lease | undefined {
-  const { lease } = memory;
-  return lease === undefined || lease.replica === "" ? undefined : lease;
-}
-
 async function throughGate(parts: GateAttendantParts, asked: Attended): Promise<HeldReply> {
   const { memory, clock, sidecarUrl, log } = parts;
   // A body too large to keep cannot be proven.
@@ -103,32 +100,8 @@ async function throughGate(parts: GateAttendantParts, asked: Attended): Promise<
     }
     const leftMs = asked.deadlineMs - clock.monotonicMs();
     if (leftMs <= 0 || asked.hasLeft) return unavailable(why);
-    await nextLease(memory, Math.min(leftMs, againAfterMs));
+    await nextCall((listener) => memory.onLease(listener), Math.min(leftMs, againAfterMs));
   }
-}
-
-/** The identity as it is by now: its token at the leader may have come meanwhile. */
-function identityNow(memory: Memory, { identity }: Attended): Identity | undefined {
-  if (identity === undefined) return undefined;
-  const now = memory.identities.get(identity.key);
-  return now?.generation === identity.generation ? now : identity;
-}
-
-function lacksToken(identity: Identity, replica: string): boolean {
-  return identity.kind === "user" && identity.tokens[replica] === undefined;
-}
-
-/** Resolves when the lease changes, or after `limitMs`. */
-function nextLease(memory: Memory, limitMs: number): Promise<void> {
-  return new Promise((resolve) => {
-    const finish = (): void => {
-      clearTimeout(timer);
-      stop();
-      resolve();
-    };
-    const timer = setTimeout(finish, limitMs);
-    const stop = memory.onLease(finish);
-  });
 }
 
 type GateAnswer =
@@ -210,14 +183,8 @@ function judged(verdict: GateVerdict | undefined, bytes: Buffer): GateAnswer | u
 }
 
 function errorIn(bytes: Buffer): string {
-  try {
-    const told: unknown = JSON.parse(bytes.toString("utf8"));
-    const isTold = typeof told === "object" && told !== null && "error" in told;
-    return isTold && typeof told.error === "string" ? told.error : "no reason was given";
-  } catch {
-    // An answer that cannot be read gives no reason.
-    return "no reason was given";
-  }
+  const error = parsedObject(bytes.toString("utf8"))?.error;
+  return typeof error === "string" ? error : "no reason was given";
 }
 
 /** The request as that replica is to see it. */
@@ -238,17 +205,7 @@ function headFor(
     plainAnswer: true,
     whole: false,
   });
-  const lines = head.split("\r\n").slice(0, -2);
-  const target = lines.shift()?.split(" ")[1] ?? facts.path;
-  const headers: string[] = [];
-  for (const line of lines) {
-    const colon = line.indexOf(":");
-    const name = line.slice(0, colon);
-    // The HTTP client tells the length itself, and keeps connections as it sees fit.
-    if (/^(?:content-length|connection)$/i.test(name)) continue;
-    headers.push(name, line.slice(colon + 2));
-  }
-  return { target, headers };
+  return headFields(head);
 }
 
 function swappedFor(

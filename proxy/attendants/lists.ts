@@ -12,7 +12,6 @@
 // collection it is given, with what was added, and nothing is lost. An error would be shown as «there was a problem»
 // and leave the viewer to find the collection by hand.
 
-import type { Identity } from "../../core/cluster/identity.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { idsIn, isWrittenAtLeader } from "../../core/jellyfin/changes-library.ts";
@@ -23,6 +22,7 @@ import { isRecord, parsedObject } from "../../core/service/json.ts";
 import type { Attendant, Attended } from "../attendant.ts";
 import type { HeldReply } from "../client.ts";
 import { ownReply, unavailable } from "../reply.ts";
+import { identityNow, lacksToken, leaderOf, nextCall } from "./leader.ts";
 
 export interface ListsParts {
   readonly memory: Pick<Memory, "lease" | "identities" | "onLease" | "highestLeaseNumber">;
@@ -54,15 +54,10 @@ export function createLists(parts: ListsParts): Attendant {
   const creations = new Map<string, Promise<void>>();
   const releases = new WeakMap<Attended, () => void>();
 
-  function leader(): string | undefined {
-    const { lease } = memory;
-    return lease === undefined || lease.replica === "" ? undefined : lease.replica;
-  }
-
   /** The leader's replica once it can take this request; a sentence when the time is up. */
   async function writer(asked: Attended): Promise<{ readonly replica: string } | string> {
     for (;;) {
-      const replica = leader();
+      const replica = leaderOf(memory)?.replica;
       const identity = identityNow(memory, asked);
       let why = "Nobody leads the cluster right now.";
       if (replica !== undefined && !isReady(replica)) why = "The leader's server is not ready.";
@@ -73,7 +68,7 @@ export function createLists(parts: ListsParts): Attendant {
       }
       const leftMs = asked.deadlineMs - clock.monotonicMs();
       if (leftMs <= 0 || asked.hasLeft) return why;
-      await nextLease(memory, Math.min(leftMs, lookIntervalMs));
+      await nextCall((listener) => memory.onLease(listener), Math.min(leftMs, lookIntervalMs));
     }
   }
 
@@ -139,7 +134,7 @@ export function createLists(parts: ListsParts): Attendant {
     },
 
     bound() {
-      const replica = isCluster() ? leader() : undefined;
+      const replica = isCluster() ? leaderOf(memory)?.replica : undefined;
       return replica === undefined ? undefined : { replica, kind: "leader" };
     },
 
@@ -171,19 +166,6 @@ export function createLists(parts: ListsParts): Attendant {
   };
 }
 
-function identityNow(
-  memory: Pick<Memory, "identities">,
-  { identity }: Attended,
-): Identity | undefined {
-  if (identity === undefined) return undefined;
-  const now = memory.identities.get(identity.key);
-  return now?.generation === identity.generation ? now : identity;
-}
-
-function lacksToken(identity: Identity | undefined, replica: string): boolean {
-  return identity?.kind === "user" && identity.tokens[replica] === undefined;
-}
-
 /** What a deletion names, in its path or its query. */
 function deletedIds({ facts }: Attended): readonly string[] {
   const { route, params, rawQuery } = facts;
@@ -203,19 +185,6 @@ function created({ rawHeaders }: Attended, id: string): HeldReply {
   const isCamel = accept >= 0 && /profile="?CamelCase/i.test(rawHeaders[accept + 1] ?? "");
   const text = JSON.stringify(isCamel ? { id } : { Id: id });
   return ownReply(200, "OK", text, ["Content-Type", "application/json; charset=utf-8"]);
-}
-
-/** Resolves when the lease changes, or after `limitMs`. */
-function nextLease(memory: Pick<Memory, "onLease">, limitMs: number): Promise<void> {
-  return new Promise((resolve) => {
-    const finish = (): void => {
-      clearTimeout(timer);
-      stop();
-      resolve();
-    };
-    const timer = setTimeout(finish, limitMs);
-    const stop = memory.onLease(finish);
-  });
 }
 
 function timeUp(limitMs: number): Promise<void> {

@@ -36,6 +36,7 @@ import type { Note, Store } from "../../core/store/store.ts";
 import type { Attendant, Attended } from "../attendant.ts";
 import { Bounded } from "../bounded.ts";
 import { withBody } from "../reply.ts";
+import { nextCall } from "./leader.ts";
 
 export interface QuickConnectParts {
   readonly store: Store;
@@ -365,25 +366,12 @@ export function createQuickConnect(parts: QuickConnectParts): Attendant {
       parts.urgent(replica, identityKey);
       const leftMs = deadlineMs - clock.monotonicMs();
       if (leftMs <= 0) return undefined;
-      await changed((listener) => memory.onIdentity(listener), Math.min(leftMs, 250));
+      await nextCall((listener) => memory.onIdentity(listener), Math.min(leftMs, 250));
     }
   }
 
   function noteChanged(id: string, before: Note, limitMs: number): Promise<void> {
     if (memory.note("quickConnect", id)?.value !== before.value) return Promise.resolve();
-    return changed((listener) => memory.onNote((note) => note.id === id && listener()), limitMs);
+    return nextCall((listener) => memory.onNote((note) => note.id === id && listener()), limitMs);
   }
-}
-
-/** Resolves at the next call of the listener, or after `limitMs`. */
-function changed(subscribe: (listener: () => void) => () => void, limitMs: number): Promise<void> {
-  return new Promise((resolve) => {
-    const finish = (): void => {
-      clearTimeout(timer);
-      stop();
-      resolve();
-    };
-    const timer = setTimeout(finish, limitMs);
-    const stop = subscribe(finish);
-  });
 }

@@ -7,7 +7,7 @@
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { sessionAsked } from "../../core/cluster/capabilities.ts";
-import type { Identity } from "../../core/cluster/identity.ts";
+import { type Identity, normalId } from "../../core/cluster/identity.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
 import {
   isShown,
@@ -22,6 +22,7 @@ import {
 } from "../../core/cluster/sessions.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import type { Clock } from "../../core/service/clock.ts";
+import { objectOf, parsedObject } from "../../core/service/json.ts";
 import type { Log } from "../../core/service/log.ts";
 import type { Note } from "../../core/store/store.ts";
 import type { Attendant, Attended } from "../attendant.ts";
@@ -184,7 +185,7 @@ export function createSessions(parts: SessionsParts): Sessions {
     const query = new URLSearchParams(asked.facts.rawQuery);
     const values = new Map([...query].map(([name, value]) => [name.toLowerCase(), value]));
     const within = Number(values.get("activewithinseconds") ?? 0);
-    const controllable = plainId(values.get("controllablebyuserid") ?? "");
+    const controllable = normalId(values.get("controllablebyuserid") ?? "");
     let controllableBy: SessionsQuestion["controllableBy"];
     if (controllable !== "") {
       const found =
@@ -211,7 +212,7 @@ export function createSessions(parts: SessionsParts): Sessions {
     attends: (route) => route.kind === "userPolicy",
     ended(asked) {
       const { userId } = asked.facts.params;
-      if (userId !== undefined) rights.delete(plainId(userId));
+      if (userId !== undefined) rights.delete(normalId(userId));
     },
   };
 
@@ -257,16 +258,9 @@ export function createSessions(parts: SessionsParts): Sessions {
 }
 
 function readRights(text: string, userId: string): Rights | undefined {
-  let user: unknown;
-  try {
-    user = JSON.parse(text);
-  } catch {
-    // Not an answer of Jellyfin: nothing is shown beyond what the replica showed.
-    return undefined;
-  }
-  const policy: unknown = (user as { Policy?: unknown } | null)?.Policy;
-  if (typeof policy !== "object" || policy === null) return undefined;
-  const said = policy as Record<string, unknown>;
+  const said = objectOf(parsedObject(text)?.Policy);
+  // Not an answer of Jellyfin: nothing is shown beyond what the replica showed.
+  if (said === undefined) return undefined;
   const isAdministrator = said.IsAdministrator === true;
   const devices = Array.isArray(said.EnabledDevices) ? said.EnabledDevices : [];
   return {
@@ -289,10 +283,6 @@ function listOf(text: string): unknown[] | undefined {
     // The answer to HEAD, or not what we took it for: passed on as it came.
     return undefined;
   }
-}
-
-function plainId(id: string): string {
-  return id.replaceAll("-", "").toLowerCase();
 }
 
 /** Objects whose names are values of their own: they keep their case (System.Text.Json renames properties only). */

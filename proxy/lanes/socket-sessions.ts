@@ -8,6 +8,7 @@
 
 import { hash } from "node:crypto";
 import { serverMessage } from "../../core/jellyfin/messages.ts";
+import { parsedObject } from "../../core/service/json.ts";
 import type { Log } from "../../core/service/log.ts";
 import type { SocketSessions } from "./socket-host.ts";
 import type { SocketPair } from "./socket-pair.ts";
@@ -135,12 +136,6 @@ export class SessionsFeed {
 }
 
 function listOf(text: string): unknown[] | undefined {
-  try {
-    const message: unknown = JSON.parse(text);
-    const data = (message as { Data?: unknown } | null)?.Data;
-    return Array.isArray(data) ? data : undefined;
-  } catch {
-    // Not a message: whoever hears it may judge.
-    return undefined;
-  }
+  const data = parsedObject(text)?.Data;
+  return Array.isArray(data) ? data : undefined;
 }
