@@ -189,10 +189,7 @@ export class Balancer {
       this.#wake = new AbortController();
       await this.#step();
       const isDraining = this.#drains.size > 0;
-      await rest(
-        isDraining ? stepIntervalMs : quietStepIntervalMs,
-        AbortSignal.any([signal, this.#wake.signal]),
-      );
+      await rest(isDraining ? stepIntervalMs : quietStepIntervalMs, signal, this.#wake.signal);
     }
   }
 

@@ -70,7 +70,7 @@ export class PlayKeeper {
     while (!signal.aborted) {
       this.#wake = new AbortController();
       const restMs = this.#options.isHealthy() ? await this.#look() : undefined;
-      await sleep(restMs ?? restMsMax, AbortSignal.any([signal, this.#wake.signal]));
+      await sleep(restMs ?? restMsMax, signal, this.#wake.signal);
       // A server's death moves many homes at once: one look serves them all.
       if (!signal.aborted) await sleep(gatherMs, signal);
     }

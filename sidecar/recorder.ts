@@ -90,7 +90,7 @@ export class RecorderKeeper {
     while (!signal.aborted) {
       this.#wake = new AbortController();
       await this.#once();
-      await sleep(intervalMs, AbortSignal.any([signal, this.#wake.signal]));
+      await sleep(intervalMs, signal, this.#wake.signal);
     }
     unfollow();
   }

@@ -364,7 +364,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     while (!signal.aborted) {
       nextLook = new AbortController();
       await watchServer();
-      await rest(options.healthIntervalMs, AbortSignal.any([signal, nextLook.signal]));
+      await rest(options.healthIntervalMs, signal, nextLook.signal);
     }
   }
 

@@ -3,19 +3,24 @@
 // listener stays behind on a signal that lives as long as the process.
 
 /**
- * Waits `ms` milliseconds, or less when `signal` aborts. It never rejects: whoever waits looks at the
- * signal afterwards, as they must anyway for an abort that came a moment later.
+ * Waits `ms` milliseconds, or less when `signal` or `wake` aborts. It never rejects: whoever waits looks at
+ * the signal afterwards, as they must anyway for an abort that came a moment later.
+ *
+ * Two signals, because `AbortSignal.any` leaves an entry behind on the one that lives as long as the process
+ * (measured on Node 24: 60 bytes for each call, never given back).
  */
-export function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return Promise.resolve();
+export function sleep(ms: number, signal: AbortSignal, wake?: AbortSignal): Promise<void> {
+  if (signal.aborted || wake?.aborted === true) return Promise.resolve();
   return new Promise((resolve) => {
     const end = () => {
       clearTimeout(timer);
       signal.removeEventListener("abort", end);
+      wake?.removeEventListener("abort", end);
       resolve();
     };
     const timer = setTimeout(end, ms);
     signal.addEventListener("abort", end, { once: true });
+    wake?.addEventListener("abort", end, { once: true });
   });
 }
 
@@ -35,8 +40,8 @@ export function restMs(ms: number, nowMs: number): number {
 }
 
 /** `sleep` for a loop that looks now and then (`restMs`). */
-export function rest(ms: number, signal: AbortSignal): Promise<void> {
-  return sleep(restMs(ms, performance.now()), signal);
+export function rest(ms: number, signal: AbortSignal, wake?: AbortSignal): Promise<void> {
+  return sleep(restMs(ms, performance.now()), signal, wake);
 }
 
 /**

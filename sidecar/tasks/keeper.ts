@@ -85,7 +85,7 @@ export class TaskKeeper {
     while (!signal.aborted) {
       this.#wake = new AbortController();
       const done = await this.#look();
-      await rest(done ? intervalMs : retryMs, AbortSignal.any([signal, this.#wake.signal]));
+      await rest(done ? intervalMs : retryMs, signal, this.#wake.signal);
     }
     for (const stop of stops) stop();
   }

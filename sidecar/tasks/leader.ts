@@ -100,7 +100,7 @@ export class TaskLeader implements TaskDesk {
     while (!signal.aborted) {
       this.#wake = new AbortController();
       const pauseMs = await this.#inTurn(() => this.cycle());
-      await rest(pauseMs, AbortSignal.any([signal, this.#wake.signal]));
+      await rest(pauseMs, signal, this.#wake.signal);
     }
     stop();
   }

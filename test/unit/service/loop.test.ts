@@ -19,6 +19,21 @@ test("a sleep leaves no listener on a signal that lives on", async () => {
   expect(getEventListeners(signal, "abort")).toHaveLength(0);
 });
 
+test("a sleeper that may be woken wakes by either signal, and leaves nothing on the one that lives on", async () => {
+  const life = new AbortController();
+  for (let index = 0; index < 20; index++) {
+    const wake = new AbortController();
+    const slept = sleep(60_000, life.signal, wake.signal);
+    wake.abort();
+    await slept;
+    await sleep(60_000, life.signal, wake.signal);
+  }
+  expect(getEventListeners(life.signal, "abort")).toHaveLength(0);
+  const asleep = sleep(60_000, life.signal, new AbortController().signal);
+  life.abort();
+  await asleep;
+});
+
 test("waits are doubled up to the longest, and half of each is random", () => {
   const limits = { firstMs: 100, longestMs: 1000 };
   expect([0, 1, 2, 3, 4, 5, 50, 5000].map((failures) => backOffMs(failures, limits, 1))).toEqual([
