@@ -1,4 +1,4 @@
-// How the commands set their sentences in lines (pure).
+// How the commands set their sentences in lines, so that a terminal of any width shows whole words (pure).
 
 /** A text in lines of at most `widthCharacters`, but for longer words; `first` and `rest` are what lines begin with. */
 export function wrapped(

@@ -105,7 +105,8 @@ export class JournalWriter {
 
   /**
    * Writes an entry; answers its number, or undefined when it waits for the store, or was left out because a newer
-   * one says the same, or was refused because no more may wait, which is said in the log. Rejects with a RangeError for an entry that is too long for any journal.
+   * one says the same, or was refused because no more may wait, which is said in the log. Rejects with a RangeError for
+   * an entry that is too long for any journal.
    */
   async write(entry: Entry): Promise<number | undefined> {
     const { seal } = this.#options;
