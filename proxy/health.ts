@@ -169,6 +169,17 @@ export class Health {
     });
   }
 
+  /** Resolves when every replica has been looked at once, or after `limitMs`. */
+  async everyFirstLook(limitMs: number): Promise<void> {
+    const { clock } = this.#options;
+    const deadlineMs = clock.monotonicMs() + limitMs;
+    while ([...this.#view.replicas.values()].some(({ state }) => state === "unknown")) {
+      const leftMs = deadlineMs - clock.monotonicMs();
+      if (leftMs <= 0) return;
+      await this.changed(this.#view.version, leftMs);
+    }
+  }
+
   async #watch(watched: Watched): Promise<void> {
     const { probeIntervalMs } = this.#options;
     const { signal } = watched.stop;

@@ -33,6 +33,8 @@ export interface LoginsOptions {
   readonly onRecognised?: (identity: Identity, replica: string) => void;
   /** Names of all configured replicas: who has to hear of a revocation. */
   readonly replicaNames: () => readonly string[];
+  /** Resolves when every replica was looked at once, within a limit: a door that has just begun asks nobody too early. */
+  readonly everyFirstLook: () => Promise<void>;
   /** The ready replicas with clients for our own calls. */
   readonly readyClients: () => ReadonlyMap<string, JellyfinClient>;
   /** How long «nobody knows this token» is remembered, in ms, and for how many tokens. */
@@ -188,7 +190,9 @@ export class Logins {
     hash: string,
     credentials: Credentials,
   ): Promise<Identity | undefined> {
-    const { readyClients, now, unknownLimit } = this.#options;
+    const { readyClients, now, unknownLimit, everyFirstLook } = this.#options;
+    // The one that knows it may be the one that was not looked at yet: its people would be logged out.
+    await everyFirstLook();
     const asked = [...readyClients()].map(async ([replica, client]) => ({
       replica,
       answer: this.#known(replica, await client.me(token)),

@@ -139,6 +139,8 @@ const sweepIntervalMs = 1000;
 const meetIntervalMs = 2000;
 const sightTtlMs = 5000;
 const loadLimitMs = 1000;
+/** A token that nobody knows waits so long at most until every replica was looked at for the first time. */
+const firstLookLimitMs = 3000;
 /** How long what people do is left to end by itself when a replica drains and nothing else was said. */
 const replicaDrainLimitMs = 10_000;
 const forgetAfterMs = 10 * 60_000;
@@ -198,6 +200,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     now: clock.monotonicMs,
     replicaNames: () => [...health.view.replicas.keys()],
     readyClients: () => door.screen.readyClients(),
+    everyFirstLook: () => health.everyFirstLook(firstLookLimitMs),
     unknownKeepMs: 2000,
     unknownLimit: 10_000,
     recognitionsLimit: 256,
