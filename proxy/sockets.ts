@@ -67,7 +67,22 @@ export function createSocketHost(
       });
     },
     suspect: (replica) => health.suspect(replica),
-    onHomeMoved: (listener) => memory.onHome((home) => listener(home.userId, home.replica)),
+    onHomeMoved(listener) {
+      const stops = [
+        memory.onHome((home) => listener(home.userId, home.replica)),
+        // Who dialled while their home caught up was placed elsewhere, and their next request is the home's again.
+        health.onChange((view, before) => {
+          const caughtUp = newlyCaughtUp(view, before);
+          if (caughtUp.size === 0) return;
+          for (const { userId, replica } of memory.homes.values()) {
+            if (caughtUp.has(replica)) listener(userId, replica);
+          }
+        }),
+      ];
+      return () => {
+        for (const stop of stops) stop();
+      };
+    },
     onReplicaGone: (listener) =>
       health.onChange((view, before) => {
         for (const name of newlyGone(view, before)) listener(name);
@@ -87,6 +102,14 @@ function standingOf(parts: DoorParts, asked: SocketAsked): SocketStanding {
   // With one replica its own word is the only one there is: it is dialled and may refuse.
   if (standing === "unknown" && parts.health.view.replicas.size === 1) return "current";
   return standing;
+}
+
+function newlyCaughtUp(view: ClusterView, before: ClusterView): ReadonlySet<string> {
+  const caughtUp = new Set<string>();
+  for (const [name, { behind }] of view.replicas) {
+    if (behind === undefined && before.replicas.get(name)?.behind !== undefined) caughtUp.add(name);
+  }
+  return caughtUp;
 }
 
 function newlyGone(view: ClusterView, before: ClusterView): string[] {

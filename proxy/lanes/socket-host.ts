@@ -85,7 +85,7 @@ export interface SocketHost {
   welcome?(target: SocketTarget): void;
   /** A socket to this replica could not be made or broke: a reason to probe it. */
   suspect(replica: string, why: string): void;
-  /** Calls back when a user's home moved to another replica: their sockets follow. */
+  /** Calls back when a user's home moved to another replica, or has caught up: their sockets follow. */
   onHomeMoved(listener: (userId: string, replica: string) => void): () => void;
   /** Calls back when a replica is gone (dead or frozen): sockets there are dialled elsewhere. */
   onReplicaGone(listener: (replica: string) => void): () => void;
