@@ -73,7 +73,7 @@ test("a server that was put back is in quarantine, is told everywhere, and a res
   for (const end of ["", "-wal", "-shm"]) rmSync(databaseFile(b.dataDir) + end, { force: true });
   copyFileSync(old, databaseFile(b.dataDir));
   await b.launch();
-  await until(async () => (await stateOf("b")) === "unfit", 15_000);
+  await until(async () => (await stateOf("b")) === "unfit", 40_000);
   const told = await status();
   expect(told.wrong.join("\n")).toMatch(
     /b is unfit: it is in quarantine: .*jellybloom catch-up b .*jellybloom truth b/,
@@ -109,7 +109,7 @@ test("a server that was put back is in quarantine, is told everywhere, and a res
   await a.kill9();
   expect((await viewer.call("GET", "/Users/Me")).status).toBe(200);
   await a.launch();
-}, 90_000);
+}, 120_000);
 
 test("a reseed begins only while another replica takes people", async () => {
   await until(async () => (await stateOf("a")) === "ready" && (await stateOf("b")) === "ready");
@@ -122,4 +122,4 @@ test("a reseed begins only while another replica takes people", async () => {
   expect(refused.code).toBe(1);
   expect(refused.err).toContain("No other replica is ready: with b stopped nobody would be served");
   await a.launch();
-}, 30_000);
+}, 60_000);
