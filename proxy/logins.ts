@@ -263,6 +263,8 @@ export class Logins {
       this.#options.log.warn("too many logins wait for the store; one will not survive a restart");
       return;
     }
+    // What is told again comes after what was said between: the last word counts.
+    this.#unsaved.delete(name);
     this.#unsaved.set(name, tell);
   }
 
@@ -270,7 +272,8 @@ export class Logins {
     for (const [name, tell] of [...this.#unsaved]) {
       try {
         await tell();
-        this.#unsaved.delete(name);
+        // There may be something newer by that name meanwhile.
+        if (this.#unsaved.get(name) === tell) this.#unsaved.delete(name);
       } catch (error) {
         this.#options.memory.noteStoreFailure(error);
         return;
