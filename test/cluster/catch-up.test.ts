@@ -27,7 +27,9 @@ beforeAll(async () => {
   // Of a time before Jellybloom knew it.
   await copyDatabase(databaseFile(b.dataDir), old);
   const args = ["--cluster-key", CLUSTER_KEY, "--prefer", "b"];
-  door = await startDoor({ replicas: [a, b], apiKey: a.apiKey, args });
+  // With a ledger, so that b knows how far it had come.
+  const data = join(folder, "data");
+  door = await startDoor({ replicas: [a, b], apiKey: a.apiKey, args, data });
 }, 60_000);
 
 afterAll(async () => {
