@@ -6,6 +6,7 @@ import { journalCursorOf } from "../core/cluster/journal-cursor.ts";
 import { knownProxiesRoute } from "../core/cluster/known-proxies.ts";
 import { verifyMember } from "../core/cluster/member.ts";
 import { Memory } from "../core/cluster/memory.ts";
+import { openOwnKey } from "../core/cluster/own-keys.ts";
 import { restartPath, SidecarCalls } from "../core/cluster/sidecar-client.ts";
 import { createJellyfinClient } from "../core/jellyfin/client.ts";
 import { localZone } from "../core/jellyfin/triggers.ts";
@@ -84,7 +85,8 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
     return 1;
   }
   const memory = new Memory({ store, seal, log, tokensRemembered, storeRetryMs });
-  const peers = new Peers({ replica: config.name, seal, connect, log, peersLimit });
+  const keyOf = (replica: string) => openOwnKey(memory, seal, replica);
+  const peers = new Peers({ replica: config.name, seal, connect, keyOf, log, peersLimit });
   const client = connect(config.jellyfin.origin, config.jellyfin.basePath, config.apiKey);
   const calls = new SidecarCalls({ seal, log, now: monotonicMs, callLimitMs });
   const sidecar = createSidecar({

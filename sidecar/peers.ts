@@ -1,6 +1,7 @@
 // The other replicas, as the registry tells of them: what a sidecar that runs as a process of its own asks
-// whether they accept an identity now. Only members whose proof holds are asked, because asking shows a
-// server a token.
+// whether they accept an identity now, and what it compares its own server with, by the key that their sidecars
+// told (core/cluster/own-keys.ts). Only members whose proof holds are asked, because asking shows a server a token
+// or that key.
 
 import { type MemberSeal, verifyMember } from "../core/cluster/member.ts";
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
@@ -10,7 +11,9 @@ export interface PeersOptions {
   /** The replica of this sidecar, which is not its own peer. */
   readonly replica: string;
   readonly seal: MemberSeal;
-  readonly connect: (origin: string, basePath: string) => JellyfinClient;
+  readonly connect: (origin: string, basePath: string, apiKey?: string) => JellyfinClient;
+  /** The cluster's own key at another replica; undefined while it is not known. */
+  readonly keyOf: (replica: string) => string | undefined;
   readonly log: { warn(message: string): void };
   /** Members beyond this are not asked. */
   readonly peersLimit: number;
@@ -18,6 +21,7 @@ export interface PeersOptions {
 
 interface Peer {
   readonly url: string;
+  readonly key: string | undefined;
   readonly client: JellyfinClient;
 }
 
@@ -41,19 +45,19 @@ export class Peers {
    * whether anybody came or left.
    */
   async update(members: readonly Member[]): Promise<boolean> {
-    const { replica, connect, peersLimit } = this.#options;
+    const { replica, connect, keyOf, peersLimit } = this.#options;
     const next = new Map<string, Peer>();
     for (const member of members) {
       if (member.replica === replica || next.size >= peersLimit || !this.#isProven(member))
         continue;
       const known = this.#peers.get(member.replica);
       const place = placeOf(member.url);
-      if (known?.url === member.url) next.set(member.replica, known);
+      const { url } = member;
+      const key = keyOf(member.replica);
+      if (known?.url === url && known.key === key) next.set(member.replica, known);
       else if (place !== undefined) {
-        next.set(member.replica, {
-          url: member.url,
-          client: connect(place.origin, place.basePath),
-        });
+        const client = connect(place.origin, place.basePath, key);
+        next.set(member.replica, { url, key, client });
       }
     }
     const left = [...this.#peers].filter(([name, peer]) => next.get(name) !== peer);

@@ -577,7 +577,10 @@ export function createSidecar(parts: SidecarParts): Sidecar {
       cycle.wake();
     },
     lookNow: () => nextLook.abort(),
-    peersChanged: () => cycle.wake(),
+    peersChanged() {
+      cycle.wake();
+      keys.look();
+    },
     problems: () => observer.problems(),
     behind: () => journal.sentence(),
     sight: () => observer.sight,

@@ -235,6 +235,8 @@ export interface JellyfinClient {
   readonly basePath: string;
   /** SHA-256 of the API key as 64 lower-case hex digits; undefined without one. */
   readonly keyHash?: string;
+  /** The API key as `seal` makes it, for others of ours; undefined without one. */
+  readonly sealedKey?: (seal: (key: string) => string) => string;
   health(): Promise<HealthAnswer>;
   /** GET /System/Info/Public. */
   publicInfo(): Promise<InfoAnswer>;
@@ -525,11 +527,13 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
     });
   }
 
+  const { apiKey } = options;
   return {
     origin,
     basePath,
-    ...(options.apiKey !== undefined && {
-      keyHash: createHash("sha256").update(options.apiKey).digest("hex"),
+    ...(apiKey !== undefined && {
+      keyHash: createHash("sha256").update(apiKey).digest("hex"),
+      sealedKey: (seal) => seal(apiKey),
     }),
 
     async health() {

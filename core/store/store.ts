@@ -78,7 +78,7 @@ export interface Pin {
  * - `taskRun`      the last start of one task that the leader made (id: the task's key)
  * - `replica`      a replica's load, encoder and whether it drains (id: its name)
  * - `userAlias`    the ids by which one replica knows a user that was made elsewhere (id: `<replica>:<user id>`)
- * - `ownKey`       the hash of the API key by which the cluster works at a replica (id: its name)
+ * - `ownKey`       the API key by which the cluster works at a replica: its hash, and itself sealed (id: its name)
  * - `timer`        a timer of a recording at one replica (id: `<replica>:timer|series:<timer id>`)
  */
 export const noteKinds = [

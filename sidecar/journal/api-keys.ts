@@ -17,7 +17,12 @@ import {
   sealContext,
 } from "../../core/cluster/identity.ts";
 import type { Effect, Intent, Placed } from "../../core/cluster/journal.ts";
-import { ownKeyHashes, ownKeyText } from "../../core/cluster/own-keys.ts";
+import {
+  openOwnKey,
+  ownKeyContext,
+  ownKeyHashes,
+  ownKeyText,
+} from "../../core/cluster/own-keys.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { fieldOf, textField } from "../../core/jellyfin/documents.ts";
 import { again, appliedOf, done, inStore, readJson } from "./calls.ts";
@@ -200,10 +205,12 @@ async function keep(
 
 async function tellOwnKey(hands: KeyHands): Promise<Applied | undefined> {
   const { store, memory, seal, client, replica } = hands;
-  const { keyHash } = client;
-  if (keyHash === undefined) return undefined;
-  const value = ownKeyText(replica, keyHash, seal);
-  if (memory.note("ownKey", replica)?.value === value) return undefined;
+  const { keyHash, sealedKey } = client;
+  if (keyHash === undefined || sealedKey === undefined) return undefined;
+  const told = openOwnKey(memory, seal, replica);
+  if (told !== undefined && hashOf(told) === keyHash) return undefined;
+  const sealed = sealedKey((key) => seal.seal(key, ownKeyContext(replica, keyHash)));
+  const value = ownKeyText(replica, keyHash, seal, sealed);
   const note = { kind: "ownKey", id: replica, replica, value } as const;
   return await inStore(hands, async () => {
     await store.putNote(note, 0);

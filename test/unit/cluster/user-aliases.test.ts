@@ -3,7 +3,12 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { swapIds, swapIdsIn } from "../../../core/cluster/id-swap.ts";
-import { ownKeyText, readOwnKey } from "../../../core/cluster/own-keys.ts";
+import {
+  openOwnKey,
+  ownKeyContext,
+  ownKeyText,
+  readOwnKey,
+} from "../../../core/cluster/own-keys.ts";
 import { aliasNoteId, aliasText, readAlias } from "../../../core/cluster/user-aliases.ts";
 import { createSeal } from "../../../core/service/seal.ts";
 import type { Note } from "../../../core/store/store.ts";
@@ -87,5 +92,18 @@ describe("a key of the cluster's own", () => {
     expect(readOwnKey(note(ownKeyText("a", hash, seal), "b"), seal)).toBeUndefined();
     expect(readOwnKey(note("{}"), seal)).toBeUndefined();
     expect(readOwnKey(note(""), seal)).toBeUndefined();
+  });
+
+  test("is opened by sidecars of the cluster, for the replica that it is of", () => {
+    const sealed = seal.seal("the key itself", ownKeyContext("a", hash));
+    const value = ownKeyText("a", hash, seal, sealed);
+    expect(value).not.toContain("the key itself");
+    const opened = (text: string, id: string, by = seal) =>
+      openOwnKey({ note: () => note(text, id) }, by, id);
+    expect(opened(value, "a")).toBe("the key itself");
+    expect(opened(value, "b")).toBeUndefined();
+    expect(opened(ownKeyText("b", hash, seal, sealed), "b")).toBeUndefined();
+    expect(opened(value, "a", stranger)).toBeUndefined();
+    expect(opened(ownKeyText("a", hash, seal), "a")).toBeUndefined();
   });
 });
