@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { hashOf, identityKey, sealContext } from "../../core/cluster/identity.ts";
 import type { Effect, Intent } from "../../core/cluster/journal.ts";
 import { readUserDataEffect } from "../../core/cluster/user-data.ts";
 import type { EffectDraft } from "../../sidecar/journal/handler.ts";
@@ -11,7 +12,7 @@ import { createUserData } from "../../sidecar/journal/user-data.ts";
 import { type StandIn, startStandIn } from "../support/jellyfin/start.ts";
 import { HandCluster } from "../support/journal-hands.ts";
 import { makeLibrary } from "../support/journal-library.ts";
-import { Viewer } from "../support/viewer.ts";
+import { until, Viewer } from "../support/viewer.ts";
 
 const media = mkdtempSync(join(tmpdir(), "user-data-media-"));
 const handler = createUserData();
@@ -152,7 +153,126 @@ describe("an effect", () => {
   });
 });
 
+describe("a film with several versions", () => {
+  let versions: string[] = [];
+  beforeAll(async () => {
+    const items = (await viewer.call("GET", `/Items?recursive=true&includeItemTypes=Movie`)).json()
+      .Items as { Id: string }[];
+    versions = items.map(({ Id }) => Id);
+    for (const server of [a, b]) {
+      const reply = await fetch(`${server.url}/Videos/MergeVersions?ids=${versions.join(",")}`, {
+        method: "POST",
+        headers: { authorization: `MediaBrowser Token="${server.apiKey}"` },
+      });
+      expect(reply.status).toBe(204);
+    }
+  });
+
+  test("that is marked is marked in each of them, and back, with one date on every server", async () => {
+    const [one = ""] = versions;
+    for (const [method, Played] of [
+      ["POST", true],
+      ["DELETE", false],
+    ] as const) {
+      const { effects } = await changed(method, `/UserPlayedItems/${one}`);
+      expect(effects.map(({ itemId }) => itemId).sort()).toEqual([...versions].sort());
+      // To clear a date is a mark there, which spreads.
+      expect(await applyAt(b, effects)).toEqual(["done", Played ? "done" : "skipped"]);
+      for (const version of versions) {
+        const own = await dataAt(a, version);
+        expect(own.Played).toBe(Played);
+        const there = await dataAt(b, version);
+        expect([there.Played, there.LastPlayedDate]).toEqual([Played, own.LastPlayedDate]);
+      }
+    }
+  });
+
+  test("whose other version is watched keeps its place with both", async () => {
+    const [one = "", two = ""] = versions;
+    const body = { ItemId: one, MediaSourceId: two, PositionTicks: 900_000_000 };
+    const { effects } = await changed("POST", "/Sessions/Playing/Progress", body);
+    expect(effects.map(({ itemId }) => itemId)).toEqual([one, two]);
+    await applyAt(b, effects);
+    for (const version of [one, two]) {
+      const { PlaybackPositionTicks } = await dataAt(a, version);
+      expect(await dataAt(b, version)).toMatchObject({ PlaybackPositionTicks });
+    }
+  });
+});
+
 describe("a change that a dead server took with it", () => {
+  /** A login that the cluster knows, with a token at b. */
+  async function loginAtB(name = "root"): Promise<{ key: string; token: string; userId: string }> {
+    const deviceId = `redo-${name}`;
+    const { token, userId } = await Viewer.enter(b.url, { name, deviceId });
+    const key = identityKey(userId, deviceId);
+    const { seal, store, memory } = cluster;
+    const device = { deviceId, client: "Viewer", device: "Viewer", version: "1" };
+    // As after minting: there is a token and no session.
+    await cluster.hands("b").client.endGhostSession(token, device);
+    const added = await store.addToken({
+      ...{ key, generation: 0, replica: "b", hash: hashOf(token) },
+      facts: { kind: "user", userId, userName: name, ...device },
+      sealed: seal.seal(token, sealContext(key, 1, "b")),
+    });
+    if (added.outcome !== "recorded") throw new Error("the login is not recorded");
+    memory.apply({ type: "identity", identity: added.identity });
+    return { key, token, userId };
+  }
+
+  test("is done again with the person's own token, and leaves no playback and no session behind", async () => {
+    const { key, token } = await loginAtB();
+    const [episode = ""] = episodes;
+    const made: [string, string, unknown, Record<string, unknown>][] = [
+      ["POST", `/UserFavoriteItems/${episode}`, undefined, { IsFavorite: true }],
+      ["POST", `/UserPlayedItems/${episode}`, undefined, { Played: true }],
+      [
+        "POST",
+        "/Sessions/Playing/Progress",
+        { ItemId: episode, PositionTicks: 900_000_000 },
+        { PlaybackPositionTicks: 900_000_000 },
+      ],
+      [
+        "POST",
+        "/Sessions/Playing/Stopped",
+        { ItemId: episode, PositionTicks: 0 },
+        { PlaybackPositionTicks: 0 },
+      ],
+    ];
+    for (const [method, path, body, expected] of made) {
+      const asked = { userId: viewer.userId, identityKey: key, body };
+      const intent = await cluster.intent(method, path, asked);
+      const before = (await b.requests()).length;
+      const redone = await handler.redo(cluster.placed(intent), cluster.hands("b"));
+      expect(redone).toEqual({ outcome: "done" });
+      expect(await dataAt(b, episode)).toMatchObject(expected);
+      const sent = (await b.requests()).slice(before).filter((one) => one.method !== "GET");
+      // Never by the API key, which may do what the person may not.
+      expect(sent.filter((one) => one.path.includes("User")).map((one) => one.token)).toContain(
+        token,
+      );
+      expect(sent.filter((one) => one.token === b.apiKey)).toEqual([]);
+      expect(sent.filter((one) => one.path.startsWith("/Sessions/Playing"))).toEqual([]);
+    }
+    await until(3000, "no session is left", async () => {
+      const { sessions } = await b.state();
+      return !JSON.stringify(sessions).includes("redo-root");
+    });
+  });
+
+  test("is not done again where its person may not do it", async () => {
+    const { key, userId } = await loginAtB("kid");
+    const intent = await cluster.intent(
+      "POST",
+      `/UserFavoriteItems/${film}?userId=${viewer.userId}`,
+      { userId, identityKey: key },
+    );
+    const before = await dataAt(b, film);
+    const redone = await handler.redo(cluster.placed(intent), cluster.hands("b"));
+    expect(redone.outcome).toBe("refused");
+    expect(await dataAt(b, film)).toEqual(before);
+  });
+
   test("is not done again with the API key when the person's login is not known here", async () => {
     const intent = await cluster.intent("POST", `/UserFavoriteItems/${film}`, {
       userId: viewer.userId,

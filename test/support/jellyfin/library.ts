@@ -71,6 +71,7 @@ export const ROOT_ID = itemId("UserRootFolder", "root/default");
 
 export class Library {
   readonly #items = new Map<string, Item>();
+  readonly #versions = new Map<string, readonly string[]>();
   readonly #hidden = new Set<string>();
 
   get(id: string): Item | undefined {
@@ -89,6 +90,18 @@ export class Library {
   /** All leaves under a folder, at any depth. */
   leaves(id: string): Item[] {
     return this.children(id).flatMap((item) => (item.isFolder ? this.leaves(item.id) : [item]));
+  }
+
+  /** Makes these items versions of one film. */
+  merge(ids: readonly string[]): void {
+    for (const id of ids) this.#versions.set(id, ids);
+  }
+
+  /** An item and the other versions of it. */
+  versions(item: Item): Item[] {
+    const ids = this.#versions.get(item.id) ?? [];
+    const others = ids.flatMap((id) => (id === item.id ? [] : (this.#items.get(id) ?? [])));
+    return [item, ...others];
   }
 
   /** Hides or shows an item named by its id, its name or the name of its file; answers the ids it touched. */
@@ -335,7 +348,7 @@ export function itemDto(
     CanDownload: !item.isFolder,
     SortName: item.name.toLowerCase(),
     ExternalUrls: [],
-    MediaSources: item.isFolder ? undefined : [mediaSource(item)],
+    MediaSources: item.isFolder ? undefined : library.versions(item).map(mediaSource),
     Path: item.path,
     EnableMediaSourceDisplay: true,
     Taglines: [],

@@ -71,12 +71,21 @@ export class UserDataKeeper {
     return atEnd || tooShort ? { ...row, position: 0, played: true } : { ...row, position: ticks };
   }
 
-  /** Played or unplayed; on a folder it spreads over the leaves below and leaves the folder's own row alone. */
+  /**
+   * Played or unplayed; on a folder it spreads over the leaves below and leaves the folder's own row alone, on a film
+   * over all of its versions.
+   */
   mark(userId: string, item: Item, played: boolean, datePlayed: string | undefined): void {
     if (item.isFolder) {
       for (const leaf of this.#library.leaves(item.id)) this.mark(userId, leaf, played, datePlayed);
       return;
     }
+    for (const version of this.#library.versions(item)) {
+      this.#markOne(userId, version, played, datePlayed);
+    }
+  }
+
+  #markOne(userId: string, item: Item, played: boolean, datePlayed: string | undefined): void {
     const row = this.row(userId, item.id);
     if (!played) {
       this.save(userId, item, {

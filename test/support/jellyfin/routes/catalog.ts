@@ -83,7 +83,9 @@ function addEditRoutes(routes: Routes): void {
     ask.noContent();
   });
   routes.add("POST", "/Videos/MergeVersions", "admin", (ask) => {
-    if (ask.list("ids").length < 2) throw new Refusal(400, "problem");
+    const ids = ask.list("ids");
+    if (ids.length < 2) throw new Refusal(400, "problem");
+    ask.world.library.merge(ids);
     ask.noContent();
   });
   routes.add("DELETE", "/Videos/:item/AlternateSources", "admin", (ask) => {
