@@ -797,6 +797,18 @@ export const explainOptions = {
   }),
 } satisfies OptionTable;
 
+/** For whatever speaks to servers by itself. */
+const serverKeys = {
+  apiKey: list({
+    name: "api-key",
+    section: "Replicas",
+    type: namedSecret,
+    secret: true,
+    max: 17,
+    description: "A Jellyfin API key: KEY for all replicas or NAME=KEY for one.",
+  }),
+} satisfies OptionTable;
+
 const hostText: OptionType<string> = {
   placeholder: "ADDRESS",
   parse: (text) =>
@@ -812,14 +824,7 @@ export const leaveOptions = {
     max: 16,
     description: "A server as Jellybloom was given it: a=http://10.0.0.5:8096.",
   }),
-  apiKey: list({
-    name: "api-key",
-    section: "Replicas",
-    type: namedSecret,
-    secret: true,
-    max: 17,
-    description: "A Jellyfin API key: KEY for all replicas or NAME=KEY for one.",
-  }),
+  ...serverKeys,
   keep: optional({
     name: "keep",
     section: "Replicas",
@@ -873,7 +878,7 @@ export const leaveOptions = {
   }),
 } satisfies OptionTable;
 
-export const rebuildables: OptionType<readonly Rebuildable[]> = {
+const rebuildables: OptionType<readonly Rebuildable[]> = {
   placeholder: "NAMES",
   parse(text) {
     const given = text.split(",").map((name) => name.trim());
@@ -885,7 +890,7 @@ export const rebuildables: OptionType<readonly Rebuildable[]> = {
 };
 
 /** Whoever wants to know how far a replica has come in the journal asks the sidecar beside it. */
-export const beside = {
+const beside = {
   sidecar: optional({
     name: "sidecar",
     section: "Cluster",
@@ -1169,14 +1174,7 @@ export const doctorOptions = {
       "A server to examine: a=http://10.0.0.5:8096. Without any, the Jellybloom that runs is asked to examine" +
       " its own (--admin, --cluster-key).",
   }),
-  apiKey: list({
-    name: "api-key",
-    section: "Replicas",
-    type: namedSecret,
-    secret: true,
-    max: 17,
-    description: "A Jellyfin API key: KEY for all replicas or NAME=KEY for one.",
-  }),
+  ...serverKeys,
   door: list({
     name: "door",
     section: "Replicas",
@@ -1228,13 +1226,7 @@ export function apiKeyOf(keys: readonly NamedSecret[], replica: string): string 
 // ---- Relations --------------------------------------------------------------------------------------
 
 const doorRules: readonly OptionRule<typeof doorOptions>[] = [
-  {
-    about: ["data", "redis"],
-    check: ({ data, redis }) =>
-      data !== undefined && redis !== undefined
-        ? ["--data and --redis exclude each other: the store lies in one place."]
-        : [],
-  },
+  { about: ["data", "redis"], check: oneStore },
   {
     about: ["redis", "clusterKey"],
     check: ({ redis, clusterKey }) =>
@@ -1260,6 +1252,12 @@ const doorRules: readonly OptionRule<typeof doorOptions>[] = [
   },
   { about: ["replica"], check: ({ replica }) => repeatedReplicas(replica) },
 ];
+
+function oneStore({ data, redis }: Pick<LeaveConfig, "data" | "redis">): string[] {
+  return data !== undefined && redis !== undefined
+    ? ["--data and --redis exclude each other: the store lies in one place."]
+    : [];
+}
 
 function repeatedReplicas(replicas: readonly NamedUrl[]): string[] {
   const mistakes: string[] = [];
@@ -1349,13 +1347,7 @@ export const proxyRules: readonly OptionRule<typeof proxyOptions>[] = [
 ];
 
 export const leaveRules: readonly OptionRule<typeof leaveOptions>[] = [
-  {
-    about: ["data", "redis"],
-    check: ({ data, redis }) =>
-      data !== undefined && redis !== undefined
-        ? ["--data and --redis exclude each other: the store lies in one place."]
-        : [],
-  },
+  { about: ["data", "redis"], check: oneStore },
   { about: ["replica"], check: ({ replica }) => repeatedReplicas(replica) },
   {
     about: ["keep", "server", "replica"],
@@ -1375,8 +1367,9 @@ export const leaveRules: readonly OptionRule<typeof leaveOptions>[] = [
 export const sidecarRules: readonly OptionRule<typeof sidecarOptions>[] = [
   { about: ["lockRedis"], check: ({ lockRedis }) => evenLocks(lockRedis) },
 ];
+
 /** What is asked of a sidecar needs the cluster key. */
-export function besideMistakes({
+function besideMistakes({
   sidecar,
   clusterKey,
 }: Pick<BackupConfig, "sidecar" | "clusterKey">): string[] {
@@ -1390,12 +1383,9 @@ export const seedRules: readonly OptionRule<typeof seedOptions>[] = [
   {
     about: ["from", "fromArchive", "sidecar"],
     check({ from, fromArchive, sidecar }) {
-      if (from !== undefined && fromArchive !== undefined) {
-        return ["--from and --from-archive exclude each other: a copy has one source."];
-      }
       return from === undefined && fromArchive === undefined && sidecar === undefined
         ? ["--from DIR is needed (or JELLYBLOOM_FROM), or --from-archive, or --sidecar."]
-        : [];
+        : oneSource({ from, fromArchive });
     },
   },
   {
@@ -1406,6 +1396,12 @@ export const seedRules: readonly OptionRule<typeof seedOptions>[] = [
         : [],
   },
 ];
+
+function oneSource({ from, fromArchive }: Pick<SeedConfig, "from" | "fromArchive">): string[] {
+  return from !== undefined && fromArchive !== undefined
+    ? ["--from and --from-archive exclude each other: a copy has one source."]
+    : [];
+}
 
 export const backupRules: readonly OptionRule<typeof backupOptions>[] = [
   { about: ["sidecar", "clusterKey"], check: besideMistakes },
@@ -1424,15 +1420,11 @@ export const backupRules: readonly OptionRule<typeof backupOptions>[] = [
     },
   },
 ];
+
 export const reseedRules: readonly OptionRule<typeof reseedOptions>[] = [
-  {
-    about: ["from", "fromArchive"],
-    check: ({ from, fromArchive }) =>
-      from !== undefined && fromArchive !== undefined
-        ? ["--from and --from-archive exclude each other: a copy has one source."]
-        : [],
-  },
+  { about: ["from", "fromArchive"], check: oneSource },
 ];
+
 export const doctorRules: readonly OptionRule<typeof doctorOptions>[] = [
   { about: ["replica"], check: ({ replica }) => repeatedReplicas(replica) },
   {
@@ -1443,6 +1435,7 @@ export const doctorRules: readonly OptionRule<typeof doctorOptions>[] = [
         : [],
   },
 ];
+
 export const explainRules: readonly OptionRule<typeof explainOptions>[] = [];
 export const statusRules: readonly OptionRule<typeof statusOptions>[] = [];
 export const drainRules: readonly OptionRule<typeof drainOptions>[] = [];
