@@ -220,7 +220,12 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
 
   const readiness = (): Readiness => {
     const { health, reason, rival } = sidecar.sight();
-    const notes = [...new Set(sidecar.problems().values()), ...tasks.desk.held()];
+    const behind = sidecar.behind();
+    const notes = [
+      ...(behind === undefined ? [] : [behind]),
+      ...new Set(sidecar.problems().values()),
+      ...tasks.desk.held(),
+    ];
     const own = life.unreadyReason() ?? rival ?? null;
     if (own !== null) return { reason: own, notes };
     if (!memory.storeAvailable) return { reason: "the store cannot be reached", notes };

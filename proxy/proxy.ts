@@ -68,7 +68,7 @@ import { SegmentMemory } from "./segments.ts";
 import { Door } from "./server.ts";
 import { skewOf } from "./skew.ts";
 import { createSocketHost } from "./sockets.ts";
-import { statusOf } from "./status.ts";
+import { readinessOf, statusOf } from "./status.ts";
 
 export interface ProxyConfig extends DoorLimits {
   readonly listen: Address;
@@ -586,7 +586,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     services,
     health,
     door,
-    readiness: () => readinessOf(health, memory),
+    readiness: () => readinessOf(health.view, memory.storeAvailable),
     guardedRoutes: [
       {
         method: "POST",
@@ -668,19 +668,6 @@ function gateAttendant(
     connectLimitMs: config.connectLimitMs,
     answerLimitMs: gateAnswerLimitMs,
   });
-}
-
-function readinessOf(health: Health, memory: Memory): Readiness {
-  const notes: string[] = [];
-  for (const [name, { state, reason, isDraining }] of health.view.replicas) {
-    if (isDraining === true) notes.push(`replica ${name} drains: nobody new is placed there`);
-    if (state !== "ready") notes.push(`replica ${name} is ${state}: ${reason}`);
-  }
-  if (!memory.storeAvailable) {
-    notes.push("the store cannot be reached: viewers go on from memory (failsafe)");
-  }
-  const ready = readyNames(health.view);
-  return { reason: ready.length > 0 ? null : "no replica is ready", notes };
 }
 
 // ---- The entrance and the HTTP server ---------------------------------------------------------------

@@ -12,6 +12,7 @@ import { driftSentence, driftsIn } from "../core/cluster/drift.ts";
 import { type Play, readPlay } from "../core/cluster/plays.ts";
 import type { ReplicaState } from "../core/cluster/replica.ts";
 import type { ClusterView } from "../core/cluster/view.ts";
+import type { Readiness } from "../core/service/health.ts";
 import type { Home, Lease, Note } from "../core/store/store.ts";
 
 export interface ReplicaStatus {
@@ -94,7 +95,7 @@ export function statusOf(facts: StatusFacts): ClusterStatus {
     ...whatIsWrong(replicas, leader !== undefined, storeAvailable),
     ...[...view.replicas]
       .filter(([, { state, behind }]) => state === "ready" && behind !== undefined)
-      .map(([name]) => `${name} was away and has not caught up yet: nobody new is sent there`),
+      .map(([name]) => behindSentence(name)),
     ...[...driftsIn(notes)]
       .filter(([name]) => view.replicas.has(name))
       .map(([name, drift]) => driftSentence(name, drift)),
@@ -107,6 +108,26 @@ export function statusOf(facts: StatusFacts): ClusterStatus {
     doors: facts.doors,
     replicas,
   };
+}
+
+/** What /jellybloom/ready says of a door: whether it serves, and what keeps it from being whole. */
+export function readinessOf({ replicas }: ClusterView, storeAvailable: boolean): Readiness {
+  const notes: string[] = [];
+  let isServed = false;
+  for (const [name, { state, reason, isDraining, behind }] of replicas) {
+    if (isDraining === true) notes.push(`replica ${name} drains: nobody new is placed there`);
+    if (state !== "ready") notes.push(`replica ${name} is ${state}: ${reason}`);
+    else if (behind !== undefined) notes.push(`replica ${behindSentence(name)}`);
+    isServed ||= state === "ready";
+  }
+  if (!storeAvailable) {
+    notes.push("the store cannot be reached: viewers go on from memory (failsafe)");
+  }
+  return { reason: isServed ? null : "no replica is ready", notes };
+}
+
+function behindSentence(name: string): string {
+  return `${name} was away and has not caught up yet: nobody new is sent there`;
 }
 
 function whatIsWrong(

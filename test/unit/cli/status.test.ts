@@ -6,7 +6,7 @@ import { drainNoteId, drainOrderValue } from "../../../core/cluster/condition.ts
 import { newPlay, playText } from "../../../core/cluster/plays.ts";
 import type { ReplicaObserved, ReplicaState } from "../../../core/cluster/replica.ts";
 import type { Note, NoteKind } from "../../../core/store/store.ts";
-import { type StatusFacts, statusOf } from "../../../proxy/status.ts";
+import { readinessOf, type StatusFacts, statusOf } from "../../../proxy/status.ts";
 
 function replicas(states: Readonly<Record<string, ReplicaState>>) {
   return new Map(
@@ -139,4 +139,20 @@ test("a server that has not caught up is said to get nobody new", () => {
   expect(statusOf(facts({ view })).wrong).toEqual([
     "b was away and has not caught up yet: nobody new is sent there",
   ]);
+  expect(readinessOf(view, true)).toEqual({
+    reason: null,
+    notes: ["replica b was away and has not caught up yet: nobody new is sent there"],
+  });
+});
+
+test("a door that has nobody to send people to is not ready, and says why", () => {
+  const view = { replicas: replicas({ a: "dead", b: "unfit" }), version: 1 };
+  expect(readinessOf(view, false)).toEqual({
+    reason: "no replica is ready",
+    notes: [
+      "replica a is dead: said by the test",
+      "replica b is unfit: said by the test",
+      "the store cannot be reached: viewers go on from memory (failsafe)",
+    ],
+  });
 });
