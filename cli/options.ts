@@ -737,7 +737,9 @@ const asking = {
     section: "Options",
     type: secretText(16),
     secret: true,
-    description: "The cluster key of that door: who asks must prove that they know it.",
+    description:
+      "The cluster key of that door: who asks must prove that they know it. `up` has made one itself, where it" +
+      " was given none: it is in the folder of its --data, in the file cluster.key.",
   }),
   json: flag({
     name: "json",
