@@ -14,7 +14,7 @@ export interface OwnedSession {
   readonly userId: string;
 }
 
-/** Another Jellybloom that keeps this server. */
+/** A Jellybloom that keeps a server. */
 export interface Rival {
   /** The first 12 hex digits of its store's cluster id. */
   readonly cluster: string;
@@ -25,7 +25,7 @@ export interface Rival {
 const clusterDigits = 12;
 /** Before the replica's name, which never has a colon. */
 const feedMark = "feed:";
-const presenceForm = /^jellybloom-([0-9a-f]{1,12})-(.{1,63})$/;
+const presenceForm = /^jellybloom-([0-9a-f]{1,12})-(?:feed:)?(.{1,63})$/;
 
 /** The device id of the presence at `replica`: equal for every process of one cluster. */
 export function presenceDeviceId(clusterId: string, replica: string): string {
@@ -52,9 +52,15 @@ export function feedDevice(clusterId: string, replica: string, version: string):
   };
 }
 
-/** True for the session of any Jellybloom's presence: it is left out of what clients are shown. */
+/** True for the session of any Jellybloom's presence or feed: it is left out of what clients are shown. */
 export function isOurSession(session: OwnedSession): boolean {
-  return session.userId === "" && presenceForm.test(session.deviceId);
+  return keeperOf(session) !== undefined;
+}
+
+/** The Jellybloom whose session this is, its presence or its feed; undefined: somebody else's. */
+export function keeperOf({ userId, deviceId }: OwnedSession): Rival | undefined {
+  const [, cluster, replica] = userId === "" ? (presenceForm.exec(deviceId) ?? []) : [];
+  return cluster === undefined || replica === undefined ? undefined : { cluster, replica };
 }
 
 /**
@@ -64,16 +70,7 @@ export function isOurSession(session: OwnedSession): boolean {
  */
 export function findRival(sessions: readonly OwnedSession[], clusterId: string): Rival | undefined {
   const own = clusterPrefix(clusterId);
-  for (const session of sessions) {
-    if (session.userId !== "") continue;
-    const [, cluster, replica] = presenceForm.exec(session.deviceId) ?? [];
-    if (cluster === undefined || replica === undefined || cluster === own) continue;
-    return {
-      cluster,
-      replica: replica.startsWith(feedMark) ? replica.slice(feedMark.length) : replica,
-    };
-  }
-  return undefined;
+  return sessions.map(keeperOf).find((keeper) => keeper !== undefined && keeper.cluster !== own);
 }
 
 function clusterPrefix(clusterId: string): string {

@@ -6,7 +6,7 @@
 
 import { createHash } from "node:crypto";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
-import type { Rival } from "../../core/jellyfin/ours.ts";
+import { keeperOf, type Rival } from "../../core/jellyfin/ours.ts";
 import { isRecord } from "../../core/service/json.ts";
 import { gatherFacts, namesAddress } from "../facts.ts";
 import type { ReplicaFacts } from "../findings.ts";
@@ -84,7 +84,6 @@ const pageItems = 2000;
 const itemsLimit = 400_000;
 const librariesLimit = 200;
 const logLimitBytes = 1024 * 1024;
-const presenceForm = /^jellybloom-([0-9a-f]{1,12})-(.{1,63})$/;
 
 /** Asks all servers, one beside the other. Never rejects for what a server does. */
 export async function examine(
@@ -132,11 +131,7 @@ async function examineOne(
     facts: await trustOf(facts, network, doors),
     keepers:
       sessions.outcome === "ok"
-        ? sessions.sessions.flatMap(({ userId, deviceId }) => {
-            const [, cluster, replica] = presenceForm.exec(deviceId) ?? [];
-            if (userId !== "" || cluster === undefined || replica === undefined) return [];
-            return [{ cluster, replica }];
-          })
+        ? sessions.sessions.map(keeperOf).filter((keeper) => keeper !== undefined)
         : undefined,
     network,
     transcodeFolder: textOf(system?.TranscodingTempPath),

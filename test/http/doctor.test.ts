@@ -5,8 +5,10 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { runCli } from "../support/cli.ts";
+import { CLUSTER_KEY, startDoor } from "../support/door.ts";
 import { freePort, type StandIn, startPair } from "../support/jellyfin/start.ts";
 import { makeMedia } from "../support/media.ts";
+import { until } from "../support/viewer.ts";
 
 let a: StandIn;
 let b: StandIn;
@@ -192,4 +194,27 @@ test("without a server to ask, the Jellybloom that runs is asked, and its silenc
   expect(err).toMatch(/cannot be asked/);
   expect(err).not.toContain(key);
   expect((await runCli(["doctor"])).code).toBe(2);
+});
+
+test("the Jellybloom that runs does not take what its own sidecars keep at a server for another one", async () => {
+  const door = await startDoor({
+    replicas: [a, b],
+    apiKey: a.apiKey,
+    args: ["--cluster-key", CLUSTER_KEY],
+  });
+  try {
+    const keeps = async (server: StandIn): Promise<number> =>
+      (await server.state()).sessions.filter((session) =>
+        String(session.DeviceId).startsWith("jellybloom-"),
+      ).length;
+    await until(15_000, "both sockets of each sidecar", async () =>
+      (await Promise.all([a, b].map(keeps))).every((count) => count === 2),
+    );
+    const asked = ["doctor", "--admin", door.admin, "--cluster-key", CLUSTER_KEY, "--json"];
+    const { out } = await runCli(asked);
+    const { findings } = JSON.parse(out) as { findings: { severity: string; sentence: string }[] };
+    expect(findings.filter(({ severity }) => severity === "refuse")).toEqual([]);
+  } finally {
+    await door.stop();
+  }
 });

@@ -3,7 +3,13 @@
 
 import { expect, test } from "vitest";
 import { proveMember, verifyMember } from "../../../core/cluster/member.ts";
-import { findRival, isOurSession, presenceDeviceId } from "../../../core/jellyfin/ours.ts";
+import {
+  feedDevice,
+  findRival,
+  isOurSession,
+  keeperOf,
+  presenceDeviceId,
+} from "../../../core/jellyfin/ours.ts";
 import { createSeal } from "../../../core/service/seal.ts";
 
 const mine = "1f0c9a44-5b6d-4c1e-9a77-000000000001";
@@ -35,6 +41,14 @@ test("a viewer who chose such a device id is neither hidden nor a rival", () => 
 test("sessions of any Jellybloom's presence are ours to hide, and other API keys' are not", () => {
   expect(isOurSession({ deviceId: presenceDeviceId(theirs, "a"), userId: "" })).toBe(true);
   expect(isOurSession({ deviceId: "sonarr", userId: "" })).toBe(false);
+});
+
+test("what a sidecar listens with is its replica's as well, however long the name is", () => {
+  const replica = "r".repeat(63);
+  const { deviceId = "" } = feedDevice(mine, replica, "1");
+  const session = { deviceId, userId: "" };
+  expect(keeperOf(session)).toEqual({ cluster: "1f0c9a445b6d", replica });
+  expect(isOurSession(session)).toBe(true);
 });
 
 test("a member that was announced without the cluster key, or was changed, is told apart", () => {
