@@ -93,7 +93,8 @@ function lostSchedules({ saved, schedules }: ParkWorld) {
     const known = schedules.get(key);
     if (known !== undefined && known.sinceMs >= schedule.sinceMs) continue;
     lost[key] = schedule;
-    restored.push(key);
+    // Two servers that were parked in the same moment wrote the same, one a little earlier: nothing was lost.
+    if (known === undefined || !sameTriggers(known.triggers, schedule.triggers)) restored.push(key);
   }
   return { schedules: lost, restored };
 }

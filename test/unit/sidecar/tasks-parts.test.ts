@@ -103,6 +103,12 @@ describe("parking", () => {
     expect(planned.restored).toEqual(["Scan"]);
     expect(planned.schedules.Scan?.triggers).toEqual([daily]);
   });
+
+  test("calls nothing lost that another server wrote alike in the same moment", () => {
+    const saved = { ...nothingSaved, schedules: { Scan: schedule([daily], 5) } };
+    const planned = plan({}, { saved, schedules: new Map([["Scan", schedule([daily], 4)]]) });
+    expect(planned).toMatchObject({ restored: [], schedules: { Scan: { sinceMs: 5 } } });
+  });
 });
 
 describe("the file beside the sidecar", () => {
