@@ -85,12 +85,41 @@ export function openLog(options: LogOptions): OpenLog {
  */
 export function requestLine(line: RequestLine, timeMs: number): string {
   return (
-    `{"level":"info","time":"${isoTime(timeMs)}","method":${JSON.stringify(line.method)}` +
-    `,"target":${JSON.stringify(scrubbedPath(line.target))},"status":${line.status ?? null}` +
-    `,"lane":"${line.lane}","replica":"${line.replica}","reason":${JSON.stringify(line.reason)}` +
-    `,"attempts":${line.attempts},"durationMs":${Math.round(line.durationMs * 100) / 100}` +
-    `,"sentBytes":${line.sentBytes},"client":${JSON.stringify(line.client)},"msg":"request"}\n`
+    `{"level":"info","time":"${isoTime(timeMs)}","method":${quoted(line.method)}` +
+    `,"target":${quoted(scrubbedPath(line.target))}${howItWent(line)}` +
+    `,"durationMs":${Math.round(line.durationMs * 100) / 100}` +
+    `,"sentBytes":${line.sentBytes},"client":${quoted(line.client)},"msg":"request"}\n`
   );
+}
+
+type Went = Pick<RequestLine, "status" | "lane" | "replica" | "reason" | "attempts">;
+let lastWent: Went | undefined;
+let lastWentText = "";
+
+/** The fields in which most lines are like the one before. */
+function howItWent(line: Went): string {
+  const { status, lane, replica, reason, attempts } = line;
+  if (
+    lastWent === undefined ||
+    lastWent.status !== status ||
+    lastWent.lane !== lane ||
+    lastWent.replica !== replica ||
+    lastWent.reason !== reason ||
+    lastWent.attempts !== attempts
+  ) {
+    lastWent = { status, lane, replica, reason, attempts };
+    lastWentText =
+      `,"status":${status ?? null},"lane":"${lane}","replica":"${replica}"` +
+      `,"reason":${quoted(reason)},"attempts":${attempts}`;
+  }
+  return lastWentText;
+}
+
+const needsEscape = /[^\x20\x21\x23-\x5b\x5d-\x7e]/;
+
+/** A text as JSON; nearly always it only needs its quotes. */
+function quoted(text: string): string {
+  return needsEscape.test(text) ? JSON.stringify(text) : `"${text}"`;
 }
 
 let isoSecond = 0;
@@ -128,6 +157,11 @@ class BlockWriter {
       return;
     }
     this.#buffered += line;
+    this.#beginInTime();
+  }
+
+  /** Begins when there is enough for a block, else when it is old enough: a small one costs as much as a large one. */
+  #beginInTime(): void {
     if (this.#buffered.length >= blockCharacters) this.#begin();
     else this.#timer ??= setTimeout(() => this.#begin(), blockAgeMs).unref();
   }
@@ -157,8 +191,9 @@ class BlockWriter {
       // A pipe that is full for now (EAGAIN) will have room; one nobody reads (EPIPE) never will, and a
       // log that cannot be written must not end the service.
       else if (error.code !== "EAGAIN") this.#block = Buffer.alloc(0);
-      if (this.#block.length === 0) this.#begin();
-      else if (error === null) this.#continue();
+      if (this.#block.length === 0) {
+        if (this.#buffered !== "") this.#beginInTime();
+      } else if (error === null) this.#continue();
       else setTimeout(() => this.#continue(), 10).unref();
     });
   }

@@ -1,7 +1,7 @@
 // The log: nothing secret in it, nothing lost from it, and lines that a machine and a person can read.
 
 import { spawnSync } from "node:child_process";
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -130,6 +130,25 @@ test("no line is lost or doubled over many blocks", async () => {
   );
   expect(text.trim().split("\n")).toHaveLength(count);
   expect(seen.size).toBe(count);
+});
+
+test("lines that come without a pause are written in whole blocks, also behind the first", async () => {
+  const path = join(folder, "blocks");
+  const fd = openSync(path, "w");
+  const open = openLog({ level: "info", format: "json", fd });
+  const sizes = new Set<number>();
+  const lines = 3000;
+  for (let index = 0; index < lines; index++) {
+    open.request(line);
+    await new Promise((resolve) => setImmediate(resolve));
+    sizes.add(statSync(path).size);
+  }
+  await open.close();
+  closeSync(fd);
+  const text = readFileSync(path, "utf8");
+  expect(text.split("\n")).toHaveLength(lines + 1);
+  // Ten blocks, of which some were seen half written; one write for every few lines would be over 500.
+  expect(sizes.size).toBeLessThanOrEqual(200);
 });
 
 test("what is buffered is written when the process leaves at once, into a pipe, too", () => {
