@@ -27,11 +27,10 @@ export class Job {
   replica = "";
   reason = "";
   status: number | undefined;
-  /** Replicas whose own answer this request has. */
-  readonly refusedBy = new Set<string>();
-  /** Replicas that failed since something last changed. */
-  readonly failed = new Set<string>();
-  readonly refusals = new Map<number, number>();
+  // Made with the first that is noted: most requests are answered at once.
+  #refusedBy: Set<string> | undefined;
+  #failed: Set<string> | undefined;
+  #refusals: Map<number, number> | undefined;
   refusal: HeldReply | undefined;
   waitedMs = 0;
   passedTo?: string;
@@ -48,6 +47,24 @@ export class Job {
 
   get hasLeft(): boolean {
     return this.client.hasLeft;
+  }
+
+  /** Replicas whose own answer this request has. */
+  get refusedBy(): Set<string> {
+    this.#refusedBy ??= new Set();
+    return this.#refusedBy;
+  }
+
+  /** Replicas that failed since something last changed. */
+  get failed(): Set<string> {
+    this.#failed ??= new Set();
+    return this.#failed;
+  }
+
+  /** How often each status was a replica's own refusal. */
+  get refusals(): Map<number, number> {
+    this.#refusals ??= new Map();
+    return this.#refusals;
   }
 
   get tried(): ReadonlySet<string> {

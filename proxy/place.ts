@@ -53,6 +53,10 @@ export function place(
   view: ClusterView,
   tried: ReadonlySet<string> = nowhere,
 ): Placement {
+  const { pin, home } = asked;
+  if (pin === undefined && home !== undefined && isAtHand(home, asked, view, tried)) {
+    return placed(home, "home");
+  }
   const there: string[] = [];
   for (const [name, replica] of view.replicas) {
     if (replica.state === "ready" && !tried.has(name) && !asked.barred.has(name)) there.push(name);
@@ -64,7 +68,6 @@ export function place(
   const having = asked.lacks.size === 0 ? ready : ready.filter((name) => !asked.lacks.has(name));
   const candidates = having.length > 0 ? having : ready;
 
-  const { pin, home } = asked;
   // What is pinned lies in one memory, whatever is known of items.
   if (pin !== undefined && there.includes(pin.replica)) {
     return placed(pin.replica, `pinned there: ${pin.kind}`);
@@ -103,6 +106,18 @@ export function place(
   }
   const any = choose(asked, open);
   return any === undefined ? none(asked, view, tried) : placed(any, "nobody's: spread by hash");
+}
+
+/** The common case, without a look at the other replicas: nothing speaks against this one. */
+function isAtHand(
+  name: string,
+  asked: Asked,
+  view: ClusterView,
+  tried: ReadonlySet<string>,
+): boolean {
+  const replica = view.replicas.get(name);
+  if (replica?.state !== "ready" || replica.behind === "server") return false;
+  return !tried.has(name) && !asked.barred.has(name) && !asked.lacks.has(name);
 }
 
 /** Nobody new is sent to a replica that drains, cannot encode or is behind, while there is another. */

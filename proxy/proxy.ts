@@ -691,8 +691,7 @@ function createEntrance(
     },
     monotonicMs: clock.monotonicMs,
     answer(connection, request) {
-      const peer = connection.socket.remoteAddress ?? "";
-      door.handlePlain(request, connection.begin(request), peer);
+      door.handlePlain(request, connection.begin(request));
     },
     handOver(socket, bytes) {
       server.emit("connection", socket);

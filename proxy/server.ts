@@ -86,11 +86,16 @@ export class Door {
   }
 
   /** Answers a request whose head is beyond doubt and which has no body. */
-  handlePlain(request: PlainRequest, response: PlainResponse, peer: string): void {
+  handlePlain(request: PlainRequest, response: PlainResponse): void {
     const { trusted, baseSegments, clock } = this.#parts;
     const { headers, memo } = request.block;
     memo.facts ??= readHeaderFacts(headers);
-    memo.origin ??= clientOrigin(plainAddress(peer), headers, false, trusted);
+    memo.origin ??= clientOrigin(
+      plainAddress(response.socket.remoteAddress ?? ""),
+      headers,
+      false,
+      trusted,
+    );
     const facts = readFacts(request.method, request.url, memo.facts, memo.origin, baseSegments);
     this.#take(Client.ofPlain(request, response, clock.monotonicMs), facts, null);
   }
