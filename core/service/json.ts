@@ -28,6 +28,15 @@ export function parsedObject(text: string): Record<string, unknown> | undefined 
   return objectOf(parsedJson(text));
 }
 
+/** How a field is spelled there, whatever the letter case: System.Text.Json minds none, and writes names in two. */
+export function nameIn(
+  fields: Readonly<Record<string, unknown>>,
+  name: string,
+): string | undefined {
+  const lower = name.toLowerCase();
+  return Object.keys(fields).find((known) => known.toLowerCase() === lower);
+}
+
 /** True for a whole number of zero or more that JSON holds exactly. */
 export function isCount(value: unknown): value is number {
   return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;

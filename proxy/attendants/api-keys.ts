@@ -5,7 +5,7 @@
 import { hashOf } from "../../core/cluster/identity.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
 import { ownKeyHashes } from "../../core/cluster/own-keys.ts";
-import { isRecord, parsedObject } from "../../core/service/json.ts";
+import { isRecord, nameIn, parsedObject } from "../../core/service/json.ts";
 import type { Seal } from "../../core/service/seal.ts";
 import type { Attendant } from "../attendant.ts";
 import type { HeldReply } from "../client.ts";
@@ -50,19 +50,15 @@ export function createApiKeysAttendant({ memory, seal, isCluster }: ApiKeysParts
 export function withoutOwnKeys(reply: HeldReply, own: ReadonlySet<string>): HeldReply {
   if (own.size === 0) return reply;
   const fields = parsedObject(reply.body.toString("utf8"));
-  const itemsName = fields === undefined ? undefined : nameOf(fields, "items");
+  const itemsName = fields === undefined ? undefined : nameIn(fields, "items");
   const items = itemsName === undefined ? undefined : fields?.[itemsName];
   if (fields === undefined || itemsName === undefined || !Array.isArray(items)) return reply;
   const shown = items.filter((item) => {
-    const tokenName = isRecord(item) ? nameOf(item, "accesstoken") : undefined;
+    const tokenName = isRecord(item) ? nameIn(item, "accesstoken") : undefined;
     const token = isRecord(item) && tokenName !== undefined ? item[tokenName] : undefined;
     return typeof token !== "string" || !own.has(hashOf(token));
   });
-  const countName = nameOf(fields, "totalrecordcount");
+  const countName = nameIn(fields, "totalrecordcount");
   const count = countName === undefined ? {} : { [countName]: shown.length };
   return withBody(reply, JSON.stringify({ ...fields, [itemsName]: shown, ...count }));
-}
-
-function nameOf(fields: Readonly<Record<string, unknown>>, lower: string): string | undefined {
-  return Object.keys(fields).find((name) => name.toLowerCase() === lower);
 }

@@ -13,7 +13,7 @@ import {
   perServerDocuments,
   saysNothingNew,
 } from "../../core/jellyfin/per-server.ts";
-import { isRecord, objectOf } from "../../core/service/json.ts";
+import { isRecord, nameIn, objectOf } from "../../core/service/json.ts";
 import {
   again,
   appliedOf,
@@ -93,7 +93,7 @@ async function publishDocument(
   if (shelf === undefined) return { outcome: "given up", why: "its facts make no sense" };
   if (shelf.table in perServerDocuments) return { outcome: "effects", effects: [] };
   const isReadBack = fieldOf(intent.facts, "isReadBack") === true;
-  const said = isReadBack ? undefined : jsonOf(bodyOf(intent.request, hands));
+  const said = isReadBack ? undefined : saidIn(intent, bodyOf(intent.request, hands));
   const read = await shelf.read();
   if (said === undefined && read.outcome !== "read") {
     return read.outcome === "unknown"
@@ -173,10 +173,22 @@ async function redo({ entry: intent }: Placed<Intent>, hands: JournalHands): Pro
     const target = query === "" ? path : `${path}?${query}`;
     return await writeJson(hands, method, target, jsonOf(text), shelf.name);
   }
-  const document = jsonOf(text);
+  const document = saidIn(intent, text);
   return document === undefined
     ? refused("its body is no JSON")
     : await bring(shelf, document, intent);
+}
+
+/** The document in a request's body. A library's options lie in it beside their library (UpdateLibraryOptionsDto). */
+function saidIn({ kind }: { readonly kind: IntentKind }, text: string | undefined): unknown {
+  const said = jsonOf(text);
+  if (kind !== "libraryOptions" || !isRecord(said)) return said;
+  return valueNamed(said, "LibraryOptions");
+}
+
+function valueNamed(fields: Fields, name: string): unknown {
+  const known = nameIn(fields, name);
+  return known === undefined ? undefined : fields[known];
 }
 
 /** Where the document of an entry is at this server; undefined when the facts make no sense. */

@@ -321,6 +321,28 @@ describe("a change whose server died before it could be told", () => {
     expect(await (await call(b, "GET", `/UserImage?userId=${kid}`)).text()).toBe("me");
   });
 
+  test("of a library's options keeps what it does not speak of, its folders included", async () => {
+    const [library] = (await get(b, "/Library/VirtualFolders")) as unknown as {
+      ItemId: string;
+      LibraryOptions: { PathInfos: unknown[] };
+    }[];
+    const Id = library?.ItemId ?? "";
+    const options = { ...library?.LibraryOptions, EnablePhotos: false, SeasonZeroDisplayName: "0" };
+    const path = "/Library/VirtualFolders/LibraryOptions";
+    const intent = await cluster.intent("POST", path, { body: { Id, LibraryOptions: options } });
+    const redone = await handler.redo(cluster.placed(intent), cluster.hands("b"));
+    expect(redone).toEqual({ outcome: "done" });
+    const [now] = (await get(b, "/Library/VirtualFolders")) as unknown as {
+      LibraryOptions: object;
+    }[];
+    const { EnableRealtimeMonitor: _own, ...said } = options as Record<string, unknown>;
+    expect(now?.LibraryOptions).toMatchObject(said);
+    expect(now?.LibraryOptions).not.toHaveProperty("LibraryOptions");
+    // Told to a, it says nothing new once a has it.
+    expect(await cluster.carry(handler, intent, { from: "b", to: "a" })).toEqual(["done"]);
+    expect(await cluster.carry(handler, intent, { from: "b", to: "a" })).toEqual(["skipped"]);
+  });
+
   test("waits while its server is away", async () => {
     await b.kill9();
     const intent = await cluster.intent("POST", `/Users/${kid}/Policy`, {
