@@ -6,6 +6,7 @@
  *   POST /fail {path, method?, status?, times?}            POST /health {status?, body} (empty body: as it is)
  *   POST /refuse-all {on}   POST /refuse-token {token, on?}   POST /hide {item, hidden?}   POST /quick-connect {on}
  *   POST /wizard {complete}   POST /legacy {on}   POST /subtitles {extractionMs}   POST /task-runs {runMs}
+ *   POST /file-changed {path}: its monitor, where it watches there, sees a file come, change or go; answers {seen}
  *   POST /encoder {fails, percent}
  *   POST /emit {type, data, userId?}   POST /configure {document, change}   POST /clear   POST /forget-requests
  *   GET /requests?method=&path=   GET /counts   GET /state   GET /ffmpeg
@@ -134,6 +135,10 @@ function changeWorld(context: Context, name: string, body: Body, on: boolean): u
   switch (name) {
     case "hide":
       return { ids: world.library.hide(String(body.item), body.hidden !== false) };
+    case "file-changed": {
+      const seen = world.monitor.sees(String(body.path));
+      return seen ? world.scan().then(() => ({ seen })) : { seen };
+    }
     case "quick-connect":
       world.configure("system", { QuickConnectAvailable: on });
       return {};

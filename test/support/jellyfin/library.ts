@@ -10,6 +10,7 @@ import { basename, dirname, extname, join, relative } from "node:path";
 import { promisify } from "node:util";
 import type { Database } from "./database.ts";
 import { EMPTY_ID, idOfText, jellyfinDate } from "./ids.ts";
+import type { LibraryChange } from "./monitor.ts";
 
 const run = promisify(execFile);
 const VIDEO = new Set([".mp4", ".mkv", ".webm", ".bin"]);
@@ -73,6 +74,8 @@ export class Library {
   readonly #items = new Map<string, Item>();
   readonly #versions = new Map<string, readonly string[]>();
   readonly #hidden = new Set<string>();
+  /** Items as they were when they were last saved, and when; undefined until the first scan, which finds what was known. */
+  #saved: Map<string, { readonly item: Item; readonly atMs: number }> | undefined;
 
   get(id: string): Item | undefined {
     const known = this.#items.get(id === EMPTY_ID ? ROOT_ID : id);
@@ -125,7 +128,7 @@ export class Library {
   }
 
   /** Reads the media folder anew. What ffprobe says is kept by path, date and size, so that it is asked once. */
-  async scan(mediaFolder: string, database: Database): Promise<void> {
+  async scan(mediaFolder: string, database: Database): Promise<LibraryChange> {
     this.#items.clear();
     this.add(folder("UserRootFolder", "Media Folders", "root/default", ""));
     const movies = folder("CollectionFolder", "Movies", "root/default/Movies", ROOT_ID, "movies");
@@ -147,6 +150,33 @@ export class Library {
         this.add(video("Movie", path, movies.id, found, undefined, undefined));
       }
     }
+    return this.#save();
+  }
+
+  /** When an item was last saved, in ms since the epoch; 0: before this server started. */
+  savedAtMs(id: string): number {
+    return this.#saved?.get(id)?.atMs ?? 0;
+  }
+
+  #save(): LibraryChange {
+    const before = this.#saved;
+    const nowMs = before === undefined ? 0 : Date.now();
+    const saved = new Map<string, { readonly item: Item; readonly atMs: number }>();
+    const change = { added: [] as string[], updated: [] as string[] };
+    for (const item of this.#items.values()) {
+      const known = before?.get(item.id);
+      const isSame = known?.item.etag === item.etag && known.item.size === item.size;
+      saved.set(item.id, isSame ? known : { item, atMs: nowMs });
+      if (before === undefined || isSame) continue;
+      (known === undefined ? change.added : change.updated).push(item.id);
+    }
+    const gone = [...(before ?? [])].filter(([id]) => !saved.has(id));
+    this.#saved = saved;
+    return {
+      ...change,
+      removed: gone.map(([id]) => id),
+      removedFrom: gone.map(([, { item }]) => item.parentId).filter((id) => saved.has(id)),
+    };
   }
 
   #addShow(path: string, rootId: string, seasonNumber: number): string {

@@ -55,6 +55,7 @@ export type ControlSwitch =
   | "legacy"
   | "subtitles"
   | "task-runs"
+  | "file-changed"
   | "encoder"
   | "emit"
   | "configure"

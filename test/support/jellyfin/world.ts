@@ -15,6 +15,7 @@ import { randomId } from "./ids.ts";
 import { Library } from "./library.ts";
 import { Lists } from "./lists.ts";
 import { LiveTv } from "./live-tv.ts";
+import { LibraryMonitor, LibraryNews } from "./monitor.ts";
 import { ForwardedFor } from "./network.ts";
 import { Sessions } from "./sessions.ts";
 import { SyncPlay } from "./sync-play.ts";
@@ -52,6 +53,8 @@ export class World {
   readonly sessions: Sessions;
   readonly accounts: Accounts;
   readonly library = new Library();
+  readonly monitor = new LibraryMonitor();
+  readonly libraryNews: LibraryNews;
   readonly userData: UserDataKeeper;
   readonly lists: Lists;
   readonly tasks: Tasks;
@@ -83,6 +86,10 @@ export class World {
       maxPercent: Number(system().MaxResumePct),
       minSeconds: Number(system().MinResumeDurationSeconds),
     }));
+    this.libraryNews = new LibraryNews(
+      this.sessions,
+      () => Number(system().LibraryUpdateDuration) * 1000,
+    );
     this.lists = new Lists(this.database, this.library);
     this.tasks = new Tasks({
       database: this.database,
@@ -156,8 +163,9 @@ export class World {
   }
 
   async scan(): Promise<void> {
-    await this.library.scan(this.options.mediaFolder, this.database);
+    const change = await this.library.scan(this.options.mediaFolder, this.database);
     this.lists.show();
+    this.libraryNews.note(change);
   }
 
   credentials(exchange: Pick<Exchange, "request" | "query">): Credentials {
@@ -180,6 +188,8 @@ export class World {
     this.userData.stop();
     this.tasks.stop();
     this.liveTv.end();
+    this.monitor.stop();
+    this.libraryNews.stop();
     await this.transcodes.kill(() => true, true);
   }
 }

@@ -282,6 +282,7 @@ export function extraFolders(world: World): ExtraFolder[] {
 
 function changeFolders(world: World, list: ExtraFolder[]): void {
   world.configure(FOLDERS, { list });
+  world.monitor.restart();
 }
 
 function addLibraryRoutes(routes: Routes): void {
@@ -327,6 +328,13 @@ function addLibraryRoutes(routes: Routes): void {
     ask.noContent();
   });
   routes.add("DELETE", `${path}/Paths`, "admin", (ask) => {
+    // The monitor is started anew whatever comes of it (LibraryStructureController.RemoveMediaPath).
+    ask.world.monitor.restart();
+    if (["Movies", "Shows"].includes(ask.query("name") ?? "")) {
+      // Theirs are the media folder's, and never taken away.
+      ask.noContent();
+      return;
+    }
     const old = named(ask, ask.query("name"));
     const left = old.Locations.filter((one) => one !== ask.query("path"));
     replace(ask, old, [{ ...old, Locations: left }]);

@@ -6,6 +6,7 @@ import { existsSync, readdirSync, statSync } from "node:fs";
 import { extname, join } from "node:path";
 import { type Exchange, Refusal, type Routes } from "../http.ts";
 import { itemId } from "../library.ts";
+import type { WatchedLibrary } from "../monitor.ts";
 import type { World } from "../world.ts";
 import { field } from "./accounts.ts";
 import { extraFolders } from "./catalog.ts";
@@ -33,29 +34,43 @@ function locations(world: World): Record<"Movies" | "Shows", string[]> {
   return { Movies: paths(known.Movies), Shows: paths(known.Shows) };
 }
 
+function librariesOf(world: World) {
+  const { Movies, Shows } = locations(world);
+  const library = (name: string, type: string, paths: string[]) => {
+    const ItemId = itemId("CollectionFolder", `root/default/${name}`);
+    const PathInfos = paths.map((Path) => ({ Path }));
+    const options: Record<string, unknown> = {
+      Enabled: true,
+      EnableRealtimeMonitor: false,
+      PathInfos,
+      ...world.configuration(`library-options/${ItemId}`),
+    };
+    return {
+      Name: name,
+      Locations: paths,
+      CollectionType: type,
+      LibraryOptions: options,
+      ItemId,
+      RefreshStatus: "Idle",
+    };
+  };
+  const later = extraFolders(world).map(({ Name, CollectionType, Locations }) =>
+    library(Name, CollectionType, Locations),
+  );
+  return [library("Movies", "movies", Movies), library("Shows", "tvshows", Shows), ...later];
+}
+
+/** As the real-time monitor sees them when it starts. */
+export function watchedLibraries(world: World): WatchedLibrary[] {
+  return librariesOf(world).map(({ Locations, LibraryOptions }) => ({
+    paths: Locations,
+    isWatched: LibraryOptions.EnableRealtimeMonitor === true,
+  }));
+}
+
 export function addFolderRoutes(routes: Routes): void {
   routes.add("GET", "/Library/VirtualFolders", "admin", (ask) => {
-    const { Movies, Shows } = locations(ask.world);
-    const library = (name: string, type: string, paths: string[]) => {
-      const ItemId = itemId("CollectionFolder", `root/default/${name}`);
-      const PathInfos = paths.map((Path) => ({ Path }));
-      return {
-        Name: name,
-        Locations: paths,
-        CollectionType: type,
-        LibraryOptions: {
-          Enabled: true,
-          PathInfos,
-          ...ask.world.configuration(`library-options/${ItemId}`),
-        },
-        ItemId,
-        RefreshStatus: "Idle",
-      };
-    };
-    const later = extraFolders(ask.world).map(({ Name, CollectionType, Locations }) =>
-      library(Name, CollectionType, Locations),
-    );
-    ask.reply([library("Movies", "movies", Movies), library("Shows", "tvshows", Shows), ...later]);
+    ask.reply(librariesOf(ask.world));
   });
   routes.add("GET", "/Environment/DirectoryContents", "admin", (ask) => {
     const path = ask.query("path");

@@ -199,6 +199,10 @@ function listItems(ask: Exchange, userId: string | undefined): void {
   else if (parent !== undefined && recursive) found = library.leaves(parent);
   else if (parent !== undefined) found = childrenOf(ask, parent);
   else if (!recursive && term === undefined) found = library.children(ROOT_ID);
+  const savedSince = ask.query("minDateLastSaved");
+  if (savedSince !== undefined) {
+    found = found.filter(({ id }) => library.savedAtMs(id) >= Date.parse(savedSince));
+  }
   if (kinds.length > 0) found = found.filter((item) => kinds.includes(item.kind));
   const isFolder = ask.query("isFolder")?.toLowerCase();
   if (isFolder !== undefined) found = found.filter((item) => String(item.isFolder) === isFolder);
