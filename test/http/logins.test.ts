@@ -44,7 +44,13 @@ beforeEach(async () => {
   logins = new Logins({
     ...{ store, memory, seal: defaultSeal, log, metrics: createMetrics("1"), now: Date.now },
     ...{ knownId: (_replica, userId) => userId, replicaNames: () => ["a", "b"] },
-    ...{ readyClients: () => new Map(), unknownKeepMs: 0, unknownLimit: 1, recognitionsLimit: 1 },
+    ...{
+      everyFirstLook: async () => undefined,
+      readyClients: () => new Map(),
+      unknownKeepMs: 0,
+      unknownLimit: 1,
+      recognitionsLimit: 1,
+    },
   });
   ending = new AbortController();
   work = memory.run(ending.signal);
