@@ -129,6 +129,17 @@ test("RedisGone: who is known goes on at every door, through a server's death to
   expect(await Promise.all(viewers.map(me))).toEqual([200, 200, 200, 200]);
   expect(performance.now() - startedMs).toBeLessThan(5000);
   expect(await statusOfToken(door.url, "0123456789abcdef0123456789abcdef")).toBe(401);
+  // What needs one order in the cluster waits for the store, and says so; no server hears of it.
+  for (const [path, body] of [
+    ["/Users/Password", { CurrentPw: "", NewPw: "x" }],
+    ["/Library/VirtualFolders?name=Films", {}],
+  ] as const) {
+    const refused = await viewer.call("POST", path, { body });
+    expect([refused.status, refused.text]).toEqual([
+      503,
+      expect.stringContaining("has to wait until the cluster's store can be reached again"),
+    ]);
+  }
   await redis.restart();
   await home.restart();
   await home.ready();
