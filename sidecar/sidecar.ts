@@ -35,6 +35,7 @@ import type { Tools } from "./act.ts";
 import { Cycle } from "./cycle.ts";
 import type { DecideLimits, MintEnd } from "./decide.ts";
 import { EncoderWatch } from "./encoder.ts";
+import { unfitToLead } from "./fitness.ts";
 import { createSidecarJournal, type JournalMetrics } from "./journal/journal.ts";
 import { KeyKeeper, keyKeeperLimits } from "./journal/key-keeper.ts";
 import { LeaseKeeper } from "./lease.ts";
@@ -259,7 +260,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     memory,
     clock,
     leaseLimitMs: options.leaseLimitMs,
-    unfit: unfitToLead,
+    unfit,
     collectEpoch: parts.collectEpoch ?? (async () => undefined),
     log,
   });
@@ -269,18 +270,14 @@ export function createSidecar(parts: SidecarParts): Sidecar {
   /** The presence has ended since the last look: the server may be another than it was, however short. */
   let presenceLost = false;
 
-  /** Why another sidecar should lead, or undefined when this one may. */
-  function unfitToLead(): string | undefined {
-    const { health, rival, startupWizardCompleted } = observer.sight;
-    // One silent probe is a busy server, and the leader does not change for it (decision 011).
-    const isPatient = health === "silent" && monotonicMs() - silentSinceMs < silencePatienceMs;
+  function unfit(): string | undefined {
+    const { sight } = observer;
+    // One silent probe is a busy server, and the leader does not change for it.
+    const isPatient =
+      sight.health === "silent" && monotonicMs() - silentSinceMs < silencePatienceMs;
     const mayStay = isPatient && lease.mayAct() !== undefined;
-    if (health !== "healthy" && !mayStay) return `server ${name} is not healthy`;
-    if (startupWizardCompleted === undefined) return `server ${name} was not seen yet`;
-    if (!startupWizardCompleted) return `server ${name} is not set up yet`;
-    if (rival !== undefined) return rival;
     const isDraining = drainOrderOf(memory.notes("replica"), name) !== undefined;
-    return isDraining ? `replica ${name} drains` : undefined;
+    return unfitToLead({ name, sight, mayStay, isDraining });
   }
 
   const plays = new PlayKeeper({
