@@ -5,6 +5,7 @@ import { copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { markDeviceId } from "../../sidecar/truth.ts";
 import { runCli } from "../support/cli.ts";
 import { CLUSTER_KEY, type DoorProcess, startDoor } from "../support/door.ts";
 import { copyDatabase } from "../support/jellyfin/database.ts";
@@ -66,9 +67,19 @@ async function stateOf(name: string): Promise<string | undefined> {
   return (await status()).replicas.find((replica) => replica.name === name)?.state;
 }
 
+async function markOf(server: StandIn): Promise<string> {
+  const reply = await fetch(`${server.url}/Devices/Options?id=${markDeviceId}`, {
+    headers: { authorization: `MediaBrowser Token="${server.apiKey}"` },
+  });
+  const options = reply.ok ? ((await reply.json()) as { CustomName?: string | null }) : {};
+  return options.CustomName ?? "";
+}
+
 test("a server that was put back is in quarantine, is told everywhere, and a reseed makes it a replica again", async () => {
   const viewer = await Viewer.enter(door.url);
   await until(async () => (await stateOf("b")) === "ready");
+  // A server is known to be older than it was by the mark that its sidecar has made there.
+  await until(async () => (await markOf(b)) !== "");
   await b.kill9();
   for (const end of ["", "-wal", "-shm"]) rmSync(databaseFile(b.dataDir) + end, { force: true });
   copyFileSync(old, databaseFile(b.dataDir));
