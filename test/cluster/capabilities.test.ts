@@ -2,6 +2,7 @@
 
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { type DoorProcess, type Part, startDoor, startSidecar } from "../support/door.ts";
+import { bothThere } from "../support/front.ts";
 import { doorUses, withKey } from "../support/household.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
 import { makeMedia } from "../support/media.ts";
@@ -24,13 +25,7 @@ beforeAll(async () => {
   door = await startDoor({ replicas, command: "proxy", redis: redis.url });
 });
 
-beforeEach(async () => {
-  for (const server of [pair.a, pair.b]) {
-    if (!server.running) await server.launch();
-    await server.ready();
-  }
-  await doorUses(door, 2);
-});
+beforeEach(() => bothThere(pair, door));
 
 afterAll(async () => {
   await door.stop();

@@ -1,10 +1,9 @@
 // ffmpeg as a player of HLS while the servers behind the door die under it. ffmpeg skips a segment it
 // cannot get and says so only in its log, so that every frame of the film is counted and its time looked at.
 
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type DoorProcess, startDoor } from "../support/door.ts";
-import { startPair } from "../support/jellyfin/start.ts";
-import { FILM_FRAMES_PER_SECOND, FILM_SECONDS, makeMedia } from "../support/media.ts";
+import { describe, expect, test } from "vitest";
+import { pairBehindDoor } from "../support/front.ts";
+import { FILM_FRAMES_PER_SECOND, FILM_SECONDS } from "../support/media.ts";
 import { ffmpegPlays, longestGap, type Played } from "../support/players.ts";
 import { Viewer } from "../support/viewer.ts";
 
@@ -12,19 +11,7 @@ const FRAMES = FILM_SECONDS * FILM_FRAMES_PER_SECOND;
 /** Film seconds per second: slow enough that a kill falls into the film, fast enough for a test. */
 const SPEED = 8;
 
-let pair: Awaited<ReturnType<typeof startPair>>;
-let door: DoorProcess;
-
-beforeAll(async () => {
-  const media = await makeMedia();
-  pair = await startPair({ mediaDir: media.folder });
-  door = await startDoor({ replicas: [pair.a, pair.b], apiKey: pair.a.apiKey });
-});
-
-afterAll(async () => {
-  await door.stop();
-  await pair.stop();
-});
+const { pair, door } = await pairBehindDoor();
 
 /** A viewer known on both servers, and a play of the film. */
 async function viewerPlaying(container: "ts" | "mp4") {

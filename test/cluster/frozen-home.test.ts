@@ -4,38 +4,17 @@
 
 import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import { type DoorProcess, startDoor } from "../support/door.ts";
+import { afterEach, expect, test } from "vitest";
+import { bothThere, pairBehindDoor } from "../support/front.ts";
 import { delayOf, History } from "../support/history.ts";
-import { doorSees } from "../support/household.ts";
-import { type StandIn, startPair } from "../support/jellyfin/start.ts";
-import { makeMedia } from "../support/media.ts";
+import type { StandIn } from "../support/jellyfin/start.ts";
 import { until, Viewer } from "../support/viewer.ts";
 
 const ANSWERED_WITHIN_MS = 5000;
 
-let pair: Awaited<ReturnType<typeof startPair>>;
-let door: DoorProcess;
+const { pair, door } = await pairBehindDoor();
 
-beforeAll(async () => {
-  const media = await makeMedia();
-  pair = await startPair({ mediaDir: media.folder });
-  door = await startDoor({ replicas: [pair.a, pair.b], apiKey: pair.a.apiKey });
-});
-
-afterEach(async () => {
-  for (const server of [pair.a, pair.b]) {
-    server.thaw();
-    await server.ready();
-  }
-  // The door has seen both again: the next test begins with two.
-  await doorSees(door, 2, 5000);
-});
-
-afterAll(async () => {
-  await door.stop();
-  await pair.stop();
-});
+afterEach(() => bothThere(pair, door));
 
 async function newViewer(name = "root"): Promise<Viewer> {
   const viewer = await Viewer.enter(door.url, { name });

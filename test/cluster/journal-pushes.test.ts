@@ -2,28 +2,14 @@
 // were one server; and nothing of what its own player reports.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { type DoorProcess, startDoor } from "../support/door.ts";
-import { startPair } from "../support/jellyfin/start.ts";
-import { makeMedia } from "../support/media.ts";
+import { expect, test } from "vitest";
+import { pairBehindDoor } from "../support/front.ts";
 import { until, Viewer } from "../support/viewer.ts";
 
 /** UserDataChangeNotifier gathers for 500 ms; what was not told after this is not told. */
 const toldWithinMs = 1500;
 
-let pair: Awaited<ReturnType<typeof startPair>>;
-let door: DoorProcess;
-
-beforeAll(async () => {
-  const media = await makeMedia();
-  pair = await startPair({ mediaDir: media.folder });
-  door = await startDoor({ replicas: [pair.a, pair.b], apiKey: pair.a.apiKey });
-});
-
-afterAll(async () => {
-  await door.stop();
-  await pair.stop();
-});
+const { pair, door } = await pairBehindDoor();
 
 /** A request with the owner's API key, which has a replica of its own, and where it went. */
 async function byKey(method: string, path: string): Promise<string> {

@@ -2,35 +2,15 @@
 // after a logout; in the middle of what may not be done twice.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
-import { type DoorProcess, startDoor } from "../support/door.ts";
+import { beforeEach, expect, test } from "vitest";
+import { bothThere, pairBehindDoor } from "../support/front.ts";
 import { doorSees, statusOfToken } from "../support/household.ts";
-import { type StandIn, startPair } from "../support/jellyfin/start.ts";
-import { makeMedia } from "../support/media.ts";
+import type { StandIn } from "../support/jellyfin/start.ts";
 import { until, Viewer } from "../support/viewer.ts";
 
-let pair: Awaited<ReturnType<typeof startPair>>;
-let door: DoorProcess;
+const { pair, door } = await pairBehindDoor();
 
-beforeAll(async () => {
-  const media = await makeMedia();
-  pair = await startPair({ mediaDir: media.folder });
-  door = await startDoor({ replicas: [pair.a, pair.b], apiKey: pair.a.apiKey });
-});
-
-beforeEach(async () => {
-  for (const server of [pair.a, pair.b]) {
-    if (!server.running) await server.launch();
-    await server.ready();
-    await server.control("clear");
-  }
-  await doorSees(door, 2);
-});
-
-afterAll(async () => {
-  await door.stop();
-  await pair.stop();
-});
+beforeEach(() => bothThere(pair, door));
 
 /** The server that answered this viewer's login, known without asking the door. */
 async function givenBy(viewer: Viewer): Promise<StandIn> {

@@ -3,12 +3,10 @@
 // promise is read from the record.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { type DoorProcess, startDoor } from "../support/door.ts";
+import { expect, test } from "vitest";
+import { pairBehindDoor } from "../support/front.ts";
 import { delayOf, History, quantile } from "../support/history.ts";
 import { doorSees } from "../support/household.ts";
-import { startPair } from "../support/jellyfin/start.ts";
-import { makeMedia } from "../support/media.ts";
 import { Viewer } from "../support/viewer.ts";
 
 const CLIENTS = 12;
@@ -17,19 +15,7 @@ const KILLS = 10;
 const FOLLOWING = 2;
 const ADDED_DELAY_LIMIT_MS = 250;
 
-let pair: Awaited<ReturnType<typeof startPair>>;
-let door: DoorProcess;
-
-beforeAll(async () => {
-  const media = await makeMedia();
-  pair = await startPair({ mediaDir: media.folder });
-  door = await startDoor({ replicas: [pair.a, pair.b], apiKey: pair.a.apiKey });
-});
-
-afterAll(async () => {
-  await door.stop();
-  await pair.stop();
-});
+const { pair, door } = await pairBehindDoor();
 
 test("no request is refused or answered wrongly when the home is killed, and 99 of 100 wait 250 ms longer at most", async () => {
   const viewers = await Promise.all(

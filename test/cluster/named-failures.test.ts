@@ -3,37 +3,20 @@
 // files of their own.)
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
-import { type DoorProcess, startDoor } from "../support/door.ts";
+import { beforeAll, beforeEach, expect, test } from "vitest";
+import { bothThere, pairBehindDoor } from "../support/front.ts";
 import { doorSees } from "../support/household.ts";
-import { startPair } from "../support/jellyfin/start.ts";
-import { makeMedia } from "../support/media.ts";
 import { until, Viewer } from "../support/viewer.ts";
 
-let pair: Awaited<ReturnType<typeof startPair>>;
-let door: DoorProcess;
+const { pair, door } = await pairBehindDoor();
 let viewer: Viewer;
 
 beforeAll(async () => {
-  const media = await makeMedia();
-  pair = await startPair({ mediaDir: media.folder });
-  door = await startDoor({ replicas: [pair.a, pair.b], apiKey: pair.a.apiKey });
   viewer = await Viewer.enter(door.url);
   await viewer.knownAt([pair.a, pair.b]);
 });
 
-beforeEach(async () => {
-  for (const server of [pair.a, pair.b]) {
-    if (!server.running) await server.launch();
-    await server.ready();
-  }
-  await doorSees(door, 2);
-});
-
-afterAll(async () => {
-  await door.stop();
-  await pair.stop();
-});
+beforeEach(() => bothThere(pair, door));
 
 test("ReplicaDead: somebody new logs in within 1 s of a death, and lives on the one that is left", async () => {
   for (const [dead, left] of [

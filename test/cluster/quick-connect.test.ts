@@ -5,6 +5,7 @@ import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type DoorProcess, type Part, startDoor, startSidecar } from "../support/door.ts";
+import { bothThere } from "../support/front.ts";
 import {
   doorSees,
   doorUses,
@@ -34,13 +35,7 @@ afterAll(async () => {
 });
 
 /** Whatever became of the test before: each begins with both servers there. */
-beforeEach(async () => {
-  for (const server of [home.a, home.b].filter(({ running }) => !running)) {
-    await server.restart();
-    await server.ready();
-  }
-  for (const door of doors) await doorUses(door, 2);
-});
+beforeEach(() => bothThere(home, ...doors));
 
 async function open(args: readonly string[] = []): Promise<DoorProcess> {
   const door = await startDoor({ replicas: [home.a, home.b], apiKey: home.a.apiKey, args });

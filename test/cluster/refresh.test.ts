@@ -1,26 +1,16 @@
 // A refresh of an item asked of the cluster is a refresh on every server, as the one who asked, once each; on one
 // that is away, when it is back.
 
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { type DoorProcess, startDoor } from "../support/door.ts";
+import { beforeAll, expect, test } from "vitest";
+import { pairBehindDoor } from "../support/front.ts";
 import { doorSees } from "../support/household.ts";
-import { type StandIn, startPair } from "../support/jellyfin/start.ts";
-import { makeMedia } from "../support/media.ts";
+import type { StandIn } from "../support/jellyfin/start.ts";
 import { until, Viewer } from "../support/viewer.ts";
 
-let pair: Awaited<ReturnType<typeof startPair>>;
-let door: DoorProcess;
+const { pair, door } = await pairBehindDoor();
 
 beforeAll(async () => {
-  const media = await makeMedia();
-  pair = await startPair({ mediaDir: media.folder });
-  door = await startDoor({ replicas: [pair.a, pair.b], apiKey: pair.a.apiKey });
   await doorSees(door, 2);
-});
-
-afterAll(async () => {
-  await door.stop();
-  await pair.stop();
 });
 
 const refreshes = async (server: StandIn, item: string) =>

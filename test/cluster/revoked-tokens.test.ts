@@ -3,6 +3,7 @@
 
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { type DoorProcess, startDoor } from "../support/door.ts";
+import { bothThere } from "../support/front.ts";
 import {
   doorSees,
   type Household,
@@ -28,13 +29,7 @@ beforeAll(async () => {
   door = await startDoor({ replicas: [home.a, home.b], apiKey: home.a.apiKey });
 });
 
-beforeEach(async () => {
-  for (const server of [home.a, home.b]) {
-    if (!server.running) await server.launch();
-    await server.ready();
-  }
-  await doorSees(door, 2);
-});
+beforeEach(() => bothThere(home, door));
 
 afterAll(async () => {
   await door.stop();

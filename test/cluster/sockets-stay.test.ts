@@ -2,38 +2,19 @@
 // happens next from the new home within two seconds, and are never told that a server is going.
 
 import { randomBytes } from "node:crypto";
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { type DoorProcess, startDoor } from "../support/door.ts";
-import { doorUses } from "../support/household.ts";
-import { startPair } from "../support/jellyfin/start.ts";
-import { makeMedia } from "../support/media.ts";
+import { afterEach, describe, expect, test } from "vitest";
+import { bothThere, pairBehindDoor } from "../support/front.ts";
 import { until, Viewer, type ViewerSocket } from "../support/viewer.ts";
 
 /** The promise: from the moment the new home is there to the next message. */
 const HEARD_WITHIN_MS = 2000;
 
-let pair: Awaited<ReturnType<typeof startPair>>;
-let door: DoorProcess;
+const { pair, door } = await pairBehindDoor();
 const sockets: ViewerSocket[] = [];
-
-beforeAll(async () => {
-  const media = await makeMedia();
-  pair = await startPair({ mediaDir: media.folder });
-  door = await startDoor({ replicas: [pair.a, pair.b], apiKey: pair.a.apiKey });
-});
 
 afterEach(async () => {
   for (const socket of sockets.splice(0)) socket.close();
-  for (const server of [pair.a, pair.b]) {
-    if (!server.running) await server.launch();
-    await server.ready();
-  }
-  await doorUses(door, 2);
-});
-
-afterAll(async () => {
-  await door.stop();
-  await pair.stop();
+  await bothThere(pair, door);
 });
 
 /** Three devices of one person, each with a socket that has been welcomed. */
