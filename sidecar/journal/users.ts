@@ -6,6 +6,7 @@
 // It promises that a user is found by id or by name before one is made, so that dying at any moment makes none twice;
 // and that a login's end of wrong passwords, or one more of them, counts on every server.
 
+import { randomUUID } from "node:crypto";
 import type { Effect, Intent, Outcome, Placed } from "../../core/cluster/journal.ts";
 import { isOfWrongPassword, readSecret } from "../../core/cluster/secret.ts";
 import {
@@ -112,9 +113,16 @@ async function publishPresent(
   const views = await viewsOf(hands, user.id);
   // Made again here after the server that made them first has died: clients know that one's id.
   if (userId !== user.id) await noteAlias(hands, userId, user.id, []);
-  if (facts?.what === "created") await settle(hands, intent.id);
+  let hasPassword = facts?.what === "login";
+  if (facts?.what === "created") {
+    const failed = await inStore(hands, async () => {
+      hasPassword = (await readSecret(hands.store, hands.seal, intent.id)) !== undefined;
+      await hands.store.settleSecret(intent.id, hands.replica);
+    });
+    if (failed !== undefined) return { outcome: "again", why: whyOf(failed) };
+  }
   const { policy, configuration } = user;
-  const payload = { what: facts?.what, name: user.name, policy, configuration, views };
+  const payload = { what: facts?.what, name: user.name, policy, configuration, views, hasPassword };
   return { outcome: "effects", effects: [{ userId, itemId: "", payload }] };
 }
 
@@ -181,6 +189,14 @@ async function make(effect: Effect, name: string, hands: JournalHands): Promise<
     password = secret === undefined ? undefined : readPasswordSecret(secret)?.next;
   });
   if (failed !== undefined) return { outcome: "not", applied: failed };
+  if (password === undefined && fieldOf(effect.payload, "hasPassword") === true) {
+    // It is not known here (made in a server's own page, or kept no longer). With none anybody would be let in.
+    password = randomUUID();
+    hands.log.warn(
+      `user ${name} is made at ${hands.replica} with a password that nobody knows: set it again through the door, ` +
+        "unless another program keeps it",
+    );
+  }
   const body = { Name: name, ...(password !== undefined && { Password: password }) };
   const answer = await hands.client.callWithKey("POST", "/Users/New", body);
   if (answer.outcome !== "answered" || answer.status !== 200) {

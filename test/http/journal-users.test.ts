@@ -219,6 +219,8 @@ describe("a user who was made at one server", () => {
     expect(there?.Policy.MaxActiveSessions).toBe(3);
     expect(known().idAt("b", id)).toBe(there?.Id);
     expect(await cluster.carry(users, intent, aToB)).toEqual(["skipped"]);
+    // Whoever let them in knows their password; no other server lets anybody in without one.
+    expect((await logIn(b, "eve", "", "anybody")).status).toBe(401);
   });
 });
 
