@@ -304,7 +304,7 @@ export function feedVerdict(sight: FeedSight): FeedVerdict {
     if (read !== undefined) return !isEqual(field, read[field], now[field]);
     // Nothing was ever known of it, and something was written: all that is not as it is in the beginning
     // counts, and of a folder that was changed for its own sake, everything.
-    return isAlone || !isInitial(field, now[field]);
+    return isAlone || !isInitial(now[field]);
   });
   if (fields.length === 0) return { verdict: "nothing" };
   const isKnown = fields.some((field) => field in known);
@@ -326,8 +326,7 @@ function isEqual(field: UserDataField, left: unknown, right: unknown): boolean {
   return sameDate(left as string | null, right as string | null);
 }
 
-function isInitial(field: UserDataField, value: unknown): boolean {
-  void field;
+function isInitial(value: unknown): boolean {
   return value === false || value === 0 || value === null;
 }
 

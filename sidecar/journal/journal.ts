@@ -115,7 +115,10 @@ export function createSidecarJournal(parts: SidecarJournalParts): SidecarJournal
         kind: "replica",
         id: journalNoteId(replica),
         replica,
-        value: JSON.stringify({ ...beforeAsides(cursor, ledger.asides()), applied: cursor.number }),
+        value: JSON.stringify({
+          ...beforeAside(cursor, ledger.oldestAside()),
+          applied: cursor.number,
+        }),
       } as const;
       try {
         await store.putNote(note, 0);
@@ -177,12 +180,8 @@ export function createSidecarJournal(parts: SidecarJournalParts): SidecarJournal
  * Where somebody has to begin who has the server's data and not this ledger (a copy, a sidecar that lost its folder):
  * before the first effect that still waits for its item.
  */
-export function beforeAsides(
-  cursor: JournalCursor,
-  asides: readonly { readonly entry: { readonly number: number } }[],
-): JournalCursor {
-  const oldest = Math.min(...asides.map(({ entry }) => entry.number));
-  if (!(oldest <= cursor.number)) return cursor;
+export function beforeAside(cursor: JournalCursor, oldest: number | undefined): JournalCursor {
+  if (oldest === undefined || oldest > cursor.number) return cursor;
   // The cursor's mark is of its own entry and of no other.
   return { generation: cursor.generation, number: oldest - 1 };
 }

@@ -51,6 +51,8 @@ export interface Ledger {
   putAside(effect: AsideEffect): AsideEffect | undefined;
   takeAside(number: number): void;
   asides(): readonly AsideEffect[];
+  /** The lowest number of what waits aside; undefined when nothing does. */
+  oldestAside(): number | undefined;
   /** From here on; what is done or aside belonged to another way. What is known of fields stays. */
   restart(cursor: JournalCursor | undefined): void;
   /** From here on, again: what is done may be another entry now. What waits aside goes on waiting. */
@@ -140,6 +142,12 @@ export class MemoryLedger implements Ledger {
 
   asides(): readonly AsideEffect[] {
     return [...this.#asides.values()];
+  }
+
+  oldestAside(): number | undefined {
+    let oldest: number | undefined;
+    for (const number of this.#asides.keys()) oldest = Math.min(number, oldest ?? number);
+    return oldest;
   }
 
   restart(cursor: JournalCursor | undefined): void {
@@ -269,6 +277,11 @@ export class FileLedger implements Ledger {
     }));
   }
 
+  oldestAside(): number | undefined {
+    const number = this.#statements.oldestAside.get()?.number;
+    return typeof number === "number" ? number : undefined;
+  }
+
   restart(cursor: JournalCursor | undefined): void {
     this.#database.exec("BEGIN; DELETE FROM done; DELETE FROM aside; COMMIT");
     this.#cursor = undefined;
@@ -318,6 +331,7 @@ const queries = {
   newest: "SELECT lane, value FROM known ORDER BY changed DESC LIMIT ?",
   putAside: "INSERT OR REPLACE INTO aside (number, item, since, at, value) VALUES (?, ?, ?, ?, ?)",
   takeAside: "DELETE FROM aside WHERE number = ?",
+  oldestAside: "SELECT min(number) AS number FROM aside",
   asides: "SELECT number, item, since, at, value FROM aside ORDER BY number",
 } as const;
 

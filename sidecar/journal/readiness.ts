@@ -20,7 +20,7 @@ import type { JournalHands } from "./handler.ts";
 export interface ReadinessOptions {
   readonly hands: Pick<JournalHands, "replica" | "memory" | "clock" | "log">;
   readonly store: Pick<Store, "putNote" | "dropNotes">;
-  readonly follower: Pick<Follower, "caughtUp" | "lag" | "noteHealth" | "asideCount" | "started">;
+  readonly follower: Pick<Follower, "caughtUp" | "lag" | "noteHealth" | "started">;
   /** A silence that is shorter is a busy server, in ms. */
   readonly silencePatienceMs: number;
   /** After so long at a server that is there it is used again, however far it is behind. */

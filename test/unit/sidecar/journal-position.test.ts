@@ -2,17 +2,13 @@
 // copy has the donor's data and not its ledger.
 
 import { expect, test } from "vitest";
-import { beforeAsides } from "../../../sidecar/journal/journal.ts";
+import { beforeAside } from "../../../sidecar/journal/journal.ts";
 
 const cursor = { generation: "g", number: 20, mark: "m" };
-const aside = (number: number) => ({ entry: { number } });
 
 test("a copy begins before the first change that its donor has not done yet", () => {
-  expect(beforeAsides(cursor, [])).toEqual(cursor);
-  expect(beforeAsides(cursor, [aside(31), aside(9), aside(12)])).toEqual({
-    generation: "g",
-    number: 8,
-  });
-  expect(beforeAsides(cursor, [aside(20)])).toEqual({ generation: "g", number: 19 });
-  expect(beforeAsides(cursor, [aside(21)])).toEqual(cursor);
+  expect(beforeAside(cursor, undefined)).toEqual(cursor);
+  expect(beforeAside(cursor, 9)).toEqual({ generation: "g", number: 8 });
+  expect(beforeAside(cursor, 20)).toEqual({ generation: "g", number: 19 });
+  expect(beforeAside(cursor, 21)).toEqual(cursor);
 });

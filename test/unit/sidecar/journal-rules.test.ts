@@ -368,6 +368,9 @@ describe("a ledger", () => {
       const dropped = ledger.putAside({ entry: entry(3), itemId: item, sinceMs: 0 });
       expect(dropped?.entry.number).toBe(1);
       expect(ledger.asides().map((one) => one.entry.number)).toEqual([2, 3]);
+      expect(ledger.oldestAside()).toBe(2);
+      for (const { entry: waiting } of ledger.asides()) ledger.takeAside(waiting.number);
+      expect(ledger.oldestAside()).toBeUndefined();
     } finally {
       ledger.close();
       rmSync(folder, { recursive: true, force: true });
