@@ -77,6 +77,11 @@ export function refused(why: string): Applied {
   return { outcome: "refused", why };
 }
 
+/** Why something could not be done, in words. */
+export function whyOf(applied: Applied): string {
+  return "why" in applied ? applied.why : "the server cannot be asked";
+}
+
 /** What this server calls a user. */
 export function idHere(
   { memory, seal, replica }: Pick<JournalHands, "memory" | "seal" | "replica">,

@@ -24,6 +24,7 @@ import {
   readJson,
   refused,
   skipped,
+  whyOf,
   writeJson,
 } from "./calls.ts";
 import type { Applied, EffectDraft, JournalHandler, JournalHands, Published } from "./handler.ts";
@@ -400,8 +401,4 @@ function jsonOf(text: string | undefined): unknown {
 /** The same fields, spelled as the server spells them. */
 function respelled(said: Fields, has: Fields): Fields {
   return merged("", said, has);
-}
-
-function whyOf(applied: Applied): string {
-  return "why" in applied ? applied.why : "the server cannot be asked";
 }

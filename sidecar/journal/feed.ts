@@ -18,6 +18,7 @@ import type { Follower } from "./follower.ts";
 import type { JournalHands } from "./handler.ts";
 import {
   differing,
+  plainId,
   readData,
   readUserData,
   type ServerUserData,
@@ -153,11 +154,11 @@ class Feed {
     const list = Array.isArray(data?.UserDataList) ? data.UserDataList : [];
     const told = list.flatMap((one: unknown) => {
       const read = readData(one);
-      const itemId = plain(objectOf(one)?.ItemId);
+      const itemId = plainId(objectOf(one)?.ItemId);
       return read === undefined || !isPlainId(itemId) ? [] : [{ itemId, read }];
     });
     const { memory, seal, replica } = this.#parts.hands;
-    const userId = userAliasesOf(memory, seal).knownId(replica, plain(data?.UserId));
+    const userId = userAliasesOf(memory, seal).knownId(replica, plainId(data?.UserId));
     if (!isPlainId(userId)) return;
     const isAlone = told.every(({ read }) => read.isFolder);
     for (const { itemId, read } of told) this.#hint(userId, itemId, read, isAlone);
@@ -332,8 +333,4 @@ function isInitial(value: unknown): boolean {
 
 function sameOfFolder(left: ServerUserData, right: ServerUserData): boolean {
   return folderFields.every((field) => left[field] === right[field]);
-}
-
-function plain(id: unknown): string {
-  return typeof id === "string" ? id.replaceAll("-", "").toLowerCase() : "";
 }

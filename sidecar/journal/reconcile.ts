@@ -22,6 +22,7 @@ import type { JournalHands } from "./handler.ts";
 import { reconcileDocuments } from "./reconcile-documents.ts";
 import {
   differing,
+  plainId,
   readData,
   type ServerUserData,
   userDataLane,
@@ -188,7 +189,7 @@ async function itemsOf(
       for (const one of listed) {
         if (!isRecord(one) || typeof one.Id !== "string") continue;
         const data = readData(one.UserData);
-        const itemId = one.Id.replaceAll("-", "").toLowerCase();
+        const itemId = plainId(one.Id);
         if (data !== undefined) items.set(itemId, { ...data, isFolder: one.IsFolder === true });
       }
       if (listed.length < pageItems) break;

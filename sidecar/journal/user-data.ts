@@ -514,7 +514,8 @@ function areIds(...ids: readonly string[]): boolean {
   return ids.every((id) => /^[0-9a-f]{32}$/.test(id));
 }
 
-function plainId(value: unknown): string {
+/** An id as we write it; empty for what is none. */
+export function plainId(value: unknown): string {
   return typeof value === "string" ? value.replaceAll("-", "").toLowerCase() : "";
 }
 

@@ -37,6 +37,7 @@ import {
   skipped,
   type UserHere,
   userHere,
+  whyOf,
   writeJson,
 } from "./calls.ts";
 import { userLane } from "./documents.ts";
@@ -457,8 +458,4 @@ function idField(value: unknown, name: string): string | undefined {
 
 function countOf(value: unknown): number {
   return typeof value === "number" && Number.isSafeInteger(value) ? value : 0;
-}
-
-function whyOf(applied: Applied): string {
-  return "why" in applied ? applied.why : "the server cannot be asked";
 }
