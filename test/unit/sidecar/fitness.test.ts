@@ -1,4 +1,4 @@
-// Who may lead.
+// Who may lead: every reason why another sidecar should, each by itself, and none.
 
 import { describe, expect, test } from "vitest";
 import { unfitToLead } from "../../../sidecar/fitness.ts";
