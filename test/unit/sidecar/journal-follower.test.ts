@@ -128,6 +128,8 @@ function startAt(
     readonly startFrom?: JournalCursor;
     readonly reconcile?: FollowerParts["reconcile"];
     readonly handler?: JournalHandler;
+    readonly limits?: Partial<FollowerLimits>;
+    readonly store?: Store;
   } = {},
 ): Running {
   const { server = new ToyServer(), ledger = new MemoryLedger() } = options;
@@ -145,14 +147,15 @@ function startAt(
   const stopping = new AbortController();
   const follower = new Follower({
     hands: {
-      ...{ replica, memory, seal, log, clock: systemClock, store: theStore() },
+      ...{ replica, memory, seal, log, clock: systemClock, store: options.store ?? theStore() },
       // The toy's handler asks no server.
       client: undefined as never,
       peer: () => undefined,
       leads: () => options.leads ?? false,
     },
     handlers: [options.handler ?? toyHandler(server, options.apartMs)],
-    ...{ ledger, limits },
+    ledger,
+    limits: { ...limits, ...options.limits },
     startFrom: () => ledger.cursor() ?? options.startFrom,
     isReachable: async () => false,
     urgent: () => undefined,
@@ -249,6 +252,33 @@ describe("a change", () => {
 });
 
 describe("order", () => {
+  test("whose effect was lost with the store's last moments is told once more", async () => {
+    let isLost = false;
+    const forgetful = Object.create(theStore(), {
+      appendJournal: {
+        value: async (values: readonly string[], seen?: JournalCursor) => {
+          const kept = isLost ? values : [];
+          isLost = true;
+          return await theStore().appendJournal(kept, seen);
+        },
+      },
+    }) as Store;
+    startAt("a", { store: forgetful, limits: { echoLimitMs: 200 } });
+    const b = startAt("b");
+    const change = intent("film", { position: 3 });
+    await write(change, outcome(change, "a"));
+    await until(4000, "b has it", async () => b.server.of("film").position === 3);
+    expect(isLost).toBe(true);
+  });
+
+  test("of which too many are open is given up, the oldest first", async () => {
+    const a = startAt("a", { limits: { openLimit: 3 } });
+    for (let film = 1; film <= 5; film++) await write(intent(`film ${film}`, { position: 1 }));
+    await until(2000, "they are read", async () => a.events.includes("givenUp"));
+    await until(2000, "three are open", async () => a.follower.openCount === 3);
+    expect(a.events.filter((event) => event === "givenUp")).toHaveLength(2);
+  });
+
   test("an older effect that comes later never wins, field by field", async () => {
     const b = startAt("b");
     await write(effect("film", { favourite: true, position: 5 }, 50));
