@@ -1,6 +1,7 @@
 // What is refused or answered before any replica is asked: by the head alone (`screen`), or after somebody was
 // asked (`guard`). A refusal is counted where it is made.
 
+import type { Identity } from "../core/cluster/identity.ts";
 import type { JellyfinClient } from "../core/jellyfin/client.ts";
 import { matchRoute } from "../core/jellyfin/routes.ts";
 import type { Metrics } from "../core/service/metrics.ts";
@@ -9,6 +10,10 @@ import type { RequestFacts } from "./facts.ts";
 import type { Job } from "./job.ts";
 import type { DoorParts } from "./parts.ts";
 import { forbidden, notFound, quickConnectIsOff, unauthorised, unavailable } from "./reply.ts";
+
+/** How long until the servers are asked again when none could tell, in ms. */
+const askAgainMs = 100;
+const nobodyTells = "No server can tell right now whether this user is an administrator.";
 
 export class Screen {
   readonly #parts: DoorParts;
@@ -75,14 +80,30 @@ export class Screen {
     }
     if (job.identity === undefined) return this.refused("unknownToken", unauthorised());
     if (job.identity.kind === "apiKey") return undefined;
-    for (const [replica, client] of this.readyClients()) {
-      const token = memory.openToken(job.identity, replica);
-      if (token === undefined) continue;
-      const answer = await client.me(token);
-      if (answer.outcome !== "ok") continue;
-      return answer.user.isAdministrator ? undefined : this.refused("forbidden", forbidden());
+    return await this.#adminAtAnyReplica(job, job.identity);
+  }
+
+  /** Whoever can tell is waited for: an administrator whose servers are away is not told that they are none. */
+  async #adminAtAnyReplica(job: Job, identity: Identity): Promise<HeldReply | undefined> {
+    const { memory, clock } = this.#parts;
+    for (;;) {
+      let hasRefused = false;
+      for (const [replica, client] of this.readyClients()) {
+        const token = memory.openToken(identity, replica);
+        if (token === undefined) continue;
+        const answer = await client.me(token);
+        if (answer.outcome === "ok") {
+          return answer.user.isAdministrator ? undefined : this.refused("forbidden", forbidden());
+        }
+        hasRefused ||= answer.outcome === "refused";
+      }
+      if (hasRefused) return this.refused("forbidden", forbidden());
+      const leftMs = job.deadlineMs - clock.monotonicMs();
+      if (leftMs <= 0 || job.client.hasLeft) {
+        return this.refused("noReplica", unavailable(nobodyTells));
+      }
+      await new Promise((resolve) => setTimeout(resolve, Math.min(leftMs, askAgainMs)));
     }
-    return this.refused("forbidden", forbidden());
   }
 
   async #adminAtTheOnlyReplica(job: Job): Promise<HeldReply | undefined> {

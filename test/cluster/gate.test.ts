@@ -149,6 +149,19 @@ describe("a change that only the leader may make", () => {
     expect((await kid.call("POST", "/ScheduledTasks/Running/x")).status).toBe(403);
     expect((await kid.call("POST", CONFIGURATION, { body: {} })).status).toBe(403);
   });
+
+  // Before: an administrator who asked while no server answered was told 403, as if they were none.
+  test("is not refused as if an administrator were none, while no server can tell who they are", async () => {
+    const admin = await Viewer.enter(door.url);
+    await admin.knownAt([pair.a, pair.b]);
+    await Promise.all([pair.a.kill9(), pair.b.kill9()]);
+    await doorSees(door, 0);
+    expect((await admin.call("POST", CONFIGURATION, { body: {} })).status).toBe(503);
+    const asked = admin.call("POST", "/ScheduledTasks/Running/x");
+    await Promise.all([pair.a.launch(), pair.b.launch()]);
+    expect((await asked).status).not.toBe(403);
+    await doorSees(door, 2);
+  });
 });
 
 describe("a gate", () => {
