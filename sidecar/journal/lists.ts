@@ -44,6 +44,8 @@ export type ListKind = "playlist" | "collection";
 export interface ListState {
   readonly list: ListKind;
   readonly name: string;
+  /** The name of its folder, of which its id is made and which stays when a playlist is renamed. */
+  readonly folder?: string;
   /** Plain ids, in order; an item that was added twice is there twice. */
   readonly items: readonly string[];
   readonly mediaType?: string;
@@ -83,6 +85,7 @@ class Lists implements JournalHandler {
   readonly #newest = new Map<string, number>();
   /** What was made here for an intent whose server died. */
   readonly #made = new Map<string, string>();
+  readonly #said = new Map<string, true>();
   /** Who sees every library, for reading without a user of one's own. */
   #reader: string | undefined;
 
@@ -197,6 +200,7 @@ class Lists implements JournalHandler {
   ): Promise<Applied> {
     let read = await this.#read(state.list, id, userId, hands);
     if (read.outcome === "again") return read;
+    const isNew = read.outcome === "gone";
     if (read.outcome === "gone") {
       const made = await this.#make(id, userId, state, hands);
       if (made !== undefined) return made;
@@ -215,7 +219,9 @@ class Lists implements JournalHandler {
       if (why !== undefined) return why;
       isChanged ||= ids.length > 0;
     }
-    const settled = isPlaylist ? await applySettings(id, userId, state, atMs, hands) : undefined;
+    // What was made under its folder's name has another by now, whatever was done to it last.
+    const said = isNew ? withoutChange(state) : state;
+    const settled = isPlaylist ? await applySettings(id, userId, said, atMs, hands) : undefined;
     if (settled !== undefined && settled.outcome !== "done") return settled;
     if (!isChanged && steps.length === 0) return settled ?? skipped;
     return await this.#compare(id, userId, state, hands);
@@ -275,9 +281,16 @@ class Lists implements JournalHandler {
     for (const other of others) await client.callWithKey("DELETE", `/Items/${other}`);
     if (end?.outcome === "refused") {
       this.#options.onDifference?.();
-      log.warn(`${replica} cannot have a ${state.list} as the others do: ${end.why}`);
+      this.#say(log, `${replica} cannot have the ${state.list} ${id} as the others do: ${end.why}`);
     }
     return end;
+  }
+
+  /** Once of each list: it is told again as long as it differs. */
+  #say(log: JournalHands["log"], sentence: string): void {
+    if (this.#said.has(sentence)) return;
+    remember(this.#said, sentence, true);
+    log.warn(sentence);
   }
 
   /** After the steps: an item that this server lacks is waited for, anything else is said and counted. */
@@ -441,11 +454,22 @@ export async function readList(
   const entries = answer.outcome === "answered" ? listOf(parsedObject(answer.text)?.Items) : [];
   const items = entries.flatMap((entry) => plainGuid(entry.Id) ?? []);
   const name = typeof fields.Name === "string" ? fields.Name : "";
-  const { MediaType } = fields;
+  const { MediaType, Path } = fields;
+  const folder = list === "playlist" ? folderIn(Path) : undefined;
   return {
     outcome: "read",
-    state: { list, name, items, ...(typeof MediaType === "string" && { mediaType: MediaType }) },
+    state: {
+      ...{ list, name, items },
+      ...(folder !== undefined && { folder }),
+      ...(typeof MediaType === "string" && { mediaType: MediaType }),
+    },
   };
+}
+
+/** The last part of a path; undefined where it could not be a folder's name. */
+function folderIn(path: unknown): string | undefined {
+  const name = typeof path === "string" ? path.split(/[\\/]/).at(-1) : undefined;
+  return name === "" ? undefined : name;
 }
 
 export type ListRead =
@@ -548,6 +572,15 @@ async function applySettings(
   return appliedOf(answer, "the name and the shares of a playlist");
 }
 
+/** What a playlist was called when it was made. Of several of one name each next has a "1" more in its folder's. */
+function firstName({ name, folder = name }: ListState): string {
+  return folder.startsWith(name) && /^1*$/.test(folder.slice(name.length)) ? name : folder;
+}
+
+function withoutChange({ change: _, ...state }: ListState): ListState {
+  return state;
+}
+
 function isSameSettings(one: PlaylistSettings, other: PlaylistSettings): boolean {
   const text = ({ shares }: PlaylistSettings): string[] =>
     shares.map(({ userId, canEdit }) => `${userId} ${canEdit}`);
@@ -555,9 +588,9 @@ function isSameSettings(one: PlaylistSettings, other: PlaylistSettings): boolean
 }
 
 function newPlaylist(userId: string, state: ListState, hands: JournalHands): object {
-  const { name, mediaType, settings } = state;
+  const { mediaType, settings } = state;
   return {
-    Name: name,
+    Name: firstName(state),
     Ids: [],
     UserId: idHere(hands, userId),
     MediaType: mediaType ?? "Video",
@@ -656,10 +689,12 @@ export function readListState(payload: unknown): ListState | undefined {
   const settings = readSettingsIn(fields?.settings);
   const change = readChange(fields?.change);
   const { isWriters } = fields ?? {};
+  const folder = folderIn(fields?.folder);
   return {
     list,
     name,
     items: ids,
+    ...(folder !== undefined && { folder }),
     ...(typeof mediaType === "string" && { mediaType }),
     ...(change !== undefined && { change }),
     ...(typeof isWriters === "boolean" && { isWriters }),

@@ -219,6 +219,29 @@ describe("playlists", () => {
     expect(all.filter((name) => name === "Mix")).toHaveLength(1);
   });
 
+  test("one that was renamed before anybody else had it has the same id, which is made of its first name", async () => {
+    const [film = ""] = films;
+    const id = await newPlaylist("First name", [film]);
+    const kid = 'MediaBrowser Client="App", Device="Tv", DeviceId="tv", Version="1"';
+    const login = await fetch(`${pair.a.url}/Users/AuthenticateByName`, {
+      method: "POST",
+      headers: { authorization: kid, "content-type": "application/json" },
+      body: JSON.stringify({ Username: "kid", Pw: "kid" }),
+    });
+    const { AccessToken } = (await login.json()) as { AccessToken: string };
+    const renamed = await fetch(`${pair.a.url}/Playlists/${id}`, {
+      method: "POST",
+      headers: {
+        ...{ authorization: `${kid}, Token="${AccessToken}"` },
+        ...{ "content-type": "application/json" },
+      },
+      body: JSON.stringify({ Name: "Second name" }),
+    });
+    expect(renamed.status).toBe(204);
+    expect(await cluster.carry(lists, listIntent("appended", id), fromAToB)).toEqual(["done"]);
+    expect(await entries(pair.b, id)).toEqual([film]);
+  });
+
   test("a list that has this id already is brought to what the writer has", async () => {
     await ask(pair.b, "POST", "/Playlists", { Name: "Only here", UserId: owner, Ids: [films[2]] });
     const id = await newPlaylist("Only here", []);

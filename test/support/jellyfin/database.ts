@@ -85,6 +85,8 @@ export type ListRow = {
   id: string;
   name: string;
   kind: "Playlist" | "BoxSet";
+  /** A playlist's folder, whose name stays when the playlist is renamed. */
+  folder?: string;
   ownerId: string | undefined;
   mediaType: string | undefined;
   isPublic: boolean;

@@ -25,15 +25,16 @@ export class Lists {
     this.#library.add({ ...bare(row.kind, row.name, path, ROOT_ID), id: row.id });
   }
 
-  #path(row: Pick<ListRow, "kind" | "name">): string {
+  #path(row: Pick<ListRow, "kind" | "name" | "folder">): string {
+    if (row.folder !== undefined) return row.folder;
     return row.kind === "Playlist" ? `playlists/${row.name}` : `collections/${row.name} [boxset]`;
   }
 
-  createPlaylist(input: Omit<ListRow, "id" | "kind" | "created">): string {
+  createPlaylist(input: Omit<ListRow, "id" | "kind" | "folder" | "created">): string {
     let folder = `playlists/${input.name}`;
     while (this.#database.lists.get(itemId("Playlist", folder)) !== undefined) folder += "1";
     const id = itemId("Playlist", folder);
-    return this.#keep({ ...input, id, kind: "Playlist", created: Date.now() });
+    return this.#keep({ ...input, id, folder, kind: "Playlist", created: Date.now() });
   }
 
   createCollection(name: string, items: string[]): string {
