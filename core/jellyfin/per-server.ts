@@ -99,6 +99,8 @@ export const perServerTable: readonly PerServerKey[] = [
   ...rows("livetv", { MediaLocationsCreated: history }),
   ...rows("libraryOptions", {
     EnableRealtimeMonitor: "one server watches the folders and tells the others",
+    PathInfos:
+      "folders of a library come and go by routes of their own, and some lie in this server's data",
   }),
 ];
 
