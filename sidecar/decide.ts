@@ -412,7 +412,7 @@ export function afterMint(
       return whenSomebodyActs(`the user is disabled at server ${replica}`);
     case "unknownUser":
       return whenSomebodyActs(
-        `server ${replica} has no user with the id ${identity.userId}: seed it from a server that has`,
+        `server ${replica} does not have the user ${identity.userId} yet, who is made there, too`,
       );
     case "switchedOff":
       return whenSomebodyActs(quickConnectOff(replica));

@@ -361,7 +361,7 @@ describe("what an end means for the next try", () => {
   const problems: [MintEnd["end"], RegExp][] = [
     ["notAccepted", /no other server accepts this login/],
     ["disabled", /disabled at server b/],
-    ["unknownUser", /has no user with the id a{32}/],
+    ["unknownUser", /does not have the user a{32} yet/],
     ["switchedOff", /QuickConnect is off at server b/],
     ["keyRefused", /refuses its API key/],
     ["wrongIdentity", /another user or device/],
