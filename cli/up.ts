@@ -9,6 +9,7 @@ import { createJellyfinClient, type JellyfinClient } from "../core/jellyfin/clie
 import { localZone } from "../core/jellyfin/triggers.ts";
 import { systemClock } from "../core/service/clock.ts";
 import { CannotStart, type Service } from "../core/service/lifecycle.ts";
+import { untilAborted } from "../core/service/loop.ts";
 import { addressText, isLoopback, urlText } from "../core/service/options.ts";
 import type { AssembledProxy } from "../proxy/proxy.ts";
 import { createOffice, type Office } from "../sidecar/api.ts";
@@ -111,9 +112,12 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
     const directory = config.taskData ?? config.data;
     if (directory === undefined) return [];
     return [...clients].map(([replica, client]) => ({
-      name: `tasks of ${replica}`,
-      run: (signal) =>
-        releaseTasks({ client, directory, replica, log: opened.log, retryMs: 5000 }, signal),
+      name: `what ${replica} does alone`,
+      async run(signal) {
+        await releaseTasks({ client, directory, replica, log: opened.log, retryMs: 5000 }, signal);
+        // A service that ends by itself ends the process.
+        await untilAborted(new Promise(() => undefined), signal);
+      },
     }));
   }
 

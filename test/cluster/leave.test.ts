@@ -177,6 +177,12 @@ test("with one replica left its server runs its own tasks again, and with two th
       return Triggers.length > 0;
     });
     expect(await isParked(home.a)).toBe(true);
+    // There is nothing left to give back, and the door goes on.
+    await alone.terminate();
+    expect(alone.log()).not.toContain("ended by itself");
+    await alone.launch();
+    expect(await alone.terminate()).toBe(0);
+    expect(alone.log()).not.toContain("ended by itself");
   } finally {
     await alone.stop();
   }
