@@ -1,12 +1,14 @@
 // `jellybloom leave`: takes Jellybloom away again and leaves every server as it was found. Each server gets
-// its own triggers back, the logins that Jellybloom made there are ended, and what people must do themselves
-// is listed. It works with servers stopped and without the store, and says what it could not do then; run
-// again later it does the rest. Exit code 0: everything is done; 1: something is left, or Jellybloom runs.
+// its own triggers back and watches its libraries' folders itself again, the logins that Jellybloom made there
+// are ended, and what people must do themselves is listed. It works with servers stopped and without the store,
+// and says what it could not do then; run again later it does the rest. Exit code 0: everything is done; 1:
+// something is left, or Jellybloom runs.
 
 import { existsSync, readFileSync } from "node:fs";
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { type Identity, type IdentityToken, sealContext } from "../core/cluster/identity.ts";
+import { monitorsIn } from "../core/cluster/monitors.ts";
 import { readSchedule, type TaskSchedule } from "../core/cluster/tasks.ts";
 import { createJellyfinClient, type JellyfinClient } from "../core/jellyfin/client.ts";
 import { isOurSession } from "../core/jellyfin/ours.ts";
@@ -21,6 +23,8 @@ import {
   StoreNotOpened,
   StoreUnavailable,
 } from "../core/store/store.ts";
+import { readServerLibraries } from "../sidecar/library/libraries.ts";
+import { watchAgain, watchedByAny } from "../sidecar/library/monitors.ts";
 import { isDatabaseFree } from "../sidecar/seed/database.ts";
 import { countText } from "../sidecar/seed/text.ts";
 import {
@@ -53,6 +57,8 @@ interface LeftReplica {
   readonly by: "server" | "files" | "earlier" | "nobody";
   /** Keys of tasks that have their own triggers again. */
   readonly restored: readonly string[];
+  /** Libraries whose folders it watches again. */
+  readonly watched: readonly string[];
   /** Logins that Jellybloom had made there and that are ended now. */
   readonly loginsEnded: number;
 }
@@ -115,21 +121,25 @@ async function leave(
   undone: string[],
 ): Promise<Left> {
   const schedules = schedulesOf(snapshot);
+  const wanted = await wantedMonitors(servers, snapshot, seal);
   const saved = servers.flatMap((server) => (server.saved === undefined ? [] : [server.saved]));
   const replicas: LeftReplica[] = [];
+  let isWatching = true;
   for (const server of servers) {
     const { name } = server;
     const others = saved.filter((one) => one !== server.saved);
     const own = ownTasksOf(server.saved, others, schedules);
     if (own.size === 0) undone.push(`${name}: its own triggers are not known: nothing was saved.`);
     const { by, restored } = await restore(config, server, own, undone);
+    const watched = await watchItself(server, wanted, undone);
     const loginsEnded =
       snapshot === undefined ? 0 : await endLogins(server, snapshot, seal, undone);
     if (by !== "nobody") await putAside(server.savedFiles, undone);
-    replicas.push({ name, by, restored, loginsEnded });
+    replicas.push({ name, by, restored, watched: watched ?? [], loginsEnded });
+    if (watched === undefined) isWatching = false;
   }
   // A later start begins with what the servers have then.
-  if (store !== undefined && replicas.every(({ by }) => by !== "nobody")) {
+  if (store !== undefined && isWatching && replicas.every(({ by }) => by !== "nobody")) {
     for (const [kind, id] of notesOf(snapshot)) await store.dropNotes({ kind, id });
   }
   const kept =
@@ -202,8 +212,42 @@ function knownSchedules(
 
 function notesOf(snapshot: Snapshot | undefined) {
   return (snapshot?.notes ?? []).flatMap(({ kind, id }) =>
-    kind === "schedule" || kind === "taskRun" ? [[kind, id] as const] : [],
+    kind === "schedule" || kind === "taskRun" || kind === "monitor" ? [[kind, id] as const] : [],
   );
+}
+
+// ---- Monitors -------------------------------------------------------------------------------------
+
+/** What is to be watched, as the store says it; without the store, what any of the servers watches now. */
+async function wantedMonitors(
+  servers: readonly Server[],
+  snapshot: Snapshot | undefined,
+  seal: Seal | undefined,
+): Promise<ReadonlyMap<string, boolean>> {
+  if (snapshot !== undefined && seal !== undefined) return monitorsIn(snapshot.notes, seal);
+  // What they have after an earlier run is their owner's.
+  if (servers.some(({ isDone }) => isDone)) return new Map();
+  const up = servers.filter(({ isUp }) => isUp);
+  return watchedByAny(await Promise.all(up.map(({ client }) => readServerLibraries(client))));
+}
+
+/** Names of the libraries that were turned on; undefined when something is left to do. */
+async function watchItself(
+  { name, client, isUp }: Server,
+  wanted: ReadonlyMap<string, boolean>,
+  undone: string[],
+): Promise<readonly string[] | undefined> {
+  if (![...wanted.values()].includes(true)) return [];
+  if (!isUp) {
+    undone.push(
+      `${name} cannot be reached, and may not watch its libraries' folders itself: start it and run this again,` +
+        " or turn on the real-time monitor of each library in its dashboard.",
+    );
+    return undefined;
+  }
+  const done = await watchAgain(client, wanted);
+  undone.push(...done.undone.map((sentence) => `${name}: ${sentence}.`));
+  return done.undone.length > 0 ? undefined : done.libraries;
 }
 
 // ---- Logins ---------------------------------------------------------------------------------------
@@ -392,8 +436,11 @@ function text(
   keep: string | undefined,
 ): string {
   const lines = replicas.map(
-    ({ name, by, restored, loginsEnded }) =>
+    ({ name, by, restored, watched, loginsEnded }) =>
       `${name} ${ways[by]}${by === "earlier" ? "" : ` (${countText(restored.length, "task")})`};` +
+      (watched.length === 0
+        ? ""
+        : ` it watches the folders of ${watched.join(", ")} itself again;`) +
       ` ${countText(loginsEnded, "login")} of Jellybloom's ended there.`,
   );
   if (changedBack.length > 0) {

@@ -259,6 +259,15 @@ const tasks = {
       "How often the leader compares what the servers have in their libraries. One that differs is told of," +
       " and scanned once its media are whole. 0: never.",
   }),
+  libraryMonitors: option({
+    name: "library-monitors",
+    section: "Tasks",
+    type: oneOf(["one", "all"]),
+    default: "one",
+    description:
+      "Which servers watch the folders of libraries that have their real-time monitor on. one: the leader's," +
+      " which tells the others of what it sees. all: each for itself. Give every part the same.",
+  }),
 } satisfies OptionTable;
 
 // ---- up and proxy: the door -------------------------------------------------------------------------

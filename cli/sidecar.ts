@@ -25,6 +25,7 @@ import { gatherFacts } from "../sidecar/facts.ts";
 import { differences, findings } from "../sidecar/findings.ts";
 import { journalMetrics } from "../sidecar/journal/journal.ts";
 import { DriftWatch } from "../sidecar/library/drift-watch.ts";
+import { Watching } from "../sidecar/library/watching.ts";
 import { Peers } from "../sidecar/peers.ts";
 import { createDonor } from "../sidecar/seed/donor.ts";
 import {
@@ -116,6 +117,7 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
       if (await peers.update(members)) {
         sidecar.peersChanged();
         tasks.peersChanged();
+        watching.peersChanged();
       }
     },
     collectEpoch: () => calls.highestEpochSeen(),
@@ -127,6 +129,7 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
     journalMetrics: journalMetrics(metrics),
     onHealth: (state) => tasks.noteHealth(state),
     onStarted: () => tasks.noteStarted(),
+    onLibraryChanged: (message) => watching.noteLibraryChanged(message),
     onFrozen: () => metrics.freezes.add(),
   });
   const tasks = new Tasks({
@@ -154,6 +157,13 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
     hands: () => tasks.allHands(),
     intervalMs: config.libraryCheckIntervalMs,
     onDrift: (items) => metrics.libraryDriftItems.set(items),
+  });
+
+  const watching = new Watching({
+    ...{ replica: config.name, client, store, memory, seal, log, lease: sidecar.lease },
+    mode: config.libraryMonitors,
+    peers: () => peers.clients,
+    hands: () => tasks.allHands(),
   });
 
   const proofs = seal.createProofVerifier({
@@ -254,6 +264,7 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
     { name: "sidecar", run: (signal) => sidecar.run(signal) },
     { name: "tasks", run: (signal) => tasks.run(signal) },
     { name: "libraries", run: (signal) => libraries.run(signal) },
+    { name: "watching", run: (signal) => watching.run(signal) },
     { name: "office", run: (signal) => office.run(signal) },
   ];
 

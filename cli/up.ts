@@ -18,6 +18,8 @@ import { gatherFacts } from "../sidecar/facts.ts";
 import { findings, isUndecided, type ReplicaFacts } from "../sidecar/findings.ts";
 import { journalMetrics } from "../sidecar/journal/journal.ts";
 import { DriftWatch } from "../sidecar/library/drift-watch.ts";
+import { releaseMonitors } from "../sidecar/library/monitors.ts";
+import { Watching } from "../sidecar/library/watching.ts";
 import { createDonor } from "../sidecar/seed/donor.ts";
 import {
   callLimitFor,
@@ -54,6 +56,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
   const sidecars = new Map<string, Sidecar>();
   const tasks = new Map<string, Tasks>();
   const offices = new Map<string, Office>();
+  const watching = new Map<string, Watching>();
   /** Sidecars of other processes, when there is a Redis in which they can be met. */
   let calls: SidecarCalls | undefined;
   const callsOf = ({ seal, opened }: Common): SidecarCalls => {
@@ -104,9 +107,9 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
     io,
   );
 
-  /** A server that was one of several, and is alone now, runs its tasks by itself again. */
+  /** A server that was one of several, and is alone now, runs its tasks and watches its folders by itself again. */
   function releaseServices(
-    { opened }: Common,
+    { opened, store, memory, seal }: Common,
     clients: ReadonlyMap<string, JellyfinClient>,
   ): Service[] {
     const directory = config.taskData ?? config.data;
@@ -114,7 +117,11 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
     return [...clients].map(([replica, client]) => ({
       name: `what ${replica} does alone`,
       async run(signal) {
-        await releaseTasks({ client, directory, replica, log: opened.log, retryMs: 5000 }, signal);
+        const parts = { client, replica, log: opened.log, retryMs: 5000 };
+        await Promise.all([
+          releaseTasks({ ...parts, directory }, signal),
+          releaseMonitors({ ...parts, store, memory, seal }, signal),
+        ]);
         // A service that ends by itself ends the process.
         await untilAborted(new Promise(() => undefined), signal);
       },
@@ -160,6 +167,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
         journalMetrics: journalMetrics(metrics),
         onHealth: (state) => tasks.get(replica.name)?.noteHealth(state),
         onStarted: () => tasks.get(replica.name)?.noteStarted(),
+        onLibraryChanged: (message) => watching.get(replica.name)?.noteLibraryChanged(message),
         onFrozen: () => metrics.freezes.add(),
       });
       sidecars.set(replica.name, sidecar);
@@ -176,7 +184,7 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
     }
     if ((config.taskData ?? config.data) === undefined) opened.log.info(notParkedSentence);
     for (const [name, own] of tasks) {
-      services.push(driftService(common, name, own, clients));
+      services.push(...libraryServices(common, name, own, clients));
       common.notes.push(() => own.desk.held());
       services.push({ name: `tasks of ${name}`, run: (signal) => own.run(signal) });
     }
@@ -188,26 +196,34 @@ export function runUp(config: UpConfig, io: Io): Promise<number> {
     return services;
   }
 
-  /** While this replica's sidecar leads, it looks whether the libraries of all are equal. */
-  function driftService(
+  /** While this replica's sidecar leads, its server watches for all, and it is looked whether all have the same. */
+  function libraryServices(
     { opened, store, memory, seal, metrics }: Common,
     name: string,
     own: Tasks,
     clients: ReadonlyMap<string, JellyfinClient>,
-  ): Service {
+  ): Service[] {
     const client = clients.get(name);
     const sidecar = sidecars.get(name);
     if (client === undefined || sidecar === undefined) throw new Error(`no sidecar for ${name}`);
     const others = new Map([...clients].filter(([other]) => other !== name));
-    const watch = new DriftWatch({
+    const parts = {
       ...{ replica: name, client, store, memory, seal, log: opened.log, lease: sidecar.lease },
-      ...{ wallMs: systemClock.wallMs, monotonicMs: systemClock.monotonicMs },
       peers: () => others,
       hands: () => own.allHands(),
+    };
+    const drift = new DriftWatch({
+      ...parts,
+      ...{ wallMs: systemClock.wallMs, monotonicMs: systemClock.monotonicMs },
       intervalMs: config.libraryCheckIntervalMs,
       onDrift: (items) => metrics.libraryDriftItems.set(items),
     });
-    return { name: `libraries of ${name}`, run: (signal) => watch.run(signal) };
+    const watch = new Watching({ ...parts, mode: config.libraryMonitors });
+    watching.set(name, watch);
+    return [
+      { name: `libraries of ${name}`, run: (signal) => drift.run(signal) },
+      { name: `watching of ${name}`, run: (signal) => watch.run(signal) },
+    ];
   }
 
   /** What is asked of this replica's sidecar: its gate, and its part in a restart of all. */

@@ -40,6 +40,7 @@ import { createGateAttendant } from "./attendants/gate.ts";
 import { type EntryWriter, Journal, journalLimits } from "./attendants/journal.ts";
 import { createLists } from "./attendants/lists.ts";
 import { createLoginNews } from "./attendants/login-news.ts";
+import { createMonitorsAttendant } from "./attendants/monitors.ts";
 import { createPasswordReset } from "./attendants/password-reset.ts";
 import { Plays, playsLimits } from "./attendants/plays.ts";
 import { createQuickConnect } from "./attendants/quick-connect.ts";
@@ -398,6 +399,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
         isReady: (replica) => stateOf(health.view, replica) === "ready",
         isCluster: () => health.view.replicas.size > 1,
       }),
+      createMonitorsAttendant({ memory, seal, isCluster: () => health.view.replicas.size > 1 }),
       createApiKeysAttendant({ memory, seal, isCluster: () => health.view.replicas.size > 1 }),
       ...(loginNews === undefined ? [] : [loginNews.attendant]),
       // Before the gate, which carries requests out itself.

@@ -197,6 +197,8 @@ export interface SidecarParts {
   readonly onHealth?: (state: HealthAnswer["state"]) => void;
   /** Told when the server is healthy and has ended our socket before: it has started anew meanwhile. */
   readonly onStarted?: () => void;
+  /** Told what the server says of changes of its library (`LibraryChanged`), as it came. */
+  readonly onLibraryChanged?: (message: string) => void;
   /** Told when this process stood still for so many ms, and went on. */
   readonly onFrozen?: (forMs: number) => void;
 }
@@ -322,6 +324,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
       directory: parts.journalDirectory,
       version: options.version,
       metrics: parts.journalMetrics,
+      onLibraryChanged: parts.onLibraryChanged,
       silencePatienceMs,
     }),
   );

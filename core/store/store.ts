@@ -79,6 +79,7 @@ export interface Pin {
  * - `replica`      a replica's load, encoder and whether it drains (id: its name)
  * - `userAlias`    the ids by which one replica knows a user that was made elsewhere (id: `<replica>:<user id>`)
  * - `ownKey`       the API key by which the cluster works at a replica: its hash, and itself sealed (id: its name)
+ * - `monitor`      whether the files of a library are to be watched (id: the library's)
  * - `timer`        a timer of a recording at one replica (id: `<replica>:timer|series:<timer id>`)
  */
 export const noteKinds = [
@@ -92,6 +93,7 @@ export const noteKinds = [
   "replica",
   "userAlias",
   "ownKey",
+  "monitor",
   "timer",
 ] as const;
 export type NoteKind = (typeof noteKinds)[number];

@@ -5,6 +5,8 @@
 // what the server has already is not written, and that what may hold passwords of others is sealed in the journal.
 
 import type { Effect, Intent, IntentKind, Placed } from "../../core/cluster/journal.ts";
+import { monitorValue, readMonitor } from "../../core/cluster/monitors.ts";
+import { putNote } from "../../core/cluster/notes.ts";
 import { fieldOf, textField } from "../../core/jellyfin/documents.ts";
 import {
   type Fields,
@@ -20,6 +22,7 @@ import {
   bodyOf,
   idAt,
   idHere,
+  inStore,
   type Read,
   readJson,
   refused,
@@ -95,6 +98,10 @@ async function publishDocument(
   if (shelf.table in perServerDocuments) return { outcome: "effects", effects: [] };
   const isReadBack = fieldOf(intent.facts, "isReadBack") === true;
   const said = isReadBack ? undefined : saidIn(intent, bodyOf(intent.request, hands));
+  if (intent.kind === "libraryOptions") {
+    const failed = await noteMonitor(intent, said, hands);
+    if (failed !== undefined) return { outcome: "again", why: whyOf(failed) };
+  }
   const read = await shelf.read();
   if (said === undefined && read.outcome !== "read") {
     return read.outcome === "unknown"
@@ -185,6 +192,23 @@ function saidIn({ kind }: { readonly kind: IntentKind }, text: string | undefine
   const said = jsonOf(text);
   if (kind !== "libraryOptions" || !isRecord(said)) return said;
   return valueNamed(said, "LibraryOptions");
+}
+
+/**
+ * An administrator was shown whether the library is to be watched, and not what this server does, and says so again or
+ * otherwise. Of a library that nobody wanted watched so far it is learnt from its server (sidecar/library/monitors.ts).
+ */
+async function noteMonitor(
+  { itemId: id }: { readonly itemId: string },
+  said: unknown,
+  hands: JournalHands,
+): Promise<Applied | undefined> {
+  const isOn = isRecord(said) ? valueNamed(said, "EnableRealtimeMonitor") : undefined;
+  const note = hands.memory.note("monitor", id);
+  if (typeof isOn !== "boolean" || note === undefined) return undefined;
+  if (readMonitor(hands.seal, note) === isOn) return undefined;
+  const value = monitorValue(hands.seal, id, isOn);
+  return await inStore(hands, () => putNote(hands, { kind: "monitor", id, replica: "", value }, 0));
 }
 
 function valueNamed(fields: Fields, name: string): unknown {

@@ -64,6 +64,8 @@ export interface FeedParts {
   >;
   readonly version: string;
   readonly isHealthy: () => boolean;
+  /** Told of each `LibraryChanged`, as it came. */
+  readonly onLibraryChanged?: ((message: string) => void) | undefined;
   readonly limits: FeedLimits;
 }
 
@@ -148,7 +150,10 @@ class Feed {
 
   #hear(text: string): void {
     const type = messageType(text);
-    if (type === "LibraryChanged") this.#parts.follower.noteLibraryChanged();
+    if (type === "LibraryChanged") {
+      this.#parts.follower.noteLibraryChanged();
+      this.#parts.onLibraryChanged?.(text);
+    }
     if (type !== "UserDataChanged") return;
     const data = objectOf(parsedObject(text)?.Data);
     const list = Array.isArray(data?.UserDataList) ? data.UserDataList : [];

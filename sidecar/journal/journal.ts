@@ -44,6 +44,8 @@ export interface SidecarJournalParts {
   readonly directory: string | undefined;
   readonly version: string;
   readonly metrics?: JournalMetrics | undefined;
+  /** Told what the server says of its library, as it came. */
+  readonly onLibraryChanged?: ((message: string) => void) | undefined;
   readonly silencePatienceMs: number;
   readonly limits?: Partial<FollowerLimits>;
   readonly feed?: Partial<FeedLimits>;
@@ -157,6 +159,7 @@ export function createSidecarJournal(parts: SidecarJournalParts): SidecarJournal
           runFeed(
             {
               ...{ hands, store, follower, version: parts.version, isHealthy: parts.isHealthy },
+              onLibraryChanged: parts.onLibraryChanged,
               limits: { ...feedLimits, ...parts.feed },
             },
             signal,

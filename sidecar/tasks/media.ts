@@ -104,7 +104,8 @@ function separatorOf(path: string): string {
   return path.includes("\\") && !path.includes("/") ? "\\" : "/";
 }
 
-function isBelow(item: string, location: string): boolean {
+/** Whether an item lies in that folder, at any depth. */
+export function isBelow(item: string, location: string): boolean {
   const base = location.replace(/[\\/]+$/, "");
   return item.startsWith(base) && /^[\\/]./.test(item.slice(base.length));
 }

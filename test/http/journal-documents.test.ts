@@ -1,6 +1,8 @@
 // Documents that were changed at one server, at another: two stand-ins, and the handler that a follower would ask.
 
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { monitorsIn, monitorValue } from "../../core/cluster/monitors.ts";
+import { putNote } from "../../core/cluster/notes.ts";
 import { createDocuments } from "../../sidecar/journal/documents.ts";
 import type { Loss } from "../../sidecar/journal/follower.ts";
 import type { JournalHands } from "../../sidecar/journal/handler.ts";
@@ -222,6 +224,17 @@ describe("a document of the server", () => {
       EnablePhotos: false,
       EnableRealtimeMonitor: false,
     });
+
+    // What is to be watched is written down where the cluster keeps it, and only there.
+    const { memory, seal, store } = cluster.hands("a");
+    expect(memory.note("monitor", Id)).toBe(undefined);
+    const value = monitorValue(seal, Id, true);
+    await putNote({ store, memory }, { kind: "monitor", id: Id, replica: "", value }, 0);
+    await change("POST", path, said);
+    expect([...monitorsIn(memory.notes("monitor").values(), seal)]).toEqual([[Id, true]]);
+    const none = { Id, LibraryOptions: { ...options, EnableRealtimeMonitor: false } };
+    await change("POST", path, { body: none });
+    expect([...monitorsIn(memory.notes("monitor").values(), seal)]).toEqual([[Id, false]]);
 
     const unknown = "e".repeat(32);
     const intent = await cluster.intent("POST", path, {
