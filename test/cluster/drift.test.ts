@@ -82,7 +82,9 @@ test("a server that lacks films is told of, not scanned while its media are away
   await until(5000, "nothing drifts any more", async () => (await metric()) === 0);
   expect((await startsOf(follower, scan)).length).toBe(before + 1);
   expect((await status()).said).not.toContain("lacks");
-  expect(door.log()).toContain(`the libraries of ${follower.name} are the leader's again`);
+  await until(2000, "a sentence in the log", () =>
+    door.log().includes(`the libraries of ${follower.name} are the leader's again`),
+  );
 });
 
 test("lists that were changed in a server's own page, and not at the door, become what the writer has", async () => {

@@ -43,7 +43,9 @@ test("a server that cannot encode is known before anybody plays there, and nobod
     const { a, b } = await encodes();
     return a === "failing" && b === "ok";
   });
-  expect(door.log()).toContain("server a fails to encode: new plays go elsewhere");
+  await until(2000, "a sentence in the log", () =>
+    door.log().includes("server a fails to encode: new plays go elsewhere"),
+  );
   // So many that some of them would live on the other one.
   for (const { name } of crowdNames(PEOPLE)) {
     expect(await (await Viewer.enter(door.url, { name })).home()).toBe("b");
