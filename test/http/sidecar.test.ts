@@ -194,7 +194,7 @@ describe("nobody gets a token", () => {
       await within({ servers: { a, c } }, async (cluster) => {
         const { key } = await cluster.record(await logIn(a, "root", "d-stranger"), "a");
         await eventually(() =>
-          cluster.sidecars.get("c")?.problems().get(key)?.includes("has no user"),
+          cluster.sidecars.get("c")?.problems().get(key)?.includes("does not have the user"),
         );
       });
     } finally {
