@@ -40,18 +40,28 @@ export class Screen {
     const standing = memory.standingOf(token);
     switch (standing.standing) {
       case "current":
+        if (this.#isRefusedEverywhere(standing.identity)) break;
         job.identity = standing.identity;
         return undefined;
       case "revoked":
         job.isRevoked = true;
         return route.anonymous ? undefined : this.refused("unknownToken", unauthorised());
       case "unknown":
-        // With one replica its own word is the only one there is.
-        if (!route.anonymous && health.view.replicas.size > 1) {
-          job.recognition = logins.recognise(token, credentials);
-        }
-        return undefined;
+        break;
     }
+    // With one replica its own word is the only one there is.
+    if (!route.anonymous && health.view.replicas.size > 1) {
+      job.recognition = logins.recognise(token, credentials);
+    }
+    return undefined;
+  }
+
+  /** No server has a token of it any more, nor can one be made by it: their word on the client's own is asked anew. */
+  #isRefusedEverywhere({ kind, tokens }: Identity): boolean {
+    if (kind !== "user") return false;
+    // Asked for each request: no list is made for it.
+    for (const _ in tokens) return false;
+    return true;
   }
 
   /** Jellyfin's metrics answer to every method (prometheus-net maps a path); the route table knows reads. */
