@@ -284,6 +284,21 @@ describe("a password", () => {
     expect(await cluster.store.readSecret(intent.id)).toBeUndefined();
   });
 
+  // A server that froze carries a change out when it thaws, after another one has done it in its place.
+  test("that their own request has set there already logs nobody out who changed it", async () => {
+    const { intent: made, id, facts } = await make("hedy", "one");
+    await cluster.carry(users, made, { ...aToB, facts });
+    const { key, tokens } = await login("hedy", "one", id, "hedy-tv");
+    const asked = { body: { CurrentPw: "one", NewPw: "two" }, userId: id, identityKey: key };
+    const intent = await cluster.intent("POST", "/Users/Password", asked);
+    for (const [server, token] of [[a, tokens.a] as const, [b, tokens.b] as const]) {
+      expect((await call(server, "POST", "/Users/Password", asked.body, token)).status).toBe(204);
+    }
+    expect(await cluster.carry(passwords, intent, aToB)).toEqual(["done"]);
+    expect(await statusOf(b, tokens.b ?? "")).toBe(200);
+    expect((await logIn(b, "hedy", "two", "x")).status).toBe(200);
+  });
+
   test("that was another there is set by the key: their home leaves first, and they are minted for anew", async () => {
     const { intent: made, id, facts } = await make("ida", "one");
     await cluster.carry(users, made, { ...aToB, facts });
