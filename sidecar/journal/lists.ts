@@ -538,7 +538,7 @@ async function applySettings(
   hands: JournalHands,
 ): Promise<Applied | undefined> {
   const isTouched = change === undefined || !/^(?:appended|moved|removed)$/.test(change.what);
-  if (settings === undefined || !isTouched) return undefined;
+  if (!isTouched) return undefined;
   const now = await readSettings(id, userId, hands);
   const sender = senderOf("", hands, userId);
   if (sender === undefined || now === undefined) {
@@ -553,14 +553,18 @@ async function applySettings(
     `/Items/${id}?userId=${idHere(hands, userId)}`,
   );
   const fields = item.outcome === "answered" ? parsedObject(item.text) : undefined;
-  if (fields?.Name === name && isSameSettings(now, settings)) return undefined;
+  const isSame = settings === undefined || isSameSettings(now, settings);
+  if (fields?.Name === name && isSame) return undefined;
+  // What a request leaves out stays as it is.
   const body = {
     Name: name,
-    IsPublic: settings.isOpen,
-    Users: settings.shares.map((share) => ({
-      UserId: idHere(hands, share.userId),
-      CanEdit: share.canEdit,
-    })),
+    ...(settings !== undefined && {
+      IsPublic: settings.isOpen,
+      Users: settings.shares.map((share) => ({
+        UserId: idHere(hands, share.userId),
+        CanEdit: share.canEdit,
+      })),
+    }),
   };
   const answer = await hands.client.callAs(
     sender.token,

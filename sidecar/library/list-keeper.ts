@@ -87,7 +87,8 @@ async function differs(
     const there = aliases.idAt(name, aliases.knownId(replica, here));
     const other = await readList(peer, kind, id, there);
     if (other.outcome === "again") continue;
-    if (other.outcome === "gone" || !isSame(own.state.items, other.state.items)) return own.state;
+    if (other.outcome === "gone" || own.state.name !== other.state.name) return own.state;
+    if (!isSame(own.state.items, other.state.items)) return own.state;
   }
   return undefined;
 }

@@ -9,7 +9,7 @@ import { runCommand } from "../support/command.ts";
 import { CLUSTER_KEY, type DoorProcess, startDoor } from "../support/door.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
 import { asAdmin, startsOf } from "../support/task-household.ts";
-import { until } from "../support/viewer.ts";
+import { until, Viewer } from "../support/viewer.ts";
 
 const root = mkdtempSync(join(tmpdir(), "jellybloom-drift-"));
 const films = ["One", "Two", "Three", "Four", "Five", "Six"];
@@ -116,5 +116,15 @@ test("lists that were changed in a server's own page, and not at the door, becom
     const entries = await itemsAt(`/Playlists/${playlist}/Items?userId=${kid}`);
     const members = await itemsAt(`/Items?parentId=${collection}`);
     return entries.join() === `${two},${one}` && members.join() === one;
+  });
+  // Their login is what the name is put right by: only they may change it.
+  const viewer = await Viewer.enter(door.url, { name: "kid" });
+  await viewer.knownAt([pair.a, pair.b]);
+  const own = await Viewer.enter(follower.url, { name: "kid" });
+  const renamed = await own.call("POST", `/Playlists/${playlist}`, { body: { Name: "Renamed" } });
+  expect(renamed.status).toBe(204);
+  await until(15_000, "the writer's name of it at the other server", async () => {
+    const reply = await asAdmin(follower, "GET", `/Items/${playlist}?userId=${kid}`);
+    return ((await reply.json()) as { Name: string }).Name === "By hand";
   });
 });
