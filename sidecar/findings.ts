@@ -292,8 +292,9 @@ function users(facts: readonly ReplicaFacts[]): readonly Finding[] {
       const names = shortList(different.map(([name]) => name));
       found.push(
         warn(
-          `Users have other ids on ${other.name} than on ${first.name} (${names}): they cannot be moved between ` +
-            `the two and are logged out when theirs dies; seed ${other.name} from ${first.name}.`,
+          `Users have other ids on ${other.name} than on ${first.name} (${names}): those who were made through the ` +
+            "door are known to be the same, others are logged out when theirs dies; a seed of " +
+            `${other.name} from ${first.name} makes their ids equal.`,
         ),
       );
     }

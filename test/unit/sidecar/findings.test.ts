@@ -197,8 +197,8 @@ test("users with other ids, and users only one server has, are named", () => {
     return sentence;
   });
   expect(sentences).toEqual([
-    "Users have other ids on b than on a (ann): they cannot be moved between the two and are logged out when " +
-      "theirs dies; seed b from a.",
+    "Users have other ids on b than on a (ann): those who were made through the door are known to be the same, " +
+      "others are logged out when theirs dies; a seed of b from a makes their ids equal.",
     "Users of a are not known to b (cleo): they cannot be moved there; seed b from a.",
     "Users of b are not known to a (dora): they cannot be moved there; seed a from b.",
   ]);
