@@ -19,6 +19,9 @@ import type { ProxyConfig } from "./options.ts";
 
 /** How long the start looks at the servers before it goes on without having seen them all, in ms. */
 const factsLimitMs = 3000;
+/** What a command that looks at servers says when it cannot know which cluster it is in. */
+export const storeAwayAtStart =
+  "the store cannot be reached: whether another Jellybloom keeps the server is seen later";
 
 export interface LookParts {
   readonly config: ProxyConfig;
@@ -57,7 +60,7 @@ export function lookService({ config, common, proxy, calls }: LookParts): Servic
       }),
     }));
     try {
-      const options = { clusterId: "", limitMs: factsLimitMs, rivalGraceMs: 0 };
+      const options = { clusterId: undefined, limitMs: factsLimitMs, rivalGraceMs: 0 };
       const facts = await gatherFacts(asked, options);
       for (const fact of await Promise.all(facts.map(withProxies))) seen.set(fact.name, fact);
     } finally {

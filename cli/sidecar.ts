@@ -37,6 +37,7 @@ import {
 import { askToLook, remoteHands, taskRoutes } from "../sidecar/tasks/routes.ts";
 import { notParkedSentence, Tasks } from "../sidecar/tasks/tasks.ts";
 import type { Io } from "./io.ts";
+import { storeAwayAtStart } from "./look.ts";
 import type { SidecarConfig } from "./options.ts";
 import { packageVersion } from "./version.ts";
 
@@ -275,9 +276,7 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
       for (const warning of await store.warnings()) log.warn(warning);
     } catch (error) {
       if (!(error instanceof StoreUnavailable)) throw error;
-      log.warn(
-        "the store cannot be reached: whether another Jellybloom keeps the server is seen later",
-      );
+      log.warn(storeAwayAtStart);
       return;
     }
     const facts = await gatherFacts([{ name: config.name, client, hasKey: true }], {

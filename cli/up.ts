@@ -11,6 +11,7 @@ import { systemClock } from "../core/service/clock.ts";
 import { CannotStart, type Service } from "../core/service/lifecycle.ts";
 import { untilAborted } from "../core/service/loop.ts";
 import { addressText, isLoopback, urlText } from "../core/service/options.ts";
+import { StoreUnavailable } from "../core/store/store.ts";
 import type { AssembledProxy } from "../proxy/proxy.ts";
 import { createOffice, type Office } from "../sidecar/api.ts";
 import { doctorRoute } from "../sidecar/doctor/doctor.ts";
@@ -33,6 +34,7 @@ import { askToLook, remoteHands, taskRoutes } from "../sidecar/tasks/routes.ts";
 import { notParkedSentence, Tasks } from "../sidecar/tasks/tasks.ts";
 import { type Common, runDoor } from "./door.ts";
 import type { Io } from "./io.ts";
+import { storeAwayAtStart } from "./look.ts";
 import { apiKeyOf, type UpConfig } from "./options.ts";
 
 /** How long the start looks at the servers before it goes on without having seen them all, in ms. */
@@ -324,8 +326,19 @@ function findingsService(
       const hasKey = apiKeyOf(config.apiKey, name) !== undefined;
       return client === undefined ? [] : [{ name, client, hasKey }];
     });
-    const clusterId = await store.clusterId();
+    const clusterId = await clusterIdNow();
     return await gatherFacts(asked, { clusterId, limitMs: factsLimitMs, rivalGraceMs });
+  }
+
+  /** Undefined while the store cannot be reached: the sidecars see rivals when it can. */
+  async function clusterIdNow(): Promise<string | undefined> {
+    try {
+      return await store.clusterId();
+    } catch (error) {
+      if (!(error instanceof StoreUnavailable)) throw error;
+      opened.log.warn(storeAwayAtStart);
+      return undefined;
+    }
   }
 
   function tell(facts: readonly ReplicaFacts[]): void {

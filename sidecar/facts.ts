@@ -17,8 +17,8 @@ export interface AskedReplica {
 }
 
 export interface GatherOptions {
-  /** The id of this cluster's store. */
-  readonly clusterId: string;
+  /** The id of this cluster's store; undefined: it cannot be reached, and no rival is looked for. */
+  readonly clusterId: string | undefined;
   /** What is not answered by then stays undefined, in ms. */
   readonly limitMs: number;
   /**
@@ -76,8 +76,10 @@ async function gatherOne(
       knownNetwork === undefined || doorAddress === undefined
         ? undefined
         : await inTime(namesAddress(knownNetwork.knownProxies, doorAddress));
-    let rival = findRival(okOf(sessions)?.sessions ?? [], clusterId);
-    if (rival !== undefined) rival = await stillThere(client, clusterId, rival, rivalGraceMs);
+    let rival =
+      clusterId === undefined ? undefined : findRival(okOf(sessions)?.sessions ?? [], clusterId);
+    if (clusterId !== undefined && rival !== undefined)
+      rival = await stillThere(client, clusterId, rival, rivalGraceMs);
     return {
       ...base,
       info: okOf(info)?.info,
