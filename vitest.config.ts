@@ -11,7 +11,6 @@ const cluster = (names: readonly string[]) => names.map((name) => `test/cluster/
 
 /** Films at a viewer's pace, and people who watch together. */
 const paced = cluster([
-  "browser-plays",
   "demo",
   "direct-play",
   "door-stops",
@@ -19,18 +18,19 @@ const paced = cluster([
   "ffmpeg-plays",
   "named-failures",
   "plays",
-  "restart",
   "sync-play",
 ]);
 
 /** What has the machine for itself. */
 const alone = cluster([
+  "browser-plays",
   "encoder",
   "frozen-home",
   "idle-store",
   "killed-at-once",
   "killed-home",
   "lease",
+  "restart",
   "sessions-speed",
 ]);
 
