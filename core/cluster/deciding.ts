@@ -8,6 +8,7 @@ import { parsedObject } from "../service/json.ts";
 import type { Seal } from "../service/seal.ts";
 import { type Store, StoreUnavailable } from "../store/store.ts";
 import type { Memory } from "./memory.ts";
+import { putNote } from "./notes.ts";
 import { provenValue } from "./proven.ts";
 import { decisionNoteId, quarantineOf } from "./truth.ts";
 
@@ -59,12 +60,11 @@ async function order(
   const text = JSON.stringify({ decision, order: randomUUID() });
   const note = { ...place, replica, value: provenValue(seal, place, text) };
   try {
-    await store.putNote(note, 0);
+    await putNote({ store, memory }, note, 0);
   } catch (error) {
     if (!(error instanceof StoreUnavailable)) throw error;
     return refusal(503, "the store cannot be reached: nothing was changed");
   }
-  memory.apply({ type: "note", note: { ...note, expiresAtMs: 0 } });
   return { status: 200, body: { replica, decision } };
 }
 

@@ -13,6 +13,7 @@ import {
   drainProgress,
 } from "./condition.ts";
 import type { Memory } from "./memory.ts";
+import { dropNote, putNote } from "./notes.ts";
 
 export interface DrainingParts {
   readonly store: Store;
@@ -32,7 +33,7 @@ export const drainingPath = "/jellybloom/draining";
 
 /** Writes the order. Rejects with StoreUnavailable. */
 export async function orderDrain(
-  { store, memory }: Pick<DrainingParts, "store" | "memory">,
+  parts: Pick<DrainingParts, "store" | "memory">,
   replica: string,
   order: DrainOrder,
 ): Promise<void> {
@@ -42,21 +43,15 @@ export async function orderDrain(
     replica,
     value: drainOrderValue(order),
   } as const;
-  await store.putNote(note, 0);
-  memory.apply({ type: "note", note: { ...note, expiresAtMs: 0 } });
+  await putNote(parts, note, 0);
 }
 
 /** Takes the order back. Rejects with StoreUnavailable. */
 export async function endDrain(
-  { store, memory }: Pick<DrainingParts, "store" | "memory">,
+  parts: Pick<DrainingParts, "store" | "memory">,
   replica: string,
 ): Promise<void> {
-  const id = drainNoteId(replica);
-  await store.dropNotes({ kind: "replica", id });
-  memory.apply({
-    type: "note",
-    note: { kind: "replica", id, replica, value: "", expiresAtMs: 0 },
-  });
+  await dropNote(parts, { kind: "replica", id: drainNoteId(replica), replica });
 }
 
 /** The drain of one replica as memory knows it. */

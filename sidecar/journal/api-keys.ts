@@ -17,6 +17,7 @@ import {
   sealContext,
 } from "../../core/cluster/identity.ts";
 import type { Effect, Intent, Placed } from "../../core/cluster/journal.ts";
+import { putNote } from "../../core/cluster/notes.ts";
 import {
   openOwnKey,
   ownKeyContext,
@@ -204,7 +205,7 @@ async function keep(
 }
 
 async function tellOwnKey(hands: KeyHands): Promise<Applied | undefined> {
-  const { store, memory, seal, client, replica } = hands;
+  const { memory, seal, client, replica } = hands;
   const { keyHash, sealedKey } = client;
   if (keyHash === undefined || sealedKey === undefined) return undefined;
   const told = openOwnKey(memory, seal, replica);
@@ -212,10 +213,7 @@ async function tellOwnKey(hands: KeyHands): Promise<Applied | undefined> {
   const sealed = sealedKey((key) => seal.seal(key, ownKeyContext(replica, keyHash)));
   const value = ownKeyText(replica, keyHash, seal, sealed);
   const note = { kind: "ownKey", id: replica, replica, value } as const;
-  return await inStore(hands, async () => {
-    await store.putNote(note, 0);
-    memory.apply({ type: "note", note: { ...note, expiresAtMs: 0 } });
-  });
+  return await inStore(hands, () => putNote(hands, note, 0));
 }
 
 type KeysListed =

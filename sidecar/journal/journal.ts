@@ -7,6 +7,7 @@ import {
   journalNoteId,
   journalStartOf,
 } from "../../core/cluster/journal-cursor.ts";
+import { putNote } from "../../core/cluster/notes.ts";
 import type { HealthAnswer, JellyfinClient } from "../../core/jellyfin/client.ts";
 import { repeat } from "../../core/service/loop.ts";
 import type { Metrics } from "../../core/service/metrics.ts";
@@ -123,8 +124,7 @@ export function createSidecarJournal(parts: SidecarJournalParts): SidecarJournal
         }),
       } as const;
       try {
-        await store.putNote(note, 0);
-        memory.apply({ type: "note", note: { ...note, expiresAtMs: 0 } });
+        await putNote({ store, memory }, note, 0);
       } catch (error) {
         // The next one comes in a few seconds; until then the last one holds.
         if (!(error instanceof StoreUnavailable)) throw error;

@@ -10,6 +10,7 @@
 // would lose the redundancy that all this is for.
 
 import { type Behind, behindNoteId, behindOf } from "../../core/cluster/journal-cursor.ts";
+import { dropNote, putNote } from "../../core/cluster/notes.ts";
 import type { HealthAnswer } from "../../core/jellyfin/client.ts";
 import { restMs, sleep } from "../../core/service/loop.ts";
 import type { Store } from "../../core/store/store.ts";
@@ -135,16 +136,15 @@ export class JournalReadiness {
   async #write(value: string): Promise<boolean> {
     const { store, hands } = this.#options;
     const { replica, memory } = hands;
-    const id = behindNoteId(replica);
-    const note = { kind: "replica", id, replica, value } as const;
+    const place = { store, memory };
+    const note = { kind: "replica", id: behindNoteId(replica), replica, value } as const;
     try {
-      if (value === "") await store.dropNotes({ kind: "replica", id });
-      else await store.putNote(note, 0);
+      if (value === "") await dropNote(place, note);
+      else await putNote(place, note, 0);
     } catch (error) {
       if (!(error instanceof StoreUnavailable)) throw error;
       return false;
     }
-    memory.apply({ type: "note", note: { ...note, expiresAtMs: 0 } });
     return true;
   }
 }

@@ -8,6 +8,7 @@
 
 import { randomUUID } from "node:crypto";
 import type { Effect, Intent, Outcome, Placed } from "../../core/cluster/journal.ts";
+import { dropNote, putNote } from "../../core/cluster/notes.ts";
 import { isOfWrongPassword, readSecret } from "../../core/cluster/secret.ts";
 import {
   aliasNoteId,
@@ -349,14 +350,10 @@ async function noteAlias(
 }
 
 async function putAlias(hands: AliasHands, alias: UserAlias): Promise<Applied | undefined> {
-  const { store, memory, seal } = hands;
   const { replica, userId } = alias;
   const id = aliasNoteId(replica, userId);
-  const note = { kind: "userAlias", id, replica, value: aliasText(alias, seal) } as const;
-  return await inStore(hands, async () => {
-    await store.putNote(note, 0);
-    memory.apply({ type: "note", note: { ...note, expiresAtMs: 0 } });
-  });
+  const note = { kind: "userAlias", id, replica, value: aliasText(alias, hands.seal) } as const;
+  return await inStore(hands, () => putNote(hands, note, 0));
 }
 
 /**
@@ -389,14 +386,10 @@ export async function tidyAliases(hands: AliasHands): Promise<Applied> {
 }
 
 async function dropAlias(hands: AliasHands, userId: string): Promise<Applied | undefined> {
-  const { store, memory, seal, replica } = hands;
+  const { memory, seal, replica } = hands;
   if (userAliasesOf(memory, seal).aliasOf(replica, userId) === undefined) return undefined;
   const id = aliasNoteId(replica, userId);
-  return await inStore(hands, async () => {
-    await store.dropNotes({ kind: "userAlias", id });
-    const gone = { kind: "userAlias", id, replica, value: "", expiresAtMs: 0 } as const;
-    memory.apply({ type: "note", note: gone });
-  });
+  return await inStore(hands, () => dropNote(hands, { kind: "userAlias", id, replica }));
 }
 
 /** A user's views here. None when they cannot be read: then only the user's own id has an alias. */

@@ -17,6 +17,7 @@ import {
   type LibraryDrift,
 } from "../../core/cluster/drift.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
+import { dropNote, putNote } from "../../core/cluster/notes.ts";
 import type { TaskHands } from "../../core/cluster/tasks.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { sleep } from "../../core/service/loop.ts";
@@ -188,20 +189,10 @@ export class DriftWatch {
   }
 
   async #note(replica: string, value: string): Promise<void> {
-    const { store, memory } = this.#options;
-    const id = driftNoteId(replica);
-    if ((memory.note("replica", id)?.value ?? "") === value) return;
-    if (value === "") {
-      await store.dropNotes({ kind: "replica", id });
-      memory.apply({
-        type: "note",
-        note: { kind: "replica", id, replica: "", value: "", expiresAtMs: 0 },
-      });
-      return;
-    }
-    const note = { kind: "replica", id, replica, value } as const;
-    await store.putNote(note, 0);
-    memory.apply({ type: "note", note: { ...note, expiresAtMs: 0 } });
+    const note = { kind: "replica", id: driftNoteId(replica), replica, value } as const;
+    if ((this.#options.memory.note("replica", note.id)?.value ?? "") === value) return;
+    if (value === "") await dropNote(this.#options, { ...note, replica: "" });
+    else await putNote(this.#options, note, 0);
   }
 
   /** Scans who has drifted for at least one look, where its media are whole. */
