@@ -31,6 +31,7 @@ const alone = cluster([
   "killed-at-once",
   "killed-home",
   "lease",
+  "one-state-chaos",
   "restart",
   "sessions-speed",
 ]);
@@ -42,66 +43,54 @@ process.env.NODE_COMPILE_CACHE ??= fileURLToPath(
   new URL("./node_modules/.cache/compiled", import.meta.url),
 );
 
-const seconds = (limit: number) => ({ testTimeout: limit * 1000, hookTimeout: limit * 1000 });
+interface Part {
+  readonly include: readonly string[];
+  readonly exclude?: readonly string[];
+  readonly maxWorkers: number;
+  /** For a test, and for what goes before and after it. */
+  readonly limitSeconds: number;
+  /** Whether each file has a process of its own; it has, unless told. */
+  readonly isolate?: boolean;
+}
+
+/** In the order in which they run. */
+const parts: Readonly<Record<string, Part>> = {
+  pure: { include: pure, isolate: false, maxWorkers: 2, limitSeconds: 30 },
+  parts: {
+    include: ["test/**/*.test.ts"],
+    exclude: [...pure, "test/cluster/**", "test/bench/**"],
+    maxWorkers: 2,
+    limitSeconds: 30,
+  },
+  cluster: {
+    include: ["test/cluster/**/*.test.ts"],
+    exclude: [...paced, ...alone],
+    maxWorkers: 4,
+    limitSeconds: 120,
+  },
+  paced: { include: paced, maxWorkers: 2, limitSeconds: 120 },
+  alone: { include: alone, maxWorkers: 1, limitSeconds: 120 },
+};
+
+function projectOf([name, part]: [string, Part], groupOrder: number) {
+  const { include, exclude = [], maxWorkers, limitSeconds, isolate = true } = part;
+  const limitMs = limitSeconds * 1000;
+  return {
+    test: {
+      name,
+      include: [...include],
+      exclude: [...exclude],
+      pool: "forks" as const,
+      isolate,
+      maxWorkers,
+      fileParallelism: maxWorkers > 1,
+      testTimeout: limitMs,
+      hookTimeout: limitMs,
+      sequence: { groupOrder },
+    },
+  };
+}
 
 export default defineConfig({
-  test: {
-    reporters: ["default"],
-    projects: [
-      {
-        test: {
-          name: "pure",
-          include: pure,
-          pool: "forks",
-          isolate: false,
-          maxWorkers: 2,
-          ...seconds(30),
-          sequence: { groupOrder: 0 },
-        },
-      },
-      {
-        test: {
-          name: "parts",
-          include: ["test/**/*.test.ts"],
-          exclude: [...pure, "test/cluster/**", "test/bench/**"],
-          pool: "forks",
-          maxWorkers: 2,
-          ...seconds(30),
-          sequence: { groupOrder: 1 },
-        },
-      },
-      {
-        test: {
-          name: "cluster",
-          include: ["test/cluster/**/*.test.ts"],
-          exclude: [...paced, ...alone],
-          pool: "forks",
-          maxWorkers: 4,
-          ...seconds(120),
-          sequence: { groupOrder: 2 },
-        },
-      },
-      {
-        test: {
-          name: "paced",
-          include: paced,
-          pool: "forks",
-          maxWorkers: 2,
-          ...seconds(120),
-          sequence: { groupOrder: 3 },
-        },
-      },
-      {
-        test: {
-          name: "alone",
-          include: alone,
-          pool: "forks",
-          maxWorkers: 1,
-          fileParallelism: false,
-          ...seconds(120),
-          sequence: { groupOrder: 4 },
-        },
-      },
-    ],
-  },
+  test: { reporters: ["default"], projects: Object.entries(parts).map(projectOf) },
 });
