@@ -601,6 +601,20 @@ const givenAway = {
   }),
 } satisfies OptionTable;
 
+/** For whatever speaks to servers by itself. */
+const serverKeys = {
+  apiKey: list({
+    name: "api-key",
+    section: "Replicas",
+    type: namedSecret,
+    secret: true,
+    max: 17,
+    description:
+      "A Jellyfin API key: KEY for all replicas (servers copied from one another share it) or" +
+      " NAME=KEY for one.",
+  }),
+} satisfies OptionTable;
+
 export const upOptions = {
   ...doorPlaces,
   replica: list({
@@ -611,16 +625,10 @@ export const upOptions = {
     max: 16,
     description: doorPlaces.replica.description,
   }),
-  apiKey: list({
-    name: "api-key",
-    section: "Replicas",
-    type: namedSecret,
-    secret: true,
-    max: 17,
-    description:
-      "A Jellyfin API key: KEY for all replicas (servers copied from one another share it) or" +
-      " NAME=KEY for one. Needed with more than one replica.",
-  }),
+  apiKey: {
+    ...serverKeys.apiKey,
+    description: `${serverKeys.apiKey.description} Needed with more than one replica.`,
+  },
   ...leadership,
   ...encoder,
   server: list({
@@ -805,18 +813,6 @@ export const explainOptions = {
     type: secretText(1),
     secret: true,
     description: "The token which the request would carry.",
-  }),
-} satisfies OptionTable;
-
-/** For whatever speaks to servers by itself. */
-const serverKeys = {
-  apiKey: list({
-    name: "api-key",
-    section: "Replicas",
-    type: namedSecret,
-    secret: true,
-    max: 17,
-    description: "A Jellyfin API key: KEY for all replicas or NAME=KEY for one.",
   }),
 } satisfies OptionTable;
 
