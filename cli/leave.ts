@@ -23,7 +23,7 @@ import {
   StoreNotOpened,
   StoreUnavailable,
 } from "../core/store/store.ts";
-import { readServerLibraries } from "../sidecar/library/libraries.ts";
+import { readMadeLibraries } from "../sidecar/library/libraries.ts";
 import { watchAgain, watchedByAny } from "../sidecar/library/monitors.ts";
 import { isDatabaseFree } from "../sidecar/seed/database.ts";
 import { countText } from "../sidecar/seed/text.ts";
@@ -228,7 +228,7 @@ async function wantedMonitors(
   // What they have after an earlier run is their owner's.
   if (servers.some(({ isDone }) => isDone)) return new Map();
   const up = servers.filter(({ isUp }) => isUp);
-  return watchedByAny(await Promise.all(up.map(({ client }) => readServerLibraries(client))));
+  return watchedByAny(await Promise.all(up.map(({ client }) => readMadeLibraries(client))));
 }
 
 /** Names of the libraries that were turned on; undefined when something is left to do. */

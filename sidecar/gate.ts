@@ -27,6 +27,7 @@ import type { Mount } from "../core/service/health.ts";
 import { parsedJson } from "../core/service/json.ts";
 import { type ProofVerifier, proofHeaderName } from "../core/service/seal.ts";
 import type { Epoch } from "../core/store/store.ts";
+import { scanTaskKey } from "./tasks/policy.ts";
 
 export interface GateParts {
   readonly replica: string;
@@ -51,9 +52,6 @@ export interface GateParts {
 }
 
 type GateProxy = ProxyServer<typeof IncomingMessage, typeof ServerResponse>;
-
-/** The key of Jellyfin's task behind POST /Library/Refresh (RefreshMediaLibraryTask). */
-const scanTaskKey = "RefreshLibrary";
 
 /** A gate, to be mounted on the sidecar's port, or on the admin port of `up`. */
 export function createGate(parts: GateParts): Mount {

@@ -10,6 +10,7 @@ import { keeperOf, type Rival } from "../../core/jellyfin/ours.ts";
 import { isRecord } from "../../core/service/json.ts";
 import { gatherFacts, namesAddress } from "../facts.ts";
 import type { ReplicaFacts } from "../findings.ts";
+import { readServerLibraries, type ServerLibrary } from "../library/libraries.ts";
 
 export interface AskedServer {
   readonly name: string;
@@ -26,10 +27,7 @@ export interface ExamineOptions {
   readonly now: () => number;
 }
 
-export interface Library {
-  readonly name: string;
-  readonly type: string;
-  readonly locations: readonly string[];
+export interface Library extends Pick<ServerLibrary, "name" | "type" | "locations"> {
   /** By id, with a name to call it by; undefined: they could not all be read. */
   readonly items: ReadonlyMap<string, string> | undefined;
 }
@@ -277,18 +275,13 @@ async function ffmpegVersionOf(client: JellyfinClient): Promise<string | undefin
 // ---- Libraries --------------------------------------------------------------------------------------
 
 async function librariesOf(client: JellyfinClient): Promise<readonly Library[] | undefined> {
-  const folders = await read(client, "/Library/VirtualFolders");
-  if (!Array.isArray(folders)) return undefined;
+  const found = await readServerLibraries(client);
+  if (found === undefined) return undefined;
   const libraries: Library[] = [];
   // One after the other: a server is looked at while it serves people.
-  for (const folder of folders.filter(isRecord).slice(0, librariesLimit)) {
-    const id = textOf(folder.ItemId);
-    libraries.push({
-      name: textOf(folder.Name) ?? "",
-      type: textOf(folder.CollectionType) ?? "mixed",
-      locations: textsOf(folder.Locations),
-      items: id === undefined ? undefined : await itemsOf(client, id),
-    });
+  for (const { id, name, type, locations } of found.slice(0, librariesLimit)) {
+    const items = id === "" ? undefined : await itemsOf(client, id);
+    libraries.push({ name, type, locations, items });
   }
   return libraries;
 }

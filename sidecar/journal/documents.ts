@@ -16,6 +16,7 @@ import {
   saysNothingNew,
 } from "../../core/jellyfin/per-server.ts";
 import { isRecord, nameIn, objectOf } from "../../core/service/json.ts";
+import { librariesIn } from "../library/libraries.ts";
 import {
   again,
   appliedOf,
@@ -293,12 +294,10 @@ function ofLibrary(hands: DocumentHands, libraryId: string): Shelf | undefined {
     async read() {
       const read = await readJson(hands, "/Library/VirtualFolders");
       if (read.outcome !== "read") return read;
-      const folders = Array.isArray(read.value) ? read.value : [];
-      const folder = folders.find(
-        (one) => String(fieldOf(one, "ItemId")).replaceAll("-", "").toLowerCase() === libraryId,
-      );
-      const options = objectOf(fieldOf(folder, "LibraryOptions"));
-      return options === undefined ? { outcome: "unknown" } : { outcome: "read", value: options };
+      const library = librariesIn(read.value)?.find(({ id }) => id === libraryId);
+      return library === undefined
+        ? { outcome: "unknown" }
+        : { outcome: "read", value: library.options };
     },
     write: (document) =>
       writeJson(

@@ -14,8 +14,9 @@
 import type { Effect, Intent, IntentKind, Placed } from "../../core/cluster/journal.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { queryValue } from "../../core/jellyfin/playback.ts";
-import { isRecord, objectOf, parsedObject } from "../../core/service/json.ts";
-import { mediaProblem, serverEyes } from "../tasks/media.ts";
+import { isRecord, objectOf, parsedJson, parsedObject } from "../../core/service/json.ts";
+import { librariesIn, type ServerLibrary } from "../library/libraries.ts";
+import { mediaProblem, serverEyes, usualMediaLimits } from "../tasks/media.ts";
 import { again, appliedOf, done, refused, skipped } from "./calls.ts";
 import type { Applied, JournalHandler, JournalHands, Published } from "./handler.ts";
 
@@ -47,8 +48,6 @@ const routesOfKind: Readonly<Record<(typeof kinds)[number], RegExp>> = {
   virtualFolder: /^\/Library\/VirtualFolders(?:\/(?:Name|Paths|Paths\/Update))?$/,
 };
 const picturesLimit = 100;
-/** As scans are judged (sidecar/tasks/media.ts). */
-const mediaLimits = { lossLimit: 0.1, foldersLimit: 200 };
 
 export function createLibrary(): JournalHandler {
   return { kinds, repeatsOwn: true, lane: laneOf, publish, apply, redo };
@@ -198,7 +197,7 @@ async function readPictures(
   if (answer.outcome === "failed") return { outcome: "again", why: answer.message };
   if (answer.status === 404) return { outcome: "missing" };
   if (answer.status !== 200) return { outcome: "again", why: `it answers ${answer.status}` };
-  const infos: unknown = parsedList(answer.text);
+  const infos: unknown = parsedJson(answer.text);
   if (!Array.isArray(infos)) return { outcome: "again", why: "its answer cannot be read" };
   const sizes = infos
     .filter(isRecord)
@@ -304,27 +303,21 @@ function folderOf(path: unknown): string {
 
 // ---- Libraries -------------------------------------------------------------------------------------------
 
-interface ServerFolder {
-  readonly name: string;
-  readonly paths: readonly string[];
-}
-
 /** LibraryStructureController. A name that is taken would become another library, «name2». */
 async function folder(repeat: Repeat, hands: JournalHands): Promise<Applied> {
   const answer = await hands.client.callWithKey("GET", "/Library/VirtualFolders");
   if (answer.outcome === "failed") return again(answer.message);
   if (answer.status !== 200) return appliedOf(answer, "a question");
-  if (isFolderDone(repeat, readFolders(answer.text))) return skipped;
+  if (isFolderDone(repeat, librariesIn(parsedJson(answer.text)) ?? [])) return skipped;
   return await send(await withoutUnsafeScan(repeat, hands), hands);
 }
 
 /** Whether these libraries are as the request would have them. Pure. */
 export function isFolderDone(
   { method, path, query, body }: Pick<Repeat, "method" | "path" | "query" | "body">,
-  folders: readonly ServerFolder[],
+  libraries: readonly Pick<ServerLibrary, "name" | "locations">[],
 ): boolean {
-  const named = (name: unknown): ServerFolder | undefined =>
-    folders.find((one) => one.name === name);
+  const named = (name: unknown) => libraries.find((one) => one.name === name);
   const fields = fieldsIn(body ?? "");
   const name = queryValue(query, "name");
   switch (`${method} ${path.replace("/Library/VirtualFolders", "")}`) {
@@ -336,10 +329,12 @@ export function isFolderDone(
       return named(name) === undefined && named(queryValue(query, "newName")) !== undefined;
     case "POST /Paths": {
       const added = objectOf(fields.get("pathinfo"))?.Path ?? fields.get("path");
-      return typeof added === "string" && named(fields.get("name"))?.paths.includes(added) === true;
+      return (
+        typeof added === "string" && named(fields.get("name"))?.locations.includes(added) === true
+      );
     }
     case "DELETE /Paths":
-      return named(name)?.paths.includes(queryValue(query, "path") ?? "") !== true;
+      return named(name)?.locations.includes(queryValue(query, "path") ?? "") !== true;
     default:
       return false;
   }
@@ -351,19 +346,11 @@ async function withoutUnsafeScan(
   { client, log, replica }: JournalHands,
 ): Promise<Repeat> {
   if (queryValue(repeat.query, "refreshLibrary")?.toLowerCase() !== "true") return repeat;
-  const problem = await mediaProblem(serverEyes(client), mediaLimits);
+  const problem = await mediaProblem(serverEyes(client), usualMediaLimits);
   if (problem === undefined) return repeat;
   log.warn(`${replica} does not scan after a change of its libraries: ${problem}`);
   const kept = repeat.query.split("&").filter((pair) => !/^refreshlibrary=/i.test(pair));
   return { ...repeat, query: kept.join("&") };
-}
-
-function readFolders(text: string): readonly ServerFolder[] {
-  const folders = parsedList(text);
-  return (Array.isArray(folders) ? folders.filter(isRecord) : []).map(({ Name, Locations }) => ({
-    name: String(Name ?? ""),
-    paths: Array.isArray(Locations) ? Locations.filter((path) => typeof path === "string") : [],
-  }));
 }
 
 // ---- Doing it again, as the leader -------------------------------------------------------------------------
@@ -431,13 +418,4 @@ function readPicturesIn(value: unknown): Pictures | undefined {
 function fieldsIn(body: string): ReadonlyMap<string, unknown> {
   const fields = Object.entries(parsedObject(body) ?? {});
   return new Map(fields.map(([name, value]) => [name.toLowerCase(), value]));
-}
-
-function parsedList(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    // No JSON tells nothing, which is what the callers look at.
-    return undefined;
-  }
 }

@@ -8,6 +8,7 @@
 import type { LibraryDrift } from "../../core/cluster/drift.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { isRecord, objectOf, parsedObject } from "../../core/service/json.ts";
+import { readMadeLibraries } from "./libraries.ts";
 
 /** What an item looks like, without what differs from server to server by nature. */
 export interface ItemLook {
@@ -16,7 +17,8 @@ export interface ItemLook {
   readonly derived: string;
 }
 
-export interface ServerLibrary {
+/** What is compared at one time. */
+export interface Shelf {
   readonly name: string;
   /** The query that finds its items. */
   readonly query: string;
@@ -30,14 +32,14 @@ const pageItems = 500;
 export const itemsLimit = 300_000;
 
 /** The items of one library by their ids; undefined: it could not be read whole. */
-export async function readLibraryItems(
+export async function readItems(
   client: JellyfinClient,
-  library: ServerLibrary,
+  shelf: Shelf,
 ): Promise<Map<string, ItemLook> | undefined> {
   const items = new Map<string, ItemLook>();
   // Many items look alike: one text for all of them.
   const alike = new Map<string, ItemLook>();
-  const isWhole = await eachItem(client, library, (id, look) => {
+  const isWhole = await eachItem(client, shelf, (id, look) => {
     const key = `${look.pictures}\n${look.date}\n${look.derived}`;
     const known = alike.get(key);
     if (known === undefined && alike.size < 10_000) alike.set(key, look);
@@ -47,14 +49,14 @@ export async function readLibraryItems(
 }
 
 /** How a library at this server differs from those items; undefined: it could not be read whole. */
-export async function compareLibrary(
+export async function compareItems(
   client: JellyfinClient,
-  library: ServerLibrary,
+  shelf: Shelf,
   wanted: ReadonlyMap<string, ItemLook>,
 ): Promise<DigestAnswer> {
-  const drift = { library: library.name, lacks: 0, extra: 0, pictures: 0, dates: 0, derived: 0 };
+  const drift = { library: shelf.name, lacks: 0, extra: 0, pictures: 0, dates: 0, derived: 0 };
   let found = 0;
-  const isWhole = await eachItem(client, library, (id, look) => {
+  const isWhole = await eachItem(client, shelf, (id, look) => {
     const known = wanted.get(id);
     if (known === undefined) {
       drift.extra++;
@@ -69,19 +71,12 @@ export async function compareLibrary(
   return isWhole ? drift : undefined;
 }
 
-/** GET /Library/VirtualFolders; playlists lie in none of them. */
-export async function readLibraries(
-  client: JellyfinClient,
-): Promise<readonly ServerLibrary[] | undefined> {
-  const answer = await client.callWithKey("GET", "/Library/VirtualFolders");
-  if (answer.outcome !== "answered" || answer.status !== 200) return undefined;
-  const folders = parsedList(answer.text);
-  if (folders === undefined) return undefined;
-  const libraries = folders.filter(isRecord).flatMap(({ Name, ItemId }) => {
-    if (typeof Name !== "string" || typeof ItemId !== "string") return [];
-    return [{ name: Name, query: `parentId=${encodeURIComponent(ItemId)}` }];
-  });
-  return [...libraries, { name: "playlists", query: "includeItemTypes=Playlist" }];
+/** A server's libraries, and its playlists, which lie in none of them; undefined: it could not be asked. */
+export async function readShelves(client: JellyfinClient): Promise<readonly Shelf[] | undefined> {
+  const libraries = await readMadeLibraries(client);
+  if (libraries === undefined) return undefined;
+  const shelves = libraries.map(({ name, id }) => ({ name, query: `parentId=${id}` }));
+  return [...shelves, { name: "playlists", query: "includeItemTypes=Playlist" }];
 }
 
 /** GET /Items/Counts: one cheap question that shows most drift; undefined: the server could not be asked. */
@@ -117,7 +112,7 @@ export function lookOf(item: Readonly<Record<string, unknown>>): ItemLook {
 /** False when the library could not be read whole. */
 async function eachItem(
   client: JellyfinClient,
-  { query }: ServerLibrary,
+  { query }: Shelf,
   told: (id: string, look: ItemLook) => void,
 ): Promise<boolean> {
   for (let start = 0; start < itemsLimit; start += pageItems) {
@@ -136,14 +131,4 @@ async function eachItem(
     if (items.length < pageItems) return true;
   }
   return false;
-}
-
-function parsedList(text: string): readonly unknown[] | undefined {
-  try {
-    const parsed: unknown = JSON.parse(text);
-    return Array.isArray(parsed) ? parsed : undefined;
-  } catch {
-    // No JSON tells of no libraries.
-    return undefined;
-  }
 }

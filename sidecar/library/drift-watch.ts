@@ -16,28 +16,20 @@ import {
   itemsIn,
   type LibraryDrift,
 } from "../../core/cluster/drift.ts";
-import type { Memory } from "../../core/cluster/memory.ts";
 import { dropNote, putNote } from "../../core/cluster/notes.ts";
 import type { TaskHands } from "../../core/cluster/tasks.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { sleep } from "../../core/service/loop.ts";
 import type { Seal } from "../../core/service/seal.ts";
 import { type Store, StoreUnavailable } from "../../core/store/store.ts";
-import type { Leadership } from "../tasks/leader.ts";
-import { compareLibrary, readCounts, readLibraries, readLibraryItems } from "./digest.ts";
+import type { LeaderSight } from "../tasks/leader.ts";
+import { scanTaskKey } from "../tasks/policy.ts";
+import { compareItems, readCounts, readItems, readShelves } from "./digest.ts";
 import { tellDifferingLists } from "./list-keeper.ts";
 
-export interface DriftWatchOptions {
-  /** The replica beside which this sidecar stands. */
-  readonly replica: string;
-  readonly client: JellyfinClient;
-  /** The other replicas' servers, by name. */
-  readonly peers: () => ReadonlyMap<string, JellyfinClient>;
+export interface DriftWatchOptions extends LeaderSight {
   readonly hands: () => ReadonlyMap<string, TaskHands | undefined>;
-  readonly lease: Leadership;
   readonly store: Store;
-  readonly memory: Memory;
-  readonly log: { info(message: string): void; warn(message: string): void };
   readonly wallMs: () => number;
   readonly monotonicMs: () => number;
   /** How often the counts are looked at, in ms; 0: never. */
@@ -58,7 +50,6 @@ const listsSettleMs = 3000;
 const neverMs = 2 ** 31 - 1;
 /** A note tells of so many libraries; who has more that differ has one reason for all. */
 const librariesTold = 12;
-const scanKey = "RefreshLibrary";
 
 interface Seen {
   /** What the counts of both were when they were last compared whole. */
@@ -152,14 +143,14 @@ export class DriftWatch {
     peers: ReadonlyMap<string, JellyfinClient>,
   ): Promise<ReadonlyMap<string, readonly LibraryDrift[]> | undefined> {
     const { client, lease } = this.#options;
-    const libraries = await readLibraries(client);
-    if (libraries === undefined) return undefined;
+    const shelves = await readShelves(client);
+    if (shelves === undefined) return undefined;
     const found = new Map<string, LibraryDrift[]>([...peers.keys()].map((name) => [name, []]));
-    for (const library of libraries) {
-      const items = await readLibraryItems(client, library);
+    for (const shelf of shelves) {
+      const items = await readItems(client, shelf);
       if (items === undefined || lease.mayAct() === undefined) return undefined;
       for (const [name, peer] of peers) {
-        const drift = await compareLibrary(peer, library, items);
+        const drift = await compareItems(peer, shelf, items);
         if (drift === undefined) found.delete(name);
         else if (hasDrift(drift)) found.get(name)?.push(drift);
       }
@@ -228,10 +219,10 @@ export class DriftWatch {
     const { log, wallMs } = this.#options;
     const seen = await hand?.read(epoch);
     if (hand === undefined || seen === undefined) return "its scan cannot be started now";
-    const problem = await hand.mayStart(scanKey);
+    const problem = await hand.mayStart(scanTaskKey);
     if (problem !== undefined) return `it is not scanned: ${problem}`.slice(0, 300);
-    if (seen.tasks.some(({ key, state }) => key === scanKey && state !== "Idle")) return "";
-    const answer = await hand.start({ key: scanKey, dueAtMs: wallMs(), epoch });
+    if (seen.tasks.some(({ key, state }) => key === scanTaskKey && state !== "Idle")) return "";
+    const answer = await hand.start({ key: scanTaskKey, dueAtMs: wallMs(), epoch });
     if (answer.outcome !== "started" && answer.outcome !== "already") {
       return "its scan cannot be started now";
     }

@@ -13,7 +13,6 @@
 // takes in was not told to it by anybody. Where leadership changes meanwhile, the new leader may tell once more what it
 // was told; whoever has that already saves nothing, so that there is nothing more to tell.
 
-import type { Memory } from "../../core/cluster/memory.ts";
 import { monitorsIn } from "../../core/cluster/monitors.ts";
 import type { TaskHands } from "../../core/cluster/tasks.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
@@ -22,22 +21,15 @@ import { isRecord, objectOf, parsedObject } from "../../core/service/json.ts";
 import { rest, sleep, untilAborted } from "../../core/service/loop.ts";
 import type { Seal } from "../../core/service/seal.ts";
 import { countText } from "../seed/text.ts";
-import type { Leadership } from "../tasks/leader.ts";
-import { isBelow, mediaProblem, serverEyes } from "../tasks/media.ts";
-import { readServerLibraries } from "./libraries.ts";
+import type { LeaderSight } from "../tasks/leader.ts";
+import { isBelow, mediaProblem, serverEyes, usualMediaLimits } from "../tasks/media.ts";
+import { scanTaskKey } from "../tasks/policy.ts";
+import { readMadeLibraries } from "./libraries.ts";
 
-export interface FanOutOptions {
-  /** The replica beside which this sidecar stands. */
-  readonly replica: string;
-  readonly client: JellyfinClient;
-  /** The other replicas' servers, by name. */
-  readonly peers: () => ReadonlyMap<string, JellyfinClient>;
+export interface FanOutOptions extends LeaderSight {
   /** Theirs who look whether a scan is safe there; undefined where a sidecar has none. */
   readonly hands: () => ReadonlyMap<string, TaskHands | undefined>;
-  readonly lease: Leadership;
-  readonly memory: Memory;
   readonly seal: Seal;
-  readonly log: { info(message: string): void; warn(message: string): void };
   readonly limits?: Partial<FanOutLimits>;
 }
 
@@ -61,9 +53,6 @@ const fanOutLimits: FanOutLimits = {
   lookBackMs: 120_000,
   pathsLimit: 100,
 };
-/** As scans are judged where a sidecar has no hands (sidecar/tasks/tasks.ts). */
-const mediaLimits = { lossLimit: 0.1, foldersLimit: 200 };
-const scanKey = "RefreshLibrary";
 
 /** What to tell: the paths, or the folders they lie in where they are many; nothing outside of the folders. Pure. */
 export function pathsToTell(
@@ -140,7 +129,7 @@ export class FanOut {
     this.#lostFrom.clear();
     const { pathsLimit } = this.#limits;
     if (saved.length + lost.length === 0) return;
-    const folders = ((await readServerLibraries(client)) ?? []).flatMap(({ id, locations }) =>
+    const folders = ((await readMadeLibraries(client)) ?? []).flatMap(({ id, locations }) =>
       wanted.get(id) === true ? locations : [],
     );
     const paths = pathsToTell([...saved, ...lost], folders, saved.length > pathsLimit, pathsLimit);
@@ -153,8 +142,8 @@ export class FanOut {
     const hand = hands().get(name);
     const problem =
       hand === undefined
-        ? await mediaProblem(serverEyes(peer), mediaLimits)
-        : await hand.mayStart(scanKey);
+        ? await mediaProblem(serverEyes(peer), usualMediaLimits)
+        : await hand.mayStart(scanTaskKey);
     if (problem !== undefined) {
       if (this.#unfit.get(name) !== problem)
         log.warn(`${name} is not told of new files: ${problem}`);

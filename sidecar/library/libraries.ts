@@ -1,16 +1,21 @@
-// The libraries of a server as GET /Library/VirtualFolders tells of them (LibraryStructureController), as far as their
-// folders and their options are needed. Reading is pure; what changes an option sends the whole document, because
-// Jellyfin takes what is left out for a default (LibraryOptions).
+// The libraries of a server as GET /Library/VirtualFolders tells of them (LibraryStructureController: an array of
+// VirtualFolderInfo), as far as they are needed anywhere. Reading is pure; what changes an option sends the whole
+// document, because Jellyfin takes what is left out for a default (LibraryOptions).
 
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
-import { objectOf, parsedJson } from "../../core/service/json.ts";
+import { isRecord, objectOf, parsedJson } from "../../core/service/json.ts";
 
 type Caller = Pick<JellyfinClient, "callWithKey">;
 
 export interface ServerLibrary {
-  /** 32 hexadecimal digits; the same on every server whose folder of libraries has the same path. */
+  /**
+   * 32 hexadecimal digits, the same on every server whose folder of libraries has the same path; empty while the
+   * library is being made (LibraryManager.GetVirtualFolderInfo), and then it has no options either.
+   */
   readonly id: string;
   readonly name: string;
+  /** `movies`, `tvshows` and the like; `mixed` where it is said to be nothing else. */
+  readonly type: string;
   readonly locations: readonly string[];
   /** Whether its options ask for the real-time monitor (`EnableRealtimeMonitor`). */
   readonly isWatched: boolean;
@@ -20,26 +25,38 @@ export interface ServerLibrary {
 /** A path in no library: what is removed by it is nothing. */
 const noPath = "/jellybloom/none";
 
-/** Undefined: the server could not be asked. A library that is just being made has no id, and is left out. */
+/** All that are there, also those being made; undefined: the server could not be asked. */
 export async function readServerLibraries(
   client: Caller,
 ): Promise<readonly ServerLibrary[] | undefined> {
   const answer = await client.callWithKey("GET", "/Library/VirtualFolders");
   if (answer.outcome !== "answered" || answer.status !== 200) return undefined;
-  const folders = parsedJson(answer.text);
-  return Array.isArray(folders) ? folders.flatMap((one) => readLibrary(one) ?? []) : undefined;
+  return librariesIn(parsedJson(answer.text));
 }
 
-function readLibrary(value: unknown): ServerLibrary | undefined {
-  const fields = objectOf(value);
-  const options = objectOf(fields?.LibraryOptions);
-  const id = typeof fields?.ItemId === "string" ? fields.ItemId.replaceAll("-", "") : "";
-  if (options === undefined || !/^[0-9a-f]{32}$/i.test(id)) return undefined;
-  const locations = Array.isArray(fields?.Locations) ? fields.Locations : [];
+/** Those that are made; undefined: the server could not be asked. */
+export async function readMadeLibraries(
+  client: Caller,
+): Promise<readonly ServerLibrary[] | undefined> {
+  return (await readServerLibraries(client))?.filter(({ id }) => id !== "");
+}
+
+/** What an answer says; undefined when it is no list. Pure. */
+export function librariesIn(value: unknown): readonly ServerLibrary[] | undefined {
+  return Array.isArray(value) ? value.filter(isRecord).map(readLibrary) : undefined;
+}
+
+function readLibrary(fields: Readonly<Record<string, unknown>>): ServerLibrary {
+  const { Name, ItemId, CollectionType, Locations, LibraryOptions } = fields;
+  const id = typeof ItemId === "string" ? ItemId.replaceAll("-", "").toLowerCase() : "";
+  const options = objectOf(LibraryOptions) ?? {};
   return {
-    id: id.toLowerCase(),
-    name: String(fields?.Name ?? ""),
-    locations: locations.filter((path) => typeof path === "string" && path !== ""),
+    id: /^[0-9a-f]{32}$/.test(id) ? id : "",
+    name: String(Name ?? ""),
+    type: typeof CollectionType === "string" && CollectionType !== "" ? CollectionType : "mixed",
+    locations: (Array.isArray(Locations) ? Locations : []).filter(
+      (path) => typeof path === "string" && path !== "",
+    ),
     isWatched: options.EnableRealtimeMonitor === true,
     options,
   };

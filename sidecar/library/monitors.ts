@@ -8,20 +8,14 @@
 // What is to be watched is learnt from the servers when nobody ever said it: what any of them watches. With
 // `--library-monitors all` nothing is turned off, and what was is turned on again.
 
-import type { Memory } from "../../core/cluster/memory.ts";
 import { monitorsIn, monitorValue } from "../../core/cluster/monitors.ts";
 import { dropNote, putNote } from "../../core/cluster/notes.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { backOffMs, rest, retry, untilAborted } from "../../core/service/loop.ts";
 import type { Seal } from "../../core/service/seal.ts";
 import { type Store, StoreUnavailable } from "../../core/store/store.ts";
-import type { Leadership } from "../tasks/leader.ts";
-import {
-  readServerLibraries,
-  restartMonitors,
-  type ServerLibrary,
-  setWatched,
-} from "./libraries.ts";
+import type { LeaderSight } from "../tasks/leader.ts";
+import { readMadeLibraries, restartMonitors, type ServerLibrary, setWatched } from "./libraries.ts";
 
 /** `one`: the leader's server watches for all; `all`: each server watches for itself, as its owner has it. */
 export type MonitorMode = "one" | "all";
@@ -88,18 +82,10 @@ export function planMonitors({ mode, leader, servers, wanted }: MonitorSight): M
 
 // ---- Doing it ------------------------------------------------------------------------------------------------
 
-export interface MonitorKeeperOptions {
+export interface MonitorKeeperOptions extends LeaderSight {
   readonly mode: MonitorMode;
-  /** The replica beside which this sidecar stands. */
-  readonly replica: string;
-  readonly client: JellyfinClient;
-  /** The other replicas' servers, by name. */
-  readonly peers: () => ReadonlyMap<string, JellyfinClient>;
-  readonly lease: Leadership;
   readonly store: Store;
-  readonly memory: Memory;
   readonly seal: Seal;
-  readonly log: { info(message: string): void; warn(message: string): void };
   /** How often it looks, in ms. */
   readonly intervalMs?: number;
   /** How soon it looks again where something is left to do, in ms; later each time. */
@@ -182,7 +168,7 @@ export class MonitorKeeper {
     if (mode === "all" && wanted().size === 0) return true;
     const clients = new Map([[replica, client], ...peers()]);
     const read = [...clients].map(
-      async ([name, one]) => [name, await readServerLibraries(one)] as const,
+      async ([name, one]) => [name, await readMadeLibraries(one)] as const,
     );
     const servers = new Map(await Promise.all(read));
     const plan = planMonitors({ mode, leader: replica, servers, wanted: wanted() });
@@ -216,7 +202,7 @@ export class MonitorKeeper {
     let isDone = true;
     for (const { library, isOn } of changes) {
       // The whole document is sent, and somebody may have changed another option since it was read.
-      const now = (await readServerLibraries(client))?.find(({ id }) => id === library.id);
+      const now = (await readMadeLibraries(client))?.find(({ id }) => id === library.id);
       if (!this.#mayAct()) return false;
       if (now === undefined || !(await setWatched(client, now, isOn))) {
         isDone = false;
@@ -249,7 +235,7 @@ export async function watchAgain(
   wanted: ReadonlyMap<string, boolean>,
 ): Promise<WatchedAgain> {
   if (![...wanted.values()].includes(true)) return { libraries: [], undone: [] };
-  const libraries = await readServerLibraries(client);
+  const libraries = await readMadeLibraries(client);
   if (libraries === undefined) {
     return {
       libraries: [],

@@ -20,6 +20,7 @@ import {
   type TaskStep,
   type TaskView,
 } from "../../core/cluster/tasks.ts";
+import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { readTriggers, startupDelayMs } from "../../core/jellyfin/triggers.ts";
 import { rest } from "../../core/service/loop.ts";
 import { type Epoch, type Store, StoreUnavailable } from "../../core/store/store.ts";
@@ -42,6 +43,18 @@ export interface Leadership {
   mayAct(): { readonly epoch: Epoch } | undefined;
   /** Told when leadership begins and ends; answers how to stop listening. */
   onChange(listener: () => void): () => void;
+}
+
+/** For whatever looks at all servers while its sidecar leads. */
+export interface LeaderSight {
+  /** The replica beside which this sidecar stands. */
+  readonly replica: string;
+  readonly client: JellyfinClient;
+  /** The other replicas' servers, by name. */
+  readonly peers: () => ReadonlyMap<string, JellyfinClient>;
+  readonly lease: Leadership;
+  readonly memory: Memory;
+  readonly log: { info(message: string): void; warn(message: string): void };
 }
 
 export interface TaskLeaderOptions extends TaskLimits {

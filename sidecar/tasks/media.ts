@@ -9,6 +9,7 @@
 import { readdir } from "node:fs/promises";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { isRecord, parsedJson } from "../../core/service/json.ts";
+import { readServerLibraries } from "../library/libraries.ts";
 
 export interface MediaEntry {
   readonly name: string;
@@ -30,6 +31,9 @@ export interface MediaLimits {
   /** Folders looked into for one answer; what lies beyond is taken to be there. */
   readonly foldersLimit: number;
 }
+
+/** Where nobody set others: before what is not a task makes a server look at its media. */
+export const usualMediaLimits: MediaLimits = { lossLimit: 0.1, foldersLimit: 200 };
 
 /** A folder that holds less than this part of a location's items is not looked into. */
 const smallPart = 0.02;
@@ -134,15 +138,10 @@ export function serverEyes(client: JellyfinClient): MediaEyes {
 
   return {
     async locations() {
-      const folders = await ask("/Library/VirtualFolders");
-      if (!Array.isArray(folders)) return undefined;
-      return folders
-        .filter(isRecord)
-        .flatMap(({ Name, Locations }) =>
-          (Array.isArray(Locations) ? Locations : [])
-            .filter((path) => typeof path === "string" && path !== "")
-            .map((path: string) => ({ library: String(Name ?? ""), path })),
-        );
+      const libraries = await readServerLibraries(client);
+      return libraries?.flatMap(({ name, locations }) =>
+        locations.map((path) => ({ library: name, path })),
+      );
     },
 
     async itemPaths() {

@@ -7,7 +7,7 @@
 // (POST /Environment/ValidatePath with ValidateWritable, EnvironmentController).
 
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
-import { isRecord, parsedJson } from "../../core/service/json.ts";
+import { readServerLibraries, type ServerLibrary } from "../library/libraries.ts";
 import { besideMediaSwitch, leaderTasks, policyOf } from "./policy.ts";
 
 export interface LibraryPlaces {
@@ -38,23 +38,19 @@ export async function unfitToWrite(
   return undefined;
 }
 
-/** What GET /Library/VirtualFolders says of it (an array of VirtualFolderInfo); anything else says nothing. */
-export function placesIn(folders: unknown, isWritable: LibraryPlaces["isWritable"]): LibraryPlaces {
-  const libraries = Array.isArray(folders) ? folders.filter(isRecord) : [];
+/** What a server's libraries say of it; none say nothing. Pure. */
+export function placesIn(
+  libraries: readonly Pick<ServerLibrary, "locations" | "options">[],
+  isWritable: LibraryPlaces["isWritable"],
+): LibraryPlaces {
   if (libraries.length === 0) return noPlaces;
   const written = new Map<string, readonly string[]>();
   for (const key of leaderTasks) {
     const name = besideMediaSwitch(key) ?? "";
-    const beside = libraries.filter(
-      ({ LibraryOptions }) => !isRecord(LibraryOptions) || LibraryOptions[name] !== false,
-    );
+    const beside = libraries.filter(({ options }) => options[name] !== false);
     written.set(
       key,
-      beside.flatMap(({ Locations }) =>
-        (Array.isArray(Locations) ? Locations : []).filter(
-          (path): path is string => typeof path === "string" && path !== "",
-        ),
-      ),
+      beside.flatMap(({ locations }) => locations),
     );
   }
   const ownFiles = leaderTasks.filter((key) => written.get(key)?.length === 0);
@@ -76,9 +72,9 @@ export function libraryPlaces(
   };
   return async () => {
     if (known !== undefined && known.untilMs > monotonicMs()) return known.places;
-    const answer = await client.callWithKey("GET", "/Library/VirtualFolders");
-    if (answer.outcome === "failed" || answer.status !== 200) return known?.places ?? noPlaces;
-    const places = placesIn(parsedJson(answer.text), isWritable);
+    const libraries = await readServerLibraries(client);
+    if (libraries === undefined) return known?.places ?? noPlaces;
+    const places = placesIn(libraries, isWritable);
     known = { places, untilMs: monotonicMs() + keepMs };
     return places;
   };

@@ -42,12 +42,15 @@ export function besideMediaSwitch(key: string): string | undefined {
 
 export const leaderTasks: readonly string[] = Object.keys(besideMedia);
 
+/** The key of Jellyfin's task behind POST /Library/Refresh (RefreshMediaLibraryTask). */
+export const scanTaskKey = "RefreshLibrary";
+
 /**
  * Tasks that take an item whose file is not there for one that was deleted, or clear away what belongs to
  * such items: with a folder that is not mounted they would empty the library.
  */
 const needWholeMedia: ReadonlySet<string> = new Set([
-  "RefreshLibrary",
+  scanTaskKey,
   "RefreshPeople",
   "CleanupUserDataTask",
   "CleanCollectionsAndPlaylists",

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { monitorValue } from "../../core/cluster/monitors.ts";
 import { putNote } from "../../core/cluster/notes.ts";
 import { FanOut } from "../../sidecar/library/fan-out.ts";
-import { readServerLibraries } from "../../sidecar/library/libraries.ts";
+import { readMadeLibraries } from "../../sidecar/library/libraries.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
 import { HandCluster } from "../support/journal-hands.ts";
 import { asAdmin } from "../support/task-household.ts";
@@ -49,7 +49,7 @@ beforeAll(async () => {
   cluster = new HandCluster([pair.a, pair.b]);
   await cluster.start();
   const { client, store, memory, seal, log } = cluster.hands("a");
-  for (const { id, name } of (await readServerLibraries(client)) ?? []) {
+  for (const { id, name } of (await readMadeLibraries(client)) ?? []) {
     const value = monitorValue(seal, id, name === "Movies");
     await putNote({ store, memory }, { kind: "monitor", id, replica: "", value }, 0);
   }

@@ -6,7 +6,7 @@ import { monitorsIn, monitorValue } from "../../core/cluster/monitors.ts";
 import { dropNote, putNote } from "../../core/cluster/notes.ts";
 import { type Store, StoreUnavailable } from "../../core/store/store.ts";
 import {
-  readServerLibraries,
+  readMadeLibraries,
   restartMonitors,
   type ServerLibrary,
   setWatched,
@@ -59,7 +59,7 @@ async function isWatching(server: StandIn): Promise<boolean> {
 }
 
 async function moviesAt({ name }: StandIn): Promise<ServerLibrary> {
-  const libraries = await readServerLibraries(cluster.hands(name).client);
+  const libraries = await readMadeLibraries(cluster.hands(name).client);
   const found = libraries?.find((library) => library.name === "Movies");
   if (found === undefined) throw new Error(`no films at ${name}`);
   return found;

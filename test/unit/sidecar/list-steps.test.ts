@@ -105,7 +105,7 @@ describe("pictures", () => {
 });
 
 describe("libraries", () => {
-  const folders = [{ name: "Films", paths: ["/media/films"] }];
+  const libraries = [{ name: "Films", locations: ["/media/films"] }];
   const base = "/Library/VirtualFolders";
   const ask = (method: "POST" | "DELETE", path: string, query: string, body = "") => ({
     ...{ method, path, query, body },
@@ -127,7 +127,7 @@ describe("libraries", () => {
     ["a folder is gone", ask("DELETE", `${base}/Paths`, "name=Films&path=/x"), true],
     ["an update is repeated", ask("POST", `${base}/Paths/Update`, "", "{}"), false],
   ])("%s", (_name, request, expected) => {
-    expect(isFolderDone(request, folders)).toBe(expected);
+    expect(isFolderDone(request, libraries)).toBe(expected);
   });
 });
 

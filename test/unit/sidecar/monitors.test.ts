@@ -11,7 +11,7 @@ import { type MonitorMode, planMonitors, watchedByAny } from "../../../sidecar/l
 
 const idOf = (name: string): string => name.repeat(32).slice(0, 32);
 const library = (name: string, isWatched: boolean): ServerLibrary => ({
-  ...{ id: idOf(name), name, locations: [`/media/${name}`], isWatched },
+  ...{ id: idOf(name), name, type: "movies", locations: [`/media/${name}`], isWatched },
   options: { EnableRealtimeMonitor: isWatched },
 });
 

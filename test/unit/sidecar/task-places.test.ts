@@ -1,14 +1,15 @@
 // Where subtitles and lyrics are put, and that they are not fetched for media that cannot be written to.
 
 import { expect, test } from "vitest";
+import { librariesIn } from "../../../sidecar/library/libraries.ts";
 import { placesIn, unfitToWrite } from "../../../sidecar/tasks/places.ts";
 import { handsOf, SimulatedServer } from "./tasks-world.ts";
 
 const subtitles = "DownloadSubtitles";
 const lyrics = "DownloadLyrics";
 const film = (path: string, more: Record<string, unknown> = {}) => ({
-  Locations: [path],
-  LibraryOptions: { SaveSubtitlesWithMedia: true, SaveLyricsWithMedia: false, ...more },
+  locations: [path],
+  options: { SaveSubtitlesWithMedia: true, SaveLyricsWithMedia: false, ...more },
 });
 
 test("what no library keeps beside its media is each server's own", () => {
@@ -17,12 +18,20 @@ test("what no library keeps beside its media is each server's own", () => {
   expect(written.get(subtitles)).toEqual(["/films", "/more"]);
 });
 
-test("an answer that is no list of libraries changes nothing", async () => {
+test("a server without libraries, or whose answer is no list of them, changes nothing", async () => {
   for (const nonsense of [undefined, {}, [], "x", [1, null]]) {
-    const places = placesIn(nonsense, async () => false);
+    const places = placesIn(librariesIn(nonsense) ?? [], async () => false);
     expect(places.ownFiles).toEqual([]);
     expect(await unfitToWrite(subtitles, places)).toBeUndefined();
   }
+});
+
+test("a library without options is one that keeps files beside its media, as Jellyfin does", () => {
+  const { ownFiles } = placesIn(
+    librariesIn([{ Locations: ["/films", "", 7] }]) ?? [],
+    async () => true,
+  );
+  expect(ownFiles).toEqual([]);
 });
 
 test("a folder that cannot be written to makes the task unfit; other tasks never ask", async () => {
