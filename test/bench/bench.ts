@@ -63,7 +63,7 @@ const fullAmounts: Amounts = {
   socketPauseSeconds: 10,
   idleSettleSeconds: 10,
   idleSeconds: 30,
-  flatWarmupRequests: 100_000,
+  flatWarmupRequests: 200_000,
   flatRequests: 200_000,
   flatLeavers: 1_000,
   placedRequests: 10_000,

@@ -79,6 +79,7 @@ function ratioVerdicts(results: Results): Verdict[] {
     ...ratioVerdict("CPU per GB, one connection", results.streamOne, "haproxy", 0.6),
     ...ratioVerdict("CPU per GB, four connections", results.streamFour, "nginx-tuned", 1.25),
     ...ratioVerdict("CPU per GB, four connections", results.streamFour, "haproxy", 0.6),
+    ...ratioVerdict("CPU per small request", small, "nginx", 2.5),
     ...ratioVerdict("CPU per small request", small, "nginx-tuned", 2.5),
     ...ratioVerdict("CPU per small request", small, "http-proxy", 0.4),
   ];
