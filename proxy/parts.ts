@@ -72,6 +72,15 @@ export interface DoorParts {
 }
 
 /** The attendants of a route, asked for once for each route: the table of routes is fixed. */
+/** Those that have a part in a request though no server refuses it. */
+export function attendingAlways(attendants: readonly Attendant[]): readonly Attendant[] {
+  return attendants.filter((one) =>
+    [one.before, one.again, one.bound, one.rewrite, one.after, one.repeats, one.ended].some(
+      (part) => part !== undefined,
+    ),
+  );
+}
+
 export function attendance(
   attendants: readonly Attendant[],
 ): (route: Route) => readonly Attendant[] {

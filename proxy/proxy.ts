@@ -40,6 +40,7 @@ import { createGateAttendant } from "./attendants/gate.ts";
 import { type EntryWriter, Journal, journalLimits } from "./attendants/journal.ts";
 import { createLists } from "./attendants/lists.ts";
 import { createLoginNews } from "./attendants/login-news.ts";
+import { Made, madeLimits } from "./attendants/made.ts";
 import { createMonitorsAttendant } from "./attendants/monitors.ts";
 import { createPasswordReset } from "./attendants/password-reset.ts";
 import { Plays, playsLimits } from "./attendants/plays.ts";
@@ -312,6 +313,11 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     clientOf: (replica) => clients.get(replica),
     goneForMs,
   });
+  const made = new Made({
+    clock,
+    isReady: (replica) => stateOf(health.view, replica) === "ready",
+    limits: madeLimits,
+  });
   const journal =
     parts.journal === undefined
       ? undefined
@@ -324,6 +330,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
           metrics,
           replicaNames: () => [...health.view.replicas.keys()],
           noteStoreFailure: (error) => memory.noteStoreFailure(error),
+          onMade: (itemId, replica) => made.note(itemId, replica),
           limits: { ...journalLimits, waitLimitMs: config.journalWaitLimitMs },
         });
   const pushes = new Pushes({
@@ -390,8 +397,12 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
         urgent: (replica, key) => caretakers.urgent(replica, key),
         homeOf: (userId) => homes.homeOf(userId),
         readAt: (userId, replica, untilMs) => homes.readFor(userId, replica, untilMs),
-        noteDeleted: (itemIds, untilMs) => homes.noteDeleted(itemIds, untilMs),
+        noteDeleted: (itemIds, untilMs) => {
+          made.forget(itemIds);
+          homes.noteDeleted(itemIds, untilMs);
+        },
       }),
+      made.attendant,
       createTaskAttendant(memory),
       refresh.attendant,
       createPasswordReset({

@@ -165,13 +165,18 @@ export class Sending {
   }
 
   addHeaders(job: Job, headers: string[]): void {
-    const { homes, explainHeader } = this.#parts;
+    const { homes } = this.#parts;
     const { facts, identity } = job;
-    if (explainHeader) headers.push("X-Jellybloom-Explain", `${job.replica}; ${job.reason}`);
+    this.explain(job, headers);
     if (identity === undefined || identity.kind !== "user") return;
     const home = homes.homeOf(identity.userId) ?? job.replica;
     this.#placing.replicaByAddress.set(facts.origin.address, home);
     if (facts.isBrowser && facts.cookie !== home) headers.push("Set-Cookie", cookieHeader(home));
+  }
+
+  /** Says who answers and why, where the owner wants it told. */
+  explain({ replica, reason }: Job, headers: string[]): void {
+    if (this.#parts.explainHeader) headers.push("X-Jellybloom-Explain", `${replica}; ${reason}`);
   }
 
   async segment(job: Job, link: Link): Promise<LaneOutcome | "noRoom"> {

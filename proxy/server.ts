@@ -24,7 +24,7 @@ import { clientOrigin, plainAddress } from "./headers.ts";
 import { Job, laneName } from "./job.ts";
 import type { LaneOutcome, Relay } from "./lanes/relay.ts";
 import { Learning } from "./learning.ts";
-import { attendance, type DoorLimits, type DoorParts } from "./parts.ts";
+import { attendance, attendingAlways, type DoorLimits, type DoorParts } from "./parts.ts";
 import { type Placement, place } from "./place.ts";
 import { Placing } from "./placing.ts";
 import type { PlainRequest, PlainResponse } from "./plain.ts";
@@ -60,6 +60,7 @@ export class Door {
   readonly handshakes: Handshakes;
   readonly #parts: DoorParts;
   readonly #attendants: (route: Route) => readonly Attendant[];
+  readonly #attendingAlways: (route: Route) => readonly Attendant[];
   readonly #placing: Placing;
   readonly #sending: Sending;
   readonly #learning: Learning;
@@ -68,8 +69,9 @@ export class Door {
   constructor(parts: DoorParts) {
     this.#parts = parts;
     this.#attendants = attendance(parts.attendants);
+    this.#attendingAlways = attendance(attendingAlways(parts.attendants));
     this.screen = new Screen(parts);
-    this.#placing = new Placing(parts, this.#attendants);
+    this.#placing = new Placing(parts, this.#attendingAlways);
     this.#sending = new Sending(parts, this.#attendants, this.#placing);
     this.#learning = new Learning(parts, this.#sending);
     this.handshakes = new Handshakes(parts, this.#placing, this.#sending, this.#learning);
@@ -186,7 +188,7 @@ export class Door {
       route.repeatable === "yes" &&
       !route.needsLeader &&
       job.recognition === undefined &&
-      this.#attendants(route).length === 0 &&
+      this.#attendingAlways(route).length === 0 &&
       headers["content-length"] === undefined &&
       headers["transfer-encoding"] === undefined;
     if (!isPlain) return false;
@@ -252,6 +254,14 @@ export class Door {
       const placement = await this.#placing.place(job);
       if (placement === undefined) {
         if (job.refusal !== undefined && !client.response.headersSent) {
+          // Who failed meanwhile may have been the one that knew.
+          const isWhole = job.failed.size === 0;
+          if (!isWhole && (await this.#judged(job, job.refusal)) === "again") {
+            job.refusedBy.clear();
+            job.refusal = undefined;
+            continue;
+          }
+          this.#sending.explain(job, job.refusal.head.headers);
           this.#finish(job, job.refusal, "the replicas that could be asked agree");
         } else this.#giveUp(job);
         return;
@@ -305,6 +315,7 @@ export class Door {
     const judged = outcome.kind === "refused" ? await this.#judged(job, relay.held) : undefined;
     if (judged === "again") return false;
     if (judged !== undefined) {
+      this.#sending.explain(job, judged.head.headers);
       this.#finish(job, judged, job.reason);
       return true;
     }
@@ -355,6 +366,7 @@ export class Door {
         if (outcome.kind === "refused" && outcome.status === 401 && job.identity !== undefined) {
           caretakers.suspect(job.replica, job.identity.key);
         }
+        if (job.refusal !== undefined) this.#sending.explain(job, job.refusal.head.headers);
         this.#finish(job, job.refusal ?? unavailable(next.why), next.why);
         return true;
       case "cut":

@@ -129,3 +129,29 @@ test("a library, and an administrator's documents", async () => {
     return there.MinResumePct === 8;
   });
 });
+
+test("a list whose server died when it had just said so is read and changed elsewhere, without a 404", async () => {
+  const [one = "", two = ""] = films;
+  for (const round of [1, 2]) {
+    const unknown = `/Playlists/${"0".repeat(31)}1/Items?ids=${one}`;
+    const { headers } = await admin.call("POST", unknown);
+    const leader = headers.get("x-jellybloom-explain")?.split(";")[0];
+    const writer = [pair.a, pair.b].find(({ name }) => name === leader);
+    if (writer === undefined) throw new Error("nobody leads");
+    const body = { Name: `Late ${round}`, Ids: [one], UserId: admin.userId, MediaType: "Video" };
+    const made = await admin.call("POST", "/Playlists", { body });
+    const id = made.json().Id as string;
+    await writer.kill9();
+    const answers = await Promise.all([
+      admin.call("GET", `/Playlists/${id}/Items?userId=${admin.userId}`),
+      admin.call("GET", `/Users/${admin.userId}/Items/${id}`),
+      admin.call("POST", `/Playlists/${id}/Items?ids=${two}`),
+    ]);
+    expect(answers.map(({ status }) => status)).toEqual([200, 200, 204]);
+    await writer.launch();
+    await onBoth("the playlist", async (server) => {
+      const path = `/Playlists/${id}/Items?userId=${admin.userId}`;
+      return idsOf(await itemsAt(server, path)) === [one, two].join();
+    });
+  }
+}, 60_000);

@@ -30,10 +30,12 @@ let store: Store;
 let journal: Journal;
 let nowMs: number;
 let replicas: string[];
+let madeAt: [string, string][];
 
 beforeEach(() => {
   nowMs = 0;
   replicas = ["a", "b"];
+  madeAt = [];
   store = openEmbeddedStore({ limits: { changesKept: 10, revokedKeepMs: 1, callLimitMs: 1000 } });
   const metrics = createMetrics("0");
   const writer = new JournalWriter({
@@ -53,6 +55,7 @@ beforeEach(() => {
     metrics,
     replicaNames: () => replicas,
     noteStoreFailure: () => undefined,
+    onMade: (itemId, replica) => madeAt.push([itemId, replica]),
     limits: { ...journalLimits, waitLimitMs: 1000, reportIntervalMs: 40 },
   });
 });
@@ -333,4 +336,15 @@ test("a pace lets a burst through, then one for each interval, and each key has 
   expect(at([2500, 2500], "other")).toEqual([true, true]);
   // After a pause the burst is there again, and no more than it.
   expect(at([60_000, 60_000, 60_000, 60_000])).toEqual([true, true, true, false]);
+});
+
+test("the id of a list that was made is told at once, of one that was not nothing", async () => {
+  const request = asked("POST", "/Playlists", { Name: "Evening", UserId: userId });
+  await journal.before(request);
+  journal.rewrite(request, "a");
+  await journal.after(request, reply(200, JSON.stringify({ Id: item })), "a");
+  const refused = asked("POST", "/Playlists", { Name: "Evening", UserId: userId });
+  await journal.before(refused);
+  await journal.after(refused, reply(400, JSON.stringify({ Id: item })), "a");
+  expect(madeAt).toEqual([[item, "a"]]);
 });
