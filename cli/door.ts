@@ -60,7 +60,7 @@ export interface Common {
 export interface DoorPlan {
   readonly config: DoorConfig;
   readonly caretakers: (common: Common) => Caretakers;
-  readonly connect: (config: ReplicaConfig) => JellyfinClient;
+  readonly connect: (config: ReplicaConfig, common: Common) => JellyfinClient;
   /** Told of the registry's members whose proof holds, whenever it was read. */
   readonly onMembers?: (common: Common, members: readonly Member[]) => void;
   /** Where that replica's gate is reached; left out where nobody can lead. */
@@ -175,7 +175,7 @@ export async function runDoor(plan: DoorPlan, io: Io): Promise<number> {
     log: opened,
     clock: systemClock,
     caretakers: plan.caretakers(common),
-    connect: plan.connect,
+    connect: (replica) => plan.connect(replica, common),
     journal,
     ...(onMembers !== undefined && { onMembers: (members) => onMembers(common, members) }),
     ...(gateUrlOf !== undefined && { gateUrlOf: (replica) => gateUrlOf(common, replica) }),

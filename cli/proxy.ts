@@ -2,6 +2,7 @@
 // without, it is alone: nothing is minted for it, so every login lives on the replica that gave it and on
 // those that were copied from that one.
 
+import { openOwnKey } from "../core/cluster/own-keys.ts";
 import type { ReplicaConfig } from "../core/cluster/replica.ts";
 import { SidecarCalls } from "../core/cluster/sidecar-client.ts";
 import { createJellyfinClient } from "../core/jellyfin/client.ts";
@@ -10,6 +11,9 @@ import { type Common, runDoor } from "./door.ts";
 import type { Io } from "./io.ts";
 import { lookService } from "./look.ts";
 import type { ProxyConfig } from "./options.ts";
+
+/** The key by which the cluster works at a replica, once its sidecar has told it. */
+const keyOf = ({ memory, seal }: Common, replica: string) => openOwnKey(memory, seal, replica);
 
 /** How long a sidecar may take to take a hint, in ms. */
 const hintLimitMs = 2000;
@@ -35,12 +39,13 @@ export function runProxy(config: ProxyConfig, io: Io): Promise<number> {
         suspect: (replica, key) => sidecarsOf(common).suspect(replica, key),
         // What keeps a sidecar from minting is known only there; a token that does not come is waited for.
         isBarred: () => false,
-        apiKeyOf: () => undefined,
+        apiKeyOf: (replica) => keyOf(common, replica),
       }),
-      connect: ({ origin, basePath }: ReplicaConfig) =>
+      connect: ({ name, origin, basePath }: ReplicaConfig, common) =>
         createJellyfinClient({
           origin,
           basePath,
+          apiKey: () => keyOf(common, name),
           callLimitMs: config.apiHoldLimitMs,
           probeLimitMs: config.probeLimitMs,
           connectLimitMs: config.connectLimitMs,

@@ -18,8 +18,11 @@ export interface JellyfinClientOptions {
   readonly origin: string;
   /** Jellyfin's BaseUrl: empty, or a path with a leading and no trailing slash. */
   readonly basePath: string;
-  /** Without one, the calls that need it are answered by the server's refusal. */
-  readonly apiKey?: string | undefined;
+  /**
+   * Without one, the calls that need it are answered by the server's refusal. A function where it may only be known
+   * later: it is asked before each call.
+   */
+  readonly apiKey?: string | (() => string | undefined) | undefined;
   /** How long one call may take from its start to the end of its body, in ms. */
   readonly callLimitMs: number;
   /** How long a health probe may take, in ms. Default: `callLimitMs`. */
@@ -234,9 +237,9 @@ export interface JellyfinClient {
   readonly origin: string;
   readonly basePath: string;
   /** SHA-256 of the API key as 64 lower-case hex digits; undefined without one. */
-  readonly keyHash?: string;
+  readonly keyHash?: string | undefined;
   /** The API key as `seal` makes it, for others of ours; undefined without one. */
-  readonly sealedKey?: (seal: (key: string) => string) => string;
+  readonly sealedKey?: (seal: (key: string) => string) => string | undefined;
   health(): Promise<HealthAnswer>;
   /** GET /System/Info/Public. */
   publicInfo(): Promise<InfoAnswer>;
@@ -392,7 +395,9 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
     idleLimitMs,
     now,
   });
-  const keyAuthorization = buildAuthorization({}, options.apiKey);
+  const { apiKey } = options;
+  const keyNow = typeof apiKey === "function" ? apiKey : () => apiKey;
+  const keyAuthorization = () => buildAuthorization({}, keyNow());
   const socketUrl = `${origin.replace(/^http/, "ws")}${basePath}/socket`;
 
   async function call(request: CallRequest): Promise<Answer | CallFailure> {
@@ -486,7 +491,7 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
     onMessage?: (text: string) => void,
   ): Promise<PresenceEnd> {
     if (signal.aborted) return { outcome: "stopped" };
-    const socket = dial(device, options.apiKey);
+    const socket = dial(device, keyNow());
     return await new Promise((resolve) => {
       let end: PresenceEnd | undefined;
       let quietTimer: NodeJS.Timeout | undefined;
@@ -527,14 +532,17 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
     });
   }
 
-  const { apiKey } = options;
   return {
     origin,
     basePath,
-    ...(apiKey !== undefined && {
-      keyHash: createHash("sha256").update(apiKey).digest("hex"),
-      sealedKey: (seal) => seal(apiKey),
-    }),
+    get keyHash() {
+      const key = keyNow();
+      return key === undefined ? undefined : createHash("sha256").update(key).digest("hex");
+    },
+    sealedKey(seal) {
+      const key = keyNow();
+      return key === undefined ? undefined : seal(key);
+    },
 
     async health() {
       const startedMs = now();
@@ -547,7 +555,7 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
     },
 
     async systemInfo() {
-      return read(await get("/System/Info", keyAuthorization), (body) => ({
+      return read(await get("/System/Info", keyAuthorization()), (body) => ({
         info: serverInfo(body),
       }));
     },
@@ -560,13 +568,13 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
     },
 
     async users() {
-      return read(await get("/Users", keyAuthorization), (body) => ({
+      return read(await get("/Users", keyAuthorization()), (body) => ({
         users: listOf(body).map(serverUser),
       }));
     },
 
     async user(userId) {
-      const answer = await get(`/Users/${encodeURIComponent(userId)}`, keyAuthorization);
+      const answer = await get(`/Users/${encodeURIComponent(userId)}`, keyAuthorization());
       if (answer.outcome === "answered" && answer.status === 404) {
         return { outcome: "unknownUser" };
       }
@@ -595,7 +603,7 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
       const answer = await call({
         method: "POST",
         path: `/QuickConnect/Authorize?${query}`,
-        authorization: token === undefined ? keyAuthorization : buildAuthorization({}, token),
+        authorization: token === undefined ? keyAuthorization() : buildAuthorization({}, token),
       });
       if (answer.outcome === "failed") return answer;
       if (answer.status === 200 && answer.text.trim() === "true") return { outcome: "ok" };
@@ -644,7 +652,7 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
       const answer = await call({
         method: "DELETE",
         path: `/Devices?id=${encodeURIComponent(deviceId.toWellFormed())}`,
-        authorization: keyAuthorization,
+        authorization: keyAuthorization(),
       });
       if (answer.outcome === "failed") return answer;
       // 400: the server has no token with that device id.
@@ -659,7 +667,7 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
     },
 
     async networkConfiguration() {
-      return read(await get("/System/Configuration/network", keyAuthorization), (body) => {
+      return read(await get("/System/Configuration/network", keyAuthorization()), (body) => {
         const network = recordOf(body);
         return {
           network: {
@@ -672,20 +680,20 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
     },
 
     async encodingConfiguration() {
-      return read(await get("/System/Configuration/encoding", keyAuthorization), (body) => ({
+      return read(await get("/System/Configuration/encoding", keyAuthorization()), (body) => ({
         encoding: plainValues(recordOf(body)),
       }));
     },
 
     async apiKeyWorks() {
-      const answer = await get("/System/Info", keyAuthorization);
+      const answer = await get("/System/Info", keyAuthorization());
       if (answer.outcome === "failed") return answer;
       if (answer.status === 200) return { outcome: "works" };
       return refusalOf(answer) ?? unexpected(answer);
     },
 
     async sessions() {
-      return read(await get("/Sessions", keyAuthorization), (body) => ({
+      return read(await get("/Sessions", keyAuthorization()), (body) => ({
         sessions: listOf(body).map(serverSession),
       }));
     },
@@ -698,7 +706,7 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
         await call({
           method: "DELETE",
           path: `/Videos/ActiveEncodings?${query}`,
-          authorization: keyAuthorization,
+          authorization: keyAuthorization(),
         }),
       );
     },
@@ -723,7 +731,7 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
       const query =
         "recursive=true&isFolder=false&mediaTypes=Video&includeItemTypes=Movie,Episode,Video" +
         "&sortBy=Runtime&sortOrder=Ascending&limit=5&enableTotalRecordCount=false";
-      return read(await get(`/Items?${query}`, keyAuthorization), (body) => {
+      return read(await get(`/Items?${query}`, keyAuthorization()), (body) => {
         const items = listOf(recordOf(body).Items ?? []).map(recordOf);
         const found = items
           .map(({ Id, RunTimeTicks }) => ({
@@ -751,7 +759,7 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
       const answer = await call({
         method: "GET",
         path: `/Videos/${itemId}/hls1/main/${number}.ts?${query}`,
-        authorization: keyAuthorization,
+        authorization: keyAuthorization(),
         limitMs,
       });
       if (answer.outcome === "failed") return answer;
@@ -783,7 +791,7 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
       return await call({
         method,
         path,
-        authorization: keyAuthorization,
+        authorization: keyAuthorization(),
         ...(body !== undefined && { body }),
       });
     },
@@ -792,7 +800,7 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
       return await call({
         method: "POST",
         path,
-        authorization: keyAuthorization,
+        authorization: keyAuthorization(),
         headers: { "content-type": contentType },
         rawBody: body,
       });
@@ -811,7 +819,7 @@ export function createJellyfinClient(options: JellyfinClientOptions): JellyfinCl
       const answer = await call({
         method: "GET",
         path: "/System/Endpoint",
-        authorization: keyAuthorization,
+        authorization: keyAuthorization(),
         headers: { "x-forwarded-for": publicVisitor },
       });
       // A server that lets nobody in from outside refuses the forwarded visitor, so it believed us.

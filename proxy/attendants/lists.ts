@@ -99,7 +99,7 @@ export function createLists(parts: ListsParts): Attendant {
     const client = parts.clientOf(replica);
     const identity = identityNow(memory, asked);
     const token = identity === undefined ? undefined : memory.openToken(identity, replica);
-    // A door that is a process of its own has no key: then it sees what its caller may see.
+    // A door that is a process of its own has no key before the sidecars told theirs: it sees what its caller may see.
     const answer =
       client?.keyHash === undefined && identity !== undefined && token !== undefined
         ? await client?.callAs(token, identity, "GET", path)

@@ -5,6 +5,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { rendezvous } from "../../proxy/place.ts";
 import { type DoorProcess, type Part, startDoor, startSidecar } from "../support/door.ts";
 import { withKey } from "../support/household.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
@@ -128,6 +129,16 @@ test("a library, and an administrator's documents", async () => {
     const there = (await read(server, "/System/Configuration")) as Record<string, unknown>;
     return there.MinResumePct === 8;
   });
+});
+
+test("a door of its own, which was given no key, sees which server has timers and goes on recording there", async () => {
+  const other = rendezvous("television", ["a", "b"]) === "a" ? pair.b : pair.a;
+  const StartDate = new Date(Date.now() + 3_600_000).toISOString();
+  const EndDate = new Date(Date.now() + 7_200_000).toISOString();
+  await withKey(other, "POST", "/LiveTv/Timers", { Name: "News", StartDate, EndDate });
+  const reply = await admin.call("GET", "/LiveTv/Timers");
+  expect(reply.headers.get("x-jellybloom-explain")).toMatch(new RegExp(`^${other.name};`));
+  expect(reply.json().Items.map(({ Name }: Item) => Name)).toEqual(["News"]);
 });
 
 test("a list whose server died when it had just said so is read and changed elsewhere, without a 404", async () => {
