@@ -73,6 +73,10 @@ const rememberedLimit = 1000;
 const tokenWaitLimitMs = 10_000;
 const lane = "lists";
 
+const anothers = refused("under this id somebody else has a list here");
+const takenId = refused("a playlist has another id here than on the server where it was made");
+const otherId = refused("a collection has another id here than on the server where it was made");
+
 export function createLists(options: ListOptions = {}): JournalHandler {
   return new Lists(options);
 }
@@ -86,6 +90,8 @@ class Lists implements JournalHandler {
   /** What was made here for an intent whose server died. */
   readonly #made = new Map<string, string>();
   readonly #said = new Map<string, true>();
+  /** Ids under which another person's list was taken away: once is enough. */
+  readonly #cleared = new Map<string, true>();
   /** Who sees every library, for reading without a user of one's own. */
   #reader: string | undefined;
 
@@ -191,7 +197,34 @@ class Lists implements JournalHandler {
     return applied;
   }
 
+  /**
+   * Brings a list to that state. A server that was killed in the middle of making one, or that did an old request when it
+   * thawed, may have somebody else's list under this one's id, which is made of its folder's name: nobody was told of
+   * that one, and the writer's word counts.
+   */
   async #bring(
+    id: string,
+    userId: string,
+    state: ListState,
+    atMs: number,
+    hands: JournalHands,
+  ): Promise<Applied> {
+    const applied = await this.#bringTo(id, userId, state, atMs, hands);
+    const isTaken = applied === anothers || (applied === takenId && (await isThere(id, hands)));
+    const isWriters = state.isWriters === true && !hands.leads();
+    if (!isTaken || !isWriters || this.#cleared.has(id)) return applied;
+    remember(this.#cleared, id, true);
+    hands.log.warn(
+      `${hands.replica} had another person's list under the id ${id} of playlist ${JSON.stringify(state.name)}: it goes`,
+    );
+    const gone = appliedOf(
+      await hands.client.callWithKey("DELETE", `/Items/${id}`),
+      "a list that took another's id",
+    );
+    return gone.outcome === "done" ? await this.#bringTo(id, userId, state, atMs, hands) : gone;
+  }
+
+  async #bringTo(
     id: string,
     userId: string,
     state: ListState,
@@ -242,10 +275,12 @@ class Lists implements JournalHandler {
     for (let from = 0; from < step.ids.length; from += idsAtOnce) {
       const ids = step.ids.slice(from, from + idsAtOnce).join(",");
       const path = `/${folder}/${id}/Items?${name}=${ids}${user}`;
-      const applied = appliedOf(
-        await hands.client.callWithKey(method, path),
-        `a step of a ${list}`,
-      );
+      const answer = await hands.client.callWithKey(method, path);
+      // An owner may do all this (PlaylistsController).
+      if (list === "playlist" && answer.outcome === "answered" && answer.status === 403) {
+        return anothers;
+      }
+      const applied = appliedOf(answer, `a step of a ${list}`);
       if (applied.outcome !== "done") return applied;
     }
     return undefined;
@@ -273,7 +308,7 @@ class Lists implements JournalHandler {
       end = undefined;
       if (made === id || made === undefined) break;
       others.push(made);
-      end = refused(`a ${state.list} has another id here than on the server where it was made`);
+      end = state.list === "playlist" ? takenId : otherId;
       // A collection's second creation would empty the first; a playlist's takes the next name.
       if (state.list === "collection") break;
     }
@@ -485,6 +520,13 @@ function judged(answer: Answered): Exclude<ListRead, { outcome: "read" }> | unde
   if (answer.status === 404 || answer.status === 400) return { outcome: "gone" };
   if (answer.status !== 200) return { outcome: "again", why: `it answers ${answer.status}` };
   return undefined;
+}
+
+/** Whether the server has an item of this id, whoever may see it. */
+async function isThere(id: string, { client }: JournalHands): Promise<boolean> {
+  const answer = await client.callWithKey("GET", `/Items?ids=${id}&enableImages=false`);
+  if (answer.outcome !== "answered" || answer.status !== 200) return false;
+  return listOf(parsedObject(answer.text)?.Items).length > 0;
 }
 
 // ---- A playlist's name and shares: only its own users may change them -----------------------------------

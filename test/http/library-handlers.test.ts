@@ -106,6 +106,18 @@ async function newPlaylist(name: string, ids: readonly string[]): Promise<string
   return ((await ask(pair.a, "POST", "/Playlists", body)) as { Id: string }).Id;
 }
 
+/** The header of a login of the lists' owner at one server. */
+async function kidAt(server: StandIn): Promise<string> {
+  const app = 'MediaBrowser Client="App", Device="Tv", DeviceId="tv", Version="1"';
+  const login = await fetch(`${server.url}/Users/AuthenticateByName`, {
+    method: "POST",
+    headers: { authorization: app, "content-type": "application/json" },
+    body: JSON.stringify({ Username: "kid", Pw: "kid" }),
+  });
+  const { AccessToken } = (await login.json()) as { AccessToken: string };
+  return `${app}, Token="${AccessToken}"`;
+}
+
 const fromAToB = { from: "a", to: "b" } as const;
 
 /** The one effect that was published. */
@@ -222,17 +234,10 @@ describe("playlists", () => {
   test("one that was renamed before anybody else had it has the same id, which is made of its first name", async () => {
     const [film = ""] = films;
     const id = await newPlaylist("First name", [film]);
-    const kid = 'MediaBrowser Client="App", Device="Tv", DeviceId="tv", Version="1"';
-    const login = await fetch(`${pair.a.url}/Users/AuthenticateByName`, {
-      method: "POST",
-      headers: { authorization: kid, "content-type": "application/json" },
-      body: JSON.stringify({ Username: "kid", Pw: "kid" }),
-    });
-    const { AccessToken } = (await login.json()) as { AccessToken: string };
     const renamed = await fetch(`${pair.a.url}/Playlists/${id}`, {
       method: "POST",
       headers: {
-        ...{ authorization: `${kid}, Token="${AccessToken}"` },
+        ...{ authorization: await kidAt(pair.a) },
         ...{ "content-type": "application/json" },
       },
       body: JSON.stringify({ Name: "Second name" }),
@@ -248,6 +253,31 @@ describe("playlists", () => {
     // b has a list of this id already: it is brought to what the writer has.
     expect(await cluster.carry(lists, listIntent("created", id), fromAToB)).toEqual(["done"]);
     expect(await entries(pair.b, id)).toEqual([]);
+  });
+
+  test("another person's list under the same id, which nobody was told of, gives way to the writer's", async () => {
+    const users = (await ask(pair.b, "GET", "/Users")) as { Id: string; Name: string }[];
+    const root = users.find(({ Name }) => Name === "root")?.Id ?? "";
+    const [one = "", two = ""] = films;
+    for (const IsPublic of [true, false]) {
+      const Name = `Same ${IsPublic}`;
+      const left = { Name, UserId: root, Ids: [two], IsPublic };
+      const other = (await ask(pair.b, "POST", "/Playlists", left)) as { Id: string };
+      const id = await newPlaylist(Name, [one]);
+      expect(other.Id).toBe(id);
+      // The leader keeps its own.
+      writer = "b";
+      const late = await cluster.carry(lists, listIntent("created", id), fromAToB);
+      expect(late[0]).toMatch(/^refused/);
+      writer = "a";
+      expect(await cluster.carry(lists, listIntent("created", id), fromAToB)).toEqual(["done"]);
+      expect(await entries(pair.b, id)).toEqual([one]);
+      const owned = await fetch(`${pair.b.url}/Playlists/${id}/Users`, {
+        headers: { authorization: await kidAt(pair.b) },
+      });
+      expect(owned.status).toBe(200);
+    }
+    expect(cluster.told.filter((line) => line.includes("it goes"))).toHaveLength(2);
   });
 
   test("an append whose server died is done once by the next leader", async () => {

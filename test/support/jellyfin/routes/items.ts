@@ -351,7 +351,10 @@ function addListRoutes(routes: Routes): void {
   routes.add("POST", "/Playlists/:id/Items", "user", (ask) => {
     const row = playlist(ask);
     const added = ask.list("ids").flatMap((id) => parseId(id) ?? []);
-    if (actingUser(ask) === undefined) throw new Refusal(400);
+    const adder = actingUser(ask);
+    if (adder === undefined) throw new Refusal(400);
+    const mayEdit = row.users.some((share) => share.UserId === adder && share.CanEdit);
+    if (adder !== row.ownerId && !mayEdit) throw new Refusal(403);
     const position = ask.query("position");
     const at = position === undefined ? row.items.length : Math.max(0, Number(position));
     ask.world.lists.update({ ...row, items: row.items.toSpliced(at, 0, ...added) });
