@@ -71,7 +71,6 @@ export interface DoorParts {
   readonly translateLegacy: boolean;
 }
 
-/** The attendants of a route, asked for once for each route: the table of routes is fixed. */
 /** Those that have a part in a request though no server refuses it. */
 export function attendingAlways(attendants: readonly Attendant[]): readonly Attendant[] {
   return attendants.filter((one) =>
@@ -81,6 +80,7 @@ export function attendingAlways(attendants: readonly Attendant[]): readonly Atte
   );
 }
 
+/** The attendants of a route, asked for once for each route: the table of routes is fixed. */
 export function attendance(
   attendants: readonly Attendant[],
 ): (route: Route) => readonly Attendant[] {

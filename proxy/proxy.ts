@@ -330,7 +330,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
           metrics,
           replicaNames: () => [...health.view.replicas.keys()],
           noteStoreFailure: (error) => memory.noteStoreFailure(error),
-          onMade: (itemId, replica) => made.note(itemId, replica),
+          onMade: (thing, replica) => made.note(thing, replica),
           limits: { ...journalLimits, waitLimitMs: config.journalWaitLimitMs },
         });
   const pushes = new Pushes({
@@ -402,7 +402,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
           homes.noteDeleted(itemIds, untilMs);
         },
       }),
-      made.attendant,
+      ...made.attendants,
       createTaskAttendant(memory),
       refresh.attendant,
       createPasswordReset({

@@ -27,7 +27,6 @@ import { bodyLeftOut, type ChangeDraft } from "../../core/jellyfin/change-reques
 import { changeReader } from "../../core/jellyfin/changes.ts";
 import type { Route } from "../../core/jellyfin/routes.ts";
 import type { Clock } from "../../core/service/clock.ts";
-import { objectOf } from "../../core/service/json.ts";
 import type { Log } from "../../core/service/log.ts";
 import type { Counter, Durations } from "../../core/service/metrics.ts";
 import type { Seal } from "../../core/service/seal.ts";
@@ -35,6 +34,7 @@ import { type Store, StoreUnavailable } from "../../core/store/store.ts";
 import type { Attendant, Attended } from "../attendant.ts";
 import type { HeldReply } from "../client.ts";
 import { unavailable } from "../reply.ts";
+import { type MadeThing, madeThing } from "./made.ts";
 import { Pace } from "./pace.ts";
 
 /** Who writes entries; it spools them while the store is away, and keeps their order. */
@@ -81,8 +81,8 @@ export interface JournalParts {
   /** All that are known. With one there is nobody else to know of a change. */
   readonly replicaNames: () => readonly string[];
   readonly noteStoreFailure: (error: unknown) => void;
-  /** A replica has told somebody the id of a list that it made. */
-  readonly onMade: (itemId: string, replica: string) => void;
+  /** A replica has told somebody that it made a list, or a user, that no other has yet. */
+  readonly onMade: (made: MadeThing, replica: string) => void;
   readonly limits: JournalLimits;
 }
 
@@ -191,11 +191,8 @@ export class Journal implements Attendant {
     if (underWay.told !== undefined && status < 300) {
       const text = this.#textOf(reply);
       if (text !== undefined) underWay.toldFacts = underWay.told(text);
-      const { kind } = underWay.intent;
-      const { id } = objectOf(underWay.toldFacts) ?? {};
-      if (typeof id === "string" && (kind === "playlist" || kind === "collection")) {
-        this.#parts.onMade(id, replica);
-      }
+      const made = madeThing(underWay.intent.kind, underWay.toldFacts);
+      if (made !== undefined) this.#parts.onMade(made, replica);
     }
     if (underWay.isCoalesced) {
       // Who is told that it is done is told so when it, or a later report, is written down.

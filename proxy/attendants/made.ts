@@ -1,14 +1,33 @@
-// The attendant of what was made a moment ago: a playlist or a collection whose maker was told its id, and whose server
-// died before any other had it. The journal says what was asked, so that whoever leads next makes it again, with the
-// same id; until then no server has it, and a 404 would be untrue.
+// The attendant of what was made a moment ago, and which only the server that made it has: playlists and collections
+// by their ids, users by their names. The others have them within a second.
+//
+//   bound     whoever logs in as somebody who was just made does so where they were made, while that server is ready
+//
+// Where that server died before any other had a list, whoever leads next makes it again, with the same id, because the
+// journal says what was asked; until then no server has it, and a 404 would be untrue.
 //
 //   refused   a 404 for it, by another server, is not believed: the request is asked again within its own time
 
+import type { IntentKind } from "../../core/cluster/journal.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
+import { bodyValue } from "../../core/jellyfin/playback.ts";
 import type { Route } from "../../core/jellyfin/routes.ts";
 import type { Clock } from "../../core/service/clock.ts";
+import { objectOf } from "../../core/service/json.ts";
 import type { Attendant, Attended } from "../attendant.ts";
 import type { HeldReply } from "../client.ts";
+
+export type MadeThing =
+  /** 32 hexadecimal digits. */
+  { readonly itemId: string } | { readonly userName: string };
+
+/** What an answer to an intent of that kind tells to have been made; undefined: nothing of which this knows. Pure. */
+export function madeThing(kind: IntentKind, told: unknown): MadeThing | undefined {
+  const { id, name } = objectOf(told) ?? {};
+  if (typeof id !== "string") return undefined;
+  if (kind === "playlist" || kind === "collection") return { itemId: id };
+  return kind === "user" && typeof name === "string" ? { userName: name } : undefined;
+}
 
 export interface MadeParts {
   readonly clock: Pick<Clock, "monotonicMs">;
@@ -28,27 +47,39 @@ export interface MadeLimits {
 export const madeLimits: MadeLimits = { keepMs: 60_000, pauseMs: 200, countLimit: 1000 };
 
 export class Made {
-  readonly attendant: Attendant;
+  readonly attendants: readonly Attendant[];
   readonly #parts: MadeParts;
-  /** By item id, in the order in which they were made. */
+  /** By item id, or by user name in lower case, in the order in which they were made. */
   readonly #made = new Map<string, { readonly replica: string; readonly atMs: number }>();
 
   constructor(parts: MadeParts) {
     this.#parts = parts;
-    this.attendant = {
-      name: "made a moment ago",
+    const people: Attendant = {
+      name: "a user made a moment ago",
+      attends: ({ boundTo }) => boundTo === "userName",
+      bound: ({ facts, bodyText }) => {
+        if (this.#made.size === 0 || bodyText === undefined) return undefined;
+        const name = bodyValue(bodyText, facts.route.bodyName ?? "Username");
+        const replica = typeof name === "string" ? this.#maker(keyOfName(name)) : undefined;
+        return replica === undefined ? undefined : { replica, kind: "made there" };
+      },
+    };
+    const lists: Attendant = {
+      name: "a list made a moment ago",
       attends: ({ pattern }) => /\{(?:playlistId|collectionId|itemId)\}/.test(pattern),
       refused: (asked, reply, replica) => this.#refused(asked, reply, replica),
     };
+    this.attendants = [people, lists];
   }
 
-  /** `replica` told somebody that it made an item of this id (32 hexadecimal digits). */
-  note(itemId: string, replica: string): void {
+  /** `replica` told somebody that it made this. */
+  note(thing: MadeThing, replica: string): void {
+    const key = "itemId" in thing ? thing.itemId : keyOfName(thing.userName);
     const [oldest] = this.#made.keys();
     if (oldest !== undefined && this.#made.size >= this.#parts.limits.countLimit) {
       this.#made.delete(oldest);
     }
-    this.#made.set(itemId, { replica, atMs: this.#parts.clock.monotonicMs() });
+    this.#made.set(key, { replica, atMs: this.#parts.clock.monotonicMs() });
   }
 
   /** It is gone again: nobody waits for it. */
@@ -80,15 +111,25 @@ export class Made {
     const { playlistId, collectionId, itemId } = facts.params;
     for (const named of [playlistId, collectionId, itemId]) {
       const id = plainGuid(named);
-      const made = id === undefined ? undefined : this.#made.get(id);
-      if (id === undefined || made === undefined) continue;
-      if (this.#parts.clock.monotonicMs() - made.atMs < this.#parts.limits.keepMs) {
-        return made.replica;
-      }
-      this.#made.delete(id);
+      const replica = id === undefined ? undefined : this.#maker(id);
+      if (replica !== undefined) return replica;
     }
     return undefined;
   }
+
+  #maker(key: string): string | undefined {
+    const made = this.#made.get(key);
+    if (made === undefined) return undefined;
+    const { clock, limits } = this.#parts;
+    if (clock.monotonicMs() - made.atMs < limits.keepMs) return made.replica;
+    this.#made.delete(key);
+    return undefined;
+  }
+}
+
+/** Jellyfin minds no letter case in names of users; no id has a colon. */
+function keyOfName(name: string): string {
+  return `name:${name.toLowerCase()}`;
 }
 
 function isChanging({ methods }: Route): boolean {

@@ -44,6 +44,14 @@ async function make(name: string): Promise<User> {
 }
 
 describe("a user who was made through the door", () => {
+  test("can log in in the same moment, whatever server their name would lead to", async () => {
+    for (const name of ["ann", "bea", "cem", "dot", "eli", "fay", "gus", "hal"]) {
+      const made = await owner.call("POST", "/Users/New", { body: { Name: name, Password: name } });
+      const person = await Viewer.enter(door.url, { name });
+      expect(person.userId).toBe(made.json().Id);
+    }
+  });
+
   test("can log in, lives where their id is native, and keeps that id when their server dies", async () => {
     const { Id } = await make("zoe");
     const [one, other] = [await userAt(a, "zoe"), await userAt(b, "zoe")];

@@ -18,6 +18,7 @@ import { openEmbeddedStore } from "../../../core/store/embedded.ts";
 import type { Store } from "../../../core/store/store.ts";
 import type { Attended } from "../../../proxy/attendant.ts";
 import { Journal, journalLimits } from "../../../proxy/attendants/journal.ts";
+import type { MadeThing } from "../../../proxy/attendants/made.ts";
 import { Pace } from "../../../proxy/attendants/pace.ts";
 import { readFacts, readHeaderFacts } from "../../../proxy/facts.ts";
 
@@ -30,7 +31,7 @@ let store: Store;
 let journal: Journal;
 let nowMs: number;
 let replicas: string[];
-let madeAt: [string, string][];
+let madeAt: [MadeThing, string][];
 
 beforeEach(() => {
   nowMs = 0;
@@ -55,7 +56,7 @@ beforeEach(() => {
     metrics,
     replicaNames: () => replicas,
     noteStoreFailure: () => undefined,
-    onMade: (itemId, replica) => madeAt.push([itemId, replica]),
+    onMade: (thing, replica) => madeAt.push([thing, replica]),
     limits: { ...journalLimits, waitLimitMs: 1000, reportIntervalMs: 40 },
   });
 });
@@ -346,5 +347,5 @@ test("the id of a list that was made is told at once, of one that was not nothin
   const refused = asked("POST", "/Playlists", { Name: "Evening", UserId: userId });
   await journal.before(refused);
   await journal.after(refused, reply(400, JSON.stringify({ Id: item })), "a");
-  expect(madeAt).toEqual([[item, "a"]]);
+  expect(madeAt).toEqual([[{ itemId: item }, "a"]]);
 });

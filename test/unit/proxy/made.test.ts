@@ -2,7 +2,7 @@
 
 import { beforeEach, expect, test } from "vitest";
 import type { Attended } from "../../../proxy/attendant.ts";
-import { Made } from "../../../proxy/attendants/made.ts";
+import { Made, madeThing } from "../../../proxy/attendants/made.ts";
 import type { HeldReply } from "../../../proxy/client.ts";
 
 const id = "af87525677534c8af23739c31aa4b187";
@@ -40,7 +40,8 @@ async function verdict(replica: string, one: Case = {}): Promise<"again" | "show
     hasLeft,
   } as unknown as Attended;
   const reply = { head: { status } } as HeldReply;
-  return await made.attendant.refused?.(asked, reply, replica);
+  const [, lists] = made.attendants;
+  return await lists?.refused?.(asked, reply, replica);
 }
 
 test("what nobody made is not there", async () => {
@@ -48,26 +49,26 @@ test("what nobody made is not there", async () => {
 });
 
 test("a server that did not make it is not believed once its maker is gone", async () => {
-  made.note(id, "a");
+  made.note({ itemId: id }, "a");
   ready.delete("a");
   expect(await verdict("b")).toBe("again");
   expect(await verdict("b", { itemId: id.toUpperCase() })).toBe("again");
 });
 
 test("its maker's own word counts, and other answers are no matter of this", async () => {
-  made.note(id, "a");
+  made.note({ itemId: id }, "a");
   expect(await verdict("a")).toBeUndefined();
   expect(await verdict("b", { status: 401 })).toBeUndefined();
 });
 
 test("while its maker lives, a reader is sent there by the loop, and a change waits for the writer", async () => {
-  made.note(id, "a");
+  made.note({ itemId: id }, "a");
   expect(await verdict("b")).toBeUndefined();
   expect(await verdict("b", { method: "POST" })).toBe("again");
 });
 
 test("a maker that failed this very request is as good as gone, whatever is known of it", async () => {
-  made.note(id, "a");
+  made.note({ itemId: id }, "a");
   expect(await verdict("b", { tried: ["a"] })).toBe("again");
   // Asked at the end, for what the others had said before it failed.
   expect(await verdict("a", { tried: ["a"] })).toBe("again");
@@ -75,16 +76,41 @@ test("a maker that failed this very request is as good as gone, whatever is know
 
 test("nobody waits beyond their time, nor for what is forgotten, deleted or old", async () => {
   ready.delete("a");
-  made.note(id, "a");
+  made.note({ itemId: id }, "a");
   expect(await verdict("b", { deadlineMs: nowMs + limits.pauseMs })).toBeUndefined();
   expect(await verdict("b", { hasLeft: true })).toBeUndefined();
   made.forget([id]);
   expect(await verdict("b")).toBeUndefined();
-  made.note(id, "a");
+  made.note({ itemId: id }, "a");
   nowMs += limits.keepMs;
   expect(await verdict("b")).toBeUndefined();
-  made.note(id, "a");
-  for (const digit of ["1", "2"]) made.note(digit.repeat(32), "a");
+  made.note({ itemId: id }, "a");
+  for (const digit of ["1", "2"]) made.note({ itemId: digit.repeat(32) }, "a");
   expect(await verdict("b")).toBeUndefined();
   expect(await verdict("b", { itemId: "2".repeat(32) })).toBe("again");
+});
+
+test("somebody who was just made logs in where they were made, in whatever letters, for a while", () => {
+  const [people] = made.attendants;
+  const bound = (Username: string) =>
+    people?.bound?.({
+      facts: { route: {} },
+      bodyText: JSON.stringify({ Username, Pw: "x" }),
+    } as unknown as Attended)?.replica;
+  expect(bound("Ann")).toBeUndefined();
+  made.note({ userName: "Ann" }, "a");
+  expect([bound("ANN"), bound("bea"), bound(id)]).toEqual(["a", undefined, undefined]);
+  nowMs += limits.keepMs;
+  expect(bound("Ann")).toBeUndefined();
+});
+
+test.each([
+  ["playlist", { id }, { itemId: id }],
+  ["collection", { id }, { itemId: id }],
+  ["user", { id, name: "Ann" }, { userName: "Ann" }],
+  ["user", { id }, undefined],
+  ["metadata", { id }, undefined],
+  ["playlist", undefined, undefined],
+] as const)("what a %s that told %j made", (kind, told, expected) => {
+  expect(madeThing(kind, told)).toEqual(expected);
 });
