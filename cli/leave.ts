@@ -431,13 +431,20 @@ const ways = {
   nobody: "is not done",
 } as const;
 
+/** Who had none, or none that are known, has none again. */
+function howGivenBack(by: LeftReplica["by"], tasks: number): string {
+  if (by === "earlier") return ways.earlier;
+  if (by !== "nobody" && tasks === 0) return "was given no triggers back";
+  return `${ways[by]} (${countText(tasks, "task")})`;
+}
+
 function text(
   { replicas, logInAgain, changedBack, undone }: Left,
   keep: string | undefined,
 ): string {
   const lines = replicas.map(
     ({ name, by, restored, watched, loginsEnded }) =>
-      `${name} ${ways[by]}${by === "earlier" ? "" : ` (${countText(restored.length, "task")})`};` +
+      `${name} ${howGivenBack(by, restored.length)};` +
       (watched.length === 0
         ? ""
         : ` it watches the folders of ${watched.join(", ")} itself again;`) +

@@ -18,6 +18,7 @@ import {
 import type { Identity } from "../core/cluster/identity.ts";
 import { behindOf } from "../core/cluster/journal-cursor.ts";
 import type { Memory } from "../core/cluster/memory.ts";
+import { putNote } from "../core/cluster/notes.ts";
 import { readPlay } from "../core/cluster/plays.ts";
 import type { Clock } from "../core/service/clock.ts";
 import type { Log } from "../core/service/log.ts";
@@ -347,17 +348,15 @@ export class Balancer {
     const value = JSON.stringify(left);
     if (value === drain.told) return;
     const id = drainLeftNoteId(replica, homes.owner);
-    const ttlMs = drain.order.limitMs + leftKeepMs;
     try {
-      await store.putNote({ kind: "replica", id, replica, value }, ttlMs);
+      const note = { kind: "replica", id, replica, value } as const;
+      await putNote({ store, memory }, note, drain.order.limitMs + leftKeepMs);
     } catch (error) {
       // The store being away is told by the memory; told again with the next step.
       if (!(error instanceof StoreUnavailable)) throw error;
       return;
     }
     drain.told = value;
-    const expiresAtMs = this.#parts.clock.wallMs() + ttlMs;
-    memory.apply({ type: "note", note: { kind: "replica", id, replica, value, expiresAtMs } });
     if (left.homes === 0 && left.requests === 0 && left.sockets === 0) {
       log.info(`replica ${replica} is drained as far as this door is concerned`);
     }
