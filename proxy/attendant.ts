@@ -40,6 +40,8 @@ export interface Attended {
 export interface Bound {
   readonly replica: string;
   readonly kind: string;
+  /** No other may do it: the request waits within its time; empty, there is nobody now who may. */
+  readonly isOnly?: boolean;
 }
 
 /** What takes the place of a request's path, query or body on its way to one replica. */
@@ -59,7 +61,7 @@ export interface Attendant {
   readonly before?: (asked: Attended) => Promise<HeldReply | undefined>;
   /** Before it is tried once more, elsewhere or after a wait: what it is bound to may have moved meanwhile. */
   readonly again?: (asked: Attended) => Promise<void>;
-  /** The replica that must answer, from memory alone. It counts only while that replica is ready. */
+  /** The replica that must answer, from memory alone. It counts only while that replica is ready, unless it is the only one. */
   readonly bound?: (asked: Attended) => Bound | undefined;
   /** What the chosen replica is to see in place of what the client said; from memory alone. */
   readonly rewrite?: (asked: Attended, replica: string) => Rewritten | undefined;

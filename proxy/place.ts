@@ -7,7 +7,9 @@ import type { ClusterView } from "../core/cluster/view.ts";
 
 export interface Asked {
   /** A pin: the replica whose memory has what the request is bound to, with its kind for the reason. */
-  readonly pin: { readonly replica: string; readonly kind: string } | undefined;
+  readonly pin:
+    | { readonly replica: string; readonly kind: string; readonly isOnly?: boolean }
+    | undefined;
   /** The user whose home decides; undefined when the request belongs to nobody we know. */
   readonly userId: string | undefined;
   /** The user's home as known; undefined when there is none yet. */
@@ -71,6 +73,9 @@ export function place(
   // What is pinned lies in one memory, whatever is known of items.
   if (pin !== undefined && there.includes(pin.replica)) {
     return placed(pin.replica, `pinned there: ${pin.kind}`);
+  }
+  if (pin?.isOnly === true) {
+    return { replica: undefined, reason: `its ${pin.kind} is waited for`, mayCome: true };
   }
   if (home !== undefined) {
     if (candidates.includes(home)) return placed(home, "home");

@@ -67,8 +67,9 @@ export class Placing {
     const beganMs = clock.monotonicMs();
     job.reason = placement.reason;
     metrics.holding.add();
-    // A replica that failed may be there again without its state ever having changed here.
-    await health.changed(version, Math.min(leftMs, job.failed.size > 0 ? 100 : leftMs));
+    // A replica that failed may be there again without its state ever having changed here, and so may be who leads.
+    const isBrief = job.failed.size > 0 || this.#pin(job)?.isOnly === true;
+    await health.changed(version, Math.min(leftMs, isBrief ? 100 : leftMs));
     metrics.holding.subtract();
     job.waitedMs += clock.monotonicMs() - beganMs;
     job.failed.clear();
@@ -232,7 +233,9 @@ export class Placing {
   #pin(job: Job): Asked["pin"] {
     for (const attendant of this.#attendants(job.facts.route)) {
       const bound = attendant.bound?.(job);
-      if (bound !== undefined) return bound;
+      if (bound === undefined) continue;
+      // Whose own refusal it has had, it need not wait for.
+      return job.refusedBy.has(bound.replica) ? { ...bound, isOnly: false } : bound;
     }
     return undefined;
   }

@@ -2,9 +2,34 @@
 // There are few of them on purpose (design rule 5): whatever else cannot be answered is held, then cut.
 
 import { STATUS_CODES } from "node:http";
+import { brotliDecompressSync, gunzipSync, inflateSync } from "node:zlib";
 import { isOurSession } from "../core/jellyfin/ours.ts";
 import type { ResponseHead } from "../core/jellyfin/wire.ts";
 import type { HeldReply } from "./client.ts";
+import { headerOf } from "./lanes/relay.ts";
+
+/** The text of a replica's answer, unpacked; undefined for one that is longer, or cannot be read. */
+export function textOfReply({ head, body }: HeldReply, limitBytes: number): string | undefined {
+  const limit = { maxOutputLength: limitBytes };
+  if (body.length > limitBytes) return undefined;
+  try {
+    switch (headerOf(head, "content-encoding") ?? "identity") {
+      case "identity":
+        return body.toString("utf8");
+      case "gzip":
+        return gunzipSync(body, limit).toString("utf8");
+      case "br":
+        return brotliDecompressSync(body, limit).toString("utf8");
+      case "deflate":
+        return inflateSync(body, limit).toString("utf8");
+      default:
+        return undefined;
+    }
+  } catch {
+    // An answer that cannot be read tells nothing; the client has it as it is.
+    return undefined;
+  }
+}
 
 /** A whole reply of our own. */
 export function ownReply(

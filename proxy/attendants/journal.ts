@@ -13,7 +13,6 @@
 // costs nothing.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { brotliDecompressSync, gunzipSync, inflateSync } from "node:zlib";
 import {
   type Entry,
   type Intent,
@@ -33,7 +32,7 @@ import type { Seal } from "../../core/service/seal.ts";
 import { type Store, StoreUnavailable } from "../../core/store/store.ts";
 import type { Attendant, Attended } from "../attendant.ts";
 import type { HeldReply } from "../client.ts";
-import { unavailable } from "../reply.ts";
+import { textOfReply, unavailable } from "../reply.ts";
 import { type MadeThing, madeThing } from "./made.ts";
 import { Pace } from "./pace.ts";
 
@@ -189,7 +188,7 @@ export class Journal implements Attendant {
     const { status } = reply.head;
     underWay.answered = { replica, status };
     if (underWay.told !== undefined && status < 300) {
-      const text = this.#textOf(reply);
+      const text = textOfReply(reply, this.#parts.limits.answerLimitBytes);
       if (text !== undefined) underWay.toldFacts = underWay.told(text);
       const made = madeThing(underWay.intent.kind, underWay.toldFacts);
       if (made !== undefined) this.#parts.onMade(made, replica);
@@ -292,29 +291,6 @@ export class Journal implements Attendant {
     } catch (error) {
       // The writer spools what the store does not take: this is a mistake of ours, and no viewer's affair.
       log.error({ err: error }, "an entry of the journal was not written");
-    }
-  }
-
-  #textOf({ head, body }: HeldReply): string | undefined {
-    const maxOutputLength = this.#parts.limits.answerLimitBytes;
-    if (body.length > maxOutputLength) return undefined;
-    try {
-      switch (headerOf(head.headers, "content-encoding")) {
-        case "":
-        case "identity":
-          return body.toString("utf8");
-        case "gzip":
-          return gunzipSync(body, { maxOutputLength }).toString("utf8");
-        case "br":
-          return brotliDecompressSync(body, { maxOutputLength }).toString("utf8");
-        case "deflate":
-          return inflateSync(body, { maxOutputLength }).toString("utf8");
-        default:
-          return undefined;
-      }
-    } catch {
-      // An answer that cannot be read tells nothing; the client has it as it is.
-      return undefined;
     }
   }
 

@@ -7,6 +7,9 @@
 //   after    who made the change reads at that replica for a moment, so that they see what they did although their
 //            home is elsewhere and hears of it some 100 ms later
 //
+// Two lists of one name have ids by the order in which they were made. So one is made after the other, and a leader that
+// has only just begun makes none of a name before it has those that its predecessor made a moment ago.
+//
 // A collection whose name is taken would be emptied by its second creation and keep its id (Jellyfin's
 // CollectionManager). Here the items are added to the one there is, and its id is answered: the web client shows the
 // collection it is given, with what was added, and nothing is lost. An error would be shown as «there was a problem»
@@ -16,12 +19,13 @@ import type { Memory } from "../../core/cluster/memory.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { idsIn, isWrittenAtLeader } from "../../core/jellyfin/changes-library.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
-import { queryValue } from "../../core/jellyfin/playback.ts";
+import { bodyValue, queryValue } from "../../core/jellyfin/playback.ts";
 import type { Clock } from "../../core/service/clock.ts";
 import { isRecord, parsedObject } from "../../core/service/json.ts";
 import type { Attendant, Attended } from "../attendant.ts";
+import { Bounded } from "../bounded.ts";
 import type { HeldReply } from "../client.ts";
-import { ownReply, unavailable } from "../reply.ts";
+import { ownReply, textOfReply, unavailable } from "../reply.ts";
 import { identityNow, lacksToken, leaderOf, nextCall } from "./leader.ts";
 
 export interface ListsParts {
@@ -48,6 +52,18 @@ const readAtWriterMs = 3000;
 const lookIntervalMs = 100;
 const collectionsLimit = 10_000;
 const createPattern = "/Collections";
+/** Lists that were made a moment ago; by then every server has them. */
+const recentKeepMs = 60_000;
+const recentLimit = 1000;
+/** A longer answer tells of no list that was made. */
+const answerLimitBytes = 64 * 1024;
+
+/** A list that somebody was told the id of. */
+interface Recent {
+  readonly id: string;
+  readonly replica: string;
+  readonly atMs: number;
+}
 
 export function createLists(parts: ListsParts): Attendant {
   const { memory, clock, isCluster, isReady } = parts;
@@ -56,6 +72,30 @@ export function createLists(parts: ListsParts): Attendant {
   /** Creations of one name under way here, one after another. */
   const creations = new Map<string, Promise<void>>();
   const releases = new WeakMap<Attended, () => void>();
+  /** By route and folder; of each the last that was made. */
+  const recent = new Bounded<string, Recent>(recentLimit);
+
+  /** Undefined when this server has the list of that name that another made a moment ago, or there is none. */
+  async function lackAt(
+    asked: Attended,
+    replica: string,
+    key: string,
+  ): Promise<string | undefined> {
+    const made = recent.get(key);
+    if (made === undefined || made.replica === replica) return undefined;
+    const client = parts.clientOf(replica);
+    // Whether a list is there that is not the caller's own, only a key can tell.
+    while (client?.keyHash !== undefined && clock.monotonicMs() - made.atMs < recentKeepMs) {
+      const answer = await client.callWithKey("GET", `/Items?ids=${made.id}&enableImages=false`);
+      const items = answer.outcome === "answered" ? parsedObject(answer.text)?.Items : undefined;
+      if (Array.isArray(items) && items.length > 0) break;
+      const leftMs = asked.deadlineMs - clock.monotonicMs();
+      if (leftMs <= 0 || asked.hasLeft) return "The leader's server does not have all lists yet.";
+      await timeUp(Math.min(leftMs, lookIntervalMs));
+    }
+    recent.delete(key);
+    return undefined;
+  }
 
   /** The leader's replica once it can take this request; a sentence when the time is up. */
   async function writer(asked: Attended): Promise<{ readonly replica: string } | string> {
@@ -63,7 +103,11 @@ export function createLists(parts: ListsParts): Attendant {
       const replica = leaderOf(memory)?.replica;
       const identity = identityNow(memory, asked);
       let why = "Nobody leads the cluster right now.";
+      const hasFailed =
+        replica !== undefined && asked.tried.has(replica) && !asked.refusedBy.has(replica);
       if (replica !== undefined && !isReady(replica)) why = "The leader's server is not ready.";
+      // It died under this request, and who leads next is not known yet: no other server may write.
+      else if (hasFailed) why = "The leader's server broke off.";
       else if (replica !== undefined) {
         if (!lacksToken(identity, replica)) return { replica };
         parts.urgent(replica, identity?.key ?? "");
@@ -126,9 +170,16 @@ export function createLists(parts: ListsParts): Attendant {
       }
       const found = await writer(asked);
       if (typeof found === "string") return asked.hasLeft ? undefined : unavailable(found);
-      const name = queryValue(rawQuery, "name");
-      if (route.pattern !== createPattern || name === undefined || name === "") return undefined;
-      await takeTurn(asked, folderName(name));
+      const key = creationKey(asked);
+      if (key === undefined) return undefined;
+      await takeTurn(asked, key);
+      const lack = await lackAt(asked, found.replica, key);
+      if (lack !== undefined) {
+        releases.get(asked)?.();
+        return asked.hasLeft ? undefined : unavailable(lack);
+      }
+      const name = queryValue(rawQuery, "name") ?? "";
+      if (route.pattern !== createPattern || name === "") return undefined;
       const known = await findCollection(asked, found.replica, name);
       if (known === null) {
         releases.get(asked)?.();
@@ -144,12 +195,18 @@ export function createLists(parts: ListsParts): Attendant {
     },
 
     async again(asked) {
-      if (isCluster() && memory.highestLeaseNumber > 0) await writer(asked);
+      if (!isCluster() || memory.highestLeaseNumber === 0) return;
+      const found = await writer(asked);
+      const key = creationKey(asked);
+      if (typeof found !== "string" && key !== undefined) await lackAt(asked, found.replica, key);
     },
 
-    bound() {
-      const replica = isCluster() ? leaderOf(memory)?.replica : undefined;
-      return replica === undefined ? undefined : { replica, kind: "leader" };
+    bound(asked) {
+      if (!isCluster() || asked.identity === undefined || memory.highestLeaseNumber === 0) {
+        return undefined;
+      }
+      // A change that another server made would be one more history of names.
+      return { replica: leaderOf(memory)?.replica ?? "", kind: "leader", isOnly: true };
     },
 
     rewrite(asked) {
@@ -168,7 +225,16 @@ export function createLists(parts: ListsParts): Attendant {
       }
       if (reply.head.status < 300 && isCluster()) {
         const deleted = deletedIds(asked);
-        if (deleted.length > 0) parts.noteDeleted(deleted, clock.monotonicMs() + readAtWriterMs);
+        if (deleted.length > 0) {
+          parts.noteDeleted(deleted, clock.monotonicMs() + readAtWriterMs);
+          const isGone = (key: string) => deleted.includes(recent.get(key)?.id ?? "");
+          for (const key of recent.keys().filter(isGone)) recent.delete(key);
+        }
+      }
+      const key = reply.head.status < 300 && isCluster() ? creationKey(asked) : undefined;
+      const made = key === undefined ? undefined : idMadeIn(reply);
+      if (key !== undefined && made !== undefined) {
+        recent.set(key, { id: made, replica, atMs: clock.monotonicMs() });
       }
       const id = existing.get(asked);
       return id === undefined || reply.head.status >= 300 ? reply : created(asked, id);
@@ -186,6 +252,23 @@ function deletedIds({ facts }: Attended): readonly string[] {
   if (!route.methods.includes("DELETE") || route.kind !== "library") return [];
   const own = plainGuid(params.itemId);
   return own === undefined ? idsIn(rawQuery, "ids") : [own];
+}
+
+/** What names a list that is to be made: its route and folder; undefined: none is to be made. */
+function creationKey({ facts, bodyText }: Attended): string | undefined {
+  const { pattern, methods } = facts.route;
+  if (!methods.includes("POST")) return undefined;
+  if (pattern !== "/Playlists" && pattern !== createPattern) return undefined;
+  // Playlists have it in the body, older clients in the query (PlaylistsController.CreatePlaylist).
+  const inBody = bodyText === undefined ? undefined : bodyValue(bodyText, "Name");
+  const name = typeof inBody === "string" ? inBody : queryValue(facts.rawQuery, "name");
+  return name === undefined || name === "" ? undefined : `${pattern} ${folderName(name)}`;
+}
+
+/** Undefined for an answer that cannot be read. */
+function idMadeIn(reply: HeldReply): string | undefined {
+  const fields = parsedObject(textOfReply(reply, answerLimitBytes) ?? "") ?? {};
+  return plainGuid(fields.Id ?? fields.id);
 }
 
 /** Two names with one folder are one collection (ManagedFileSystem.GetValidFilename on Linux). */

@@ -15,6 +15,7 @@ import type { Route } from "../../core/jellyfin/routes.ts";
 import type { Clock } from "../../core/service/clock.ts";
 import { objectOf } from "../../core/service/json.ts";
 import type { Attendant, Attended } from "../attendant.ts";
+import { Bounded } from "../bounded.ts";
 import type { HeldReply } from "../client.ts";
 
 export type MadeThing =
@@ -50,10 +51,11 @@ export class Made {
   readonly attendants: readonly Attendant[];
   readonly #parts: MadeParts;
   /** By item id, or by user name in lower case, in the order in which they were made. */
-  readonly #made = new Map<string, { readonly replica: string; readonly atMs: number }>();
+  readonly #made: Bounded<string, { readonly replica: string; readonly atMs: number }>;
 
   constructor(parts: MadeParts) {
     this.#parts = parts;
+    this.#made = new Bounded(parts.limits.countLimit);
     const people: Attendant = {
       name: "a user made a moment ago",
       attends: ({ boundTo }) => boundTo === "userName",
@@ -75,10 +77,6 @@ export class Made {
   /** `replica` told somebody that it made this. */
   note(thing: MadeThing, replica: string): void {
     const key = "itemId" in thing ? thing.itemId : keyOfName(thing.userName);
-    const [oldest] = this.#made.keys();
-    if (oldest !== undefined && this.#made.size >= this.#parts.limits.countLimit) {
-      this.#made.delete(oldest);
-    }
     this.#made.set(key, { replica, atMs: this.#parts.clock.monotonicMs() });
   }
 

@@ -141,6 +141,35 @@ test("a door of its own, which was given no key, sees which server has timers an
   expect(reply.json().Items.map(({ Name }: Item) => Name)).toEqual(["News"]);
 });
 
+test("two lists of one name stay two, though the server of the first died before the next leader had it", async () => {
+  const kid = await Viewer.enter(door.url, { name: "kid" });
+  await kid.knownAt([pair.a, pair.b]);
+  const [one = "", two = ""] = films;
+  const make = async (viewer: Viewer, film: string) => {
+    const body = { Name: "Favourites", Ids: [film], UserId: viewer.userId, MediaType: "Video" };
+    const reply = await viewer.call("POST", "/Playlists", { body });
+    expect(reply.status).toBe(200);
+    return reply.json().Id as string;
+  };
+  const unknown = `/Playlists/${"0".repeat(31)}1/Items?ids=${one}`;
+  const { headers } = await admin.call("POST", unknown);
+  const writer = headers.get("x-jellybloom-explain")?.startsWith("a") === true ? pair.a : pair.b;
+  const first = await make(admin, one);
+  await writer.kill9();
+  const second = await make(kid, two);
+  expect(second).not.toBe(first);
+  await writer.launch();
+  for (const [viewer, id, film] of [
+    [admin, first, one],
+    [kid, second, two],
+  ] as const) {
+    await onBoth(`the list of ${viewer.userId}`, async (server) => {
+      const path = `/Playlists/${id}/Items?userId=${viewer.userId}`;
+      return idsOf(await itemsAt(server, path)) === film;
+    });
+  }
+}, 60_000);
+
 test("a list whose server died when it had just said so is read and changed elsewhere, without a 404", async () => {
   const [one = "", two = ""] = films;
   for (const round of [1, 2]) {

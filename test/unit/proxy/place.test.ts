@@ -93,6 +93,12 @@ const rows: readonly Row[] = [
     tried: ["b"],
     expected: { replica: "a", reason: "home" },
   },
+  ...[{ replica: "b" }, { replica: "" }].map(({ replica }) => ({
+    promise: `where only ${replica === "" ? "nobody there is" : "one"} may do it, nobody else does`,
+    asked: { pin: { replica, kind: "leader", isOnly: true }, userId: "u", home: "a" },
+    states: { a: "ready", b: "dead" } as const,
+    expected: { replica: undefined, reason: "its leader is waited for", mayCome: true },
+  })),
   {
     promise: "a pin to a replica that gives no token is passed by",
     asked: { pin: pinned("b"), userId: "u", home: "a", barred: anyOf("b") },
