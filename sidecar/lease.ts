@@ -40,6 +40,9 @@ export type LeaseMemory = Pick<
   "apply" | "lease" | "onLease" | "onStoreAvailable" | "noteStoreSuccess" | "noteStoreFailure"
 >;
 
+/** As `sleep` (core/service/loop.ts): until then, or until either signal aborts. */
+type Wait = (ms: number, signal: AbortSignal, wake?: AbortSignal) => Promise<void>;
+
 export interface LeaseKeeperParts {
   readonly replica: string;
   /** Where this sidecar's gate listens; empty in the single process of `up`. */
@@ -60,7 +63,7 @@ export interface LeaseKeeperParts {
   readonly collectEpoch: () => Promise<Epoch | undefined>;
   readonly log: { info(message: string): void; warn(message: string): void };
   /** Waits; handed in so that a simulation need not. */
-  readonly wait?: (ms: number, signal: AbortSignal) => Promise<void>;
+  readonly wait?: Wait;
 }
 
 /** A sidecar on the same network answers within this time, in ms, unless something is wrong with it. */
@@ -69,9 +72,9 @@ const collectShortestMs = 100;
 export class LeaseKeeper {
   readonly #parts: LeaseKeeperParts;
   readonly #listeners = new Set<(epoch: Epoch | undefined) => void>();
-  readonly #wait: (ms: number, signal: AbortSignal) => Promise<void>;
+  readonly #wait: Wait;
   /** Until the next look, which need not be punctual: terms and renewals are told by the clock. */
-  readonly #rest: (ms: number, signal: AbortSignal) => Promise<void>;
+  readonly #rest: Wait;
   #term: Term | undefined;
   /** The store may count this keeper as the holder. */
   #mayHold = false;
@@ -152,10 +155,7 @@ export class LeaseKeeper {
         this.#wake = new AbortController();
         const step = this.#step();
         if (step.step === "wait") {
-          await this.#rest(
-            this.#untilNextLook(step.forMs),
-            AbortSignal.any([signal, this.#wake.signal]),
-          );
+          await this.#rest(this.#untilNextLook(step.forMs), signal, this.#wake.signal);
         } else if (step.step === "hold") await this.#hold();
         else await this.#release(step.reason);
       }

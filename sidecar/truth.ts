@@ -149,10 +149,10 @@ export class TruthKeeper {
     while (!signal.aborted) {
       // Whatever happens from here on is looked at after this step.
       this.#nextStep = new AbortController();
-      const woken = AbortSignal.any([signal, this.#nextStep.signal]);
+      const woken = this.#nextStep.signal;
       try {
         await this.#step();
-        await rest(this.#isUnseen && this.#isHealthy ? retryMs : markIntervalMs, woken);
+        await rest(this.#isUnseen && this.#isHealthy ? retryMs : markIntervalMs, signal, woken);
       } catch (error) {
         if (!(error instanceof StoreUnavailable)) throw error;
         // The step may have stopped in the middle: the server is looked at anew, which begins it again.

@@ -24,19 +24,21 @@ export function sleep(ms: number, signal: AbortSignal, wake?: AbortSignal): Prom
   });
 }
 
-/** Looks that need not be punctual fall on this grid of the process, in ms. */
+/** Looks that need not be punctual fall on this grid of the process, in ms; those every so many whole seconds on seconds. */
 const beatMs = 500;
+const secondMs = 1000;
 /** A beat that is this little too late is taken, so that whoever woke a moment early loses no whole one. */
 const beatSlackMs = 50;
 
 /**
  * How long to wait for a look that is due every `ms` milliseconds, so that all who wait like this wake in
- * the same moments: each waking of a process that nobody uses costs more than the look. It is at most half
- * a second less than `ms` and hardly more; what is due within a second keeps its own time.
+ * the same moments: each waking of a process that nobody uses costs more than the look. It is less than `ms` by
+ * at most the grid, once, and hardly more; what is due within a second keeps its own time.
  */
 export function restMs(ms: number, nowMs: number): number {
   if (ms < 2 * beatMs) return ms;
-  return Math.floor((nowMs + ms + beatSlackMs) / beatMs) * beatMs - nowMs;
+  const gridMs = ms % secondMs === 0 ? secondMs : beatMs;
+  return Math.floor((nowMs + ms + beatSlackMs) / gridMs) * gridMs - nowMs;
 }
 
 /** `sleep` for a loop that looks now and then (`restMs`). */

@@ -94,6 +94,13 @@ test("a loop that woke a moment too early or too late keeps its pace", () => {
   expect(restMs(1000, 5030)).toBe(970);
 });
 
+test("whoever looks every so many seconds does so on the second, with all others of the kind", () => {
+  expect(restMs(1000, 5500)).toBe(500);
+  expect(restMs(5000, 5500)).toBe(4500);
+  // Others fall on half seconds, so that they come no sooner than they must.
+  expect(restMs(2500, 5500)).toBe(2500);
+});
+
 test("what is due within a second keeps its own time", () => {
   expect(restMs(999, 5030)).toBe(999);
   expect(restMs(0, 5030)).toBe(0);

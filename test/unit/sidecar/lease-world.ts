@@ -88,7 +88,7 @@ export class Process {
       unfit: () => this.unfit,
       collectEpoch: () => world.collect(this),
       log: { info() {}, warn() {} },
-      wait: (ms, signal) => world.wait(this, ms, signal),
+      wait: (ms, signal, wake) => world.wait(this, ms, signal, wake),
     });
   }
 }
@@ -263,10 +263,11 @@ export class World {
     });
   }
 
-  wait(process: Process, ms: number, signal: AbortSignal): Promise<void> {
-    if (signal.aborted) return Promise.resolve();
+  wait(process: Process, ms: number, ...signals: (AbortSignal | undefined)[]): Promise<void> {
+    if (signals.some((signal) => signal?.aborted === true)) return Promise.resolve();
     return new Promise((resolve) => {
-      signal.addEventListener("abort", () => resolve(), { once: true });
+      for (const signal of signals)
+        signal?.addEventListener("abort", () => resolve(), { once: true });
       this.#later(process, Math.ceil(ms), () => resolve());
     });
   }
