@@ -18,6 +18,7 @@ const paced = cluster([
   "ffmpeg-plays",
   "named-failures",
   "plays",
+  "recorder",
   "sockets-stay",
   "sync-play",
 ]);

@@ -205,8 +205,12 @@ export function createLists(parts: ListsParts): Attendant {
       if (!isCluster() || asked.identity === undefined || memory.highestLeaseNumber === 0) {
         return undefined;
       }
-      // A change that another server made would be one more history of names.
-      return { replica: leaderOf(memory)?.replica ?? "", kind: "leader", isOnly: true };
+      const { kind } = asked.facts.route;
+      // A list that another server made would be one more history of names.
+      const isOnly = kind === "playlist" || kind === "collection";
+      const replica = leaderOf(memory)?.replica;
+      if (replica === undefined && !isOnly) return undefined;
+      return { replica: replica ?? "", kind: "leader", isOnly };
     },
 
     rewrite(asked) {
