@@ -74,8 +74,7 @@ test("a recording whose server dies goes on elsewhere, with all timers, and no s
 
   await recorder.launch();
   await recorder.ready();
-  // Its sidecar looks at the server, and at what it records, every few seconds.
-  await until(15_000, "it has let go of all of them", async () => {
+  await until(5000, "it has let go of all of them", async () => {
     const left = [...(await timersAt(recorder)), ...(await timersAt(recorder, "SeriesTimers"))];
     return left.length === 0 && !(await isRecorder(recorder));
   });

@@ -337,32 +337,41 @@ export class LiveTv {
 
   async #record(timer: Timer): Promise<void> {
     const leftMs = Date.parse(timer.EndDate) - Date.now();
-    const channel = leftMs <= 0 ? undefined : await this.channel(timer.ChannelId);
-    if (channel === undefined || this.#ended) return;
+    if (leftMs <= 0 || this.#recordings.has(timer.Id)) return;
+    // Before the channel is tuned, which takes its time: a timer cancelled meanwhile must end that too.
+    const ended = new AbortController();
+    this.#recordings.set(timer.Id, ended);
+    const isDone = await this.#recordChannel(timer, leftMs, ended.signal);
+    this.#recordings.delete(timer.Id);
+    if (isDone) this.removeTimer(timer.Id);
+  }
+
+  /** False when nothing was recorded. */
+  async #recordChannel(timer: Timer, leftMs: number, cancelled: AbortSignal): Promise<boolean> {
+    const channel = await this.channel(timer.ChannelId);
+    if (channel === undefined || this.#ended || cancelled.aborted) return false;
     let stream: Stream;
     try {
       stream = await this.openChannel(channel);
     } catch {
+      if (cancelled.aborted) return false;
       // No tuner is free: the server tries again in a while (RecordingsManager).
       this.#alarms.set(
         timer.Id,
         setTimeout(() => void this.#record(timer), 1000),
       );
-      return;
+      return false;
     }
     const folder = String(this.#options.configuration().RecordingPath ?? this.#options.folder);
     mkdirSync(folder, { recursive: true });
     const file = createWriteStream(uniqueFile(folder, timer.Name));
     stream.readers.add(file);
-    const ended = new AbortController();
-    this.#recordings.set(timer.Id, ended);
     // Cancelled in the middle it ends there, and the file stays (RecordingsManager.CancelRecording).
-    await sleep(leftMs, undefined, { ref: false, signal: ended.signal }).catch(() => undefined);
-    this.#recordings.delete(timer.Id);
+    await sleep(leftMs, undefined, { ref: false, signal: cancelled }).catch(() => undefined);
     stream.readers.delete(file);
     file.end();
     this.close(stream.liveStreamId);
-    this.removeTimer(timer.Id);
+    return true;
   }
 
   end(): void {
