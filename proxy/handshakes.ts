@@ -1,6 +1,7 @@
 // What a client's WebSocket asks of the door: which replica it belongs to now, with which head to dial it, and
 // what its device can do, said again where it has just landed.
 
+import { byLowerName, headerIn } from "../core/jellyfin/raw-headers.ts";
 import { Client } from "./client.ts";
 import { type RequestFacts, readFacts, readHeaderFacts } from "./facts.ts";
 import { headFields, upstreamHead } from "./headers.ts";
@@ -28,7 +29,7 @@ export class Handshakes {
   /** The facts of a socket's handshake. */
   socketFacts(asked: SocketAsked): RequestFacts {
     const origin = { address: asked.clientAddress, scheme: "http", host: "" } as const;
-    const headers = lowerHeaders(asked.rawHeaders);
+    const headers = byLowerName(asked.rawHeaders);
     return readFacts(
       "GET",
       asked.target,
@@ -131,18 +132,8 @@ export class Handshakes {
   }
 }
 
-function lowerHeaders(rawHeaders: readonly string[]): Record<string, string> {
-  const headers: Record<string, string> = {};
-  for (let index = 0; index < rawHeaders.length; index += 2) {
-    const name = (rawHeaders[index] ?? "").toLowerCase();
-    // The first counts, as for Node's own requests.
-    headers[name] ??= rawHeaders[index + 1] ?? "";
-  }
-  return headers;
-}
-
 function hostOf(rawHeaders: readonly string[]): string {
-  return lowerHeaders(rawHeaders).host ?? "";
+  return headerIn(rawHeaders, "host") ?? "";
 }
 
 /** The headers of a handshake without those which the WebSocket library makes itself. */

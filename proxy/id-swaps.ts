@@ -5,9 +5,9 @@
 import { swapIds, swapIdsIn } from "../core/cluster/id-swap.ts";
 import type { Identity } from "../core/cluster/identity.ts";
 import type { UserAliases } from "../core/cluster/user-aliases.ts";
+import { headerIn } from "../core/jellyfin/raw-headers.ts";
 import { Bounded } from "./bounded.ts";
 import type { HeldReply } from "./client.ts";
-import { headerOf } from "./lanes/relay.ts";
 
 /** The two ways of one replica for one client. */
 export interface IdSwap {
@@ -80,9 +80,9 @@ export function requestBody(
 
 /** A whole answer as the client is to see it. What is compressed, or no text, stays as it is. */
 export function answered(swap: IdSwap, reply: HeldReply): HeldReply {
-  const type = headerOf(reply.head, "content-type") ?? "";
+  const type = headerIn(reply.head.headers, "content-type") ?? "";
   if (!/json|text|mpegurl/i.test(type)) return reply;
-  const encoding = headerOf(reply.head, "content-encoding") ?? "identity";
+  const encoding = headerIn(reply.head.headers, "content-encoding") ?? "identity";
   if (encoding !== "identity") return reply;
   const body = swapIdsIn(reply.body, swap.fromHere);
   return body === reply.body ? reply : { head: reply.head, body };

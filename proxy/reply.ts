@@ -4,16 +4,16 @@
 import { STATUS_CODES } from "node:http";
 import { brotliDecompressSync, gunzipSync, inflateSync } from "node:zlib";
 import { isOurSession } from "../core/jellyfin/ours.ts";
+import { headerIn } from "../core/jellyfin/raw-headers.ts";
 import type { ResponseHead } from "../core/jellyfin/wire.ts";
 import type { HeldReply } from "./client.ts";
-import { headerOf } from "./lanes/relay.ts";
 
 /** The text of a replica's answer, unpacked; undefined for one that is longer, or cannot be read. */
 export function textOfReply({ head, body }: HeldReply, limitBytes: number): string | undefined {
   const limit = { maxOutputLength: limitBytes };
   if (body.length > limitBytes) return undefined;
   try {
-    switch (headerOf(head, "content-encoding") ?? "identity") {
+    switch (headerIn(head.headers, "content-encoding") ?? "identity") {
       case "identity":
         return body.toString("utf8");
       case "gzip":

@@ -12,6 +12,7 @@ import { WebSocket } from "ws";
 import { type CallEnd, Calls } from "./calls.ts";
 import { buildAuthorization, type DeviceFields } from "./credentials.ts";
 import { keepAliveRequest, messageType } from "./messages.ts";
+import { byLowerName } from "./raw-headers.ts";
 
 export interface JellyfinClientOptions {
   /** `http:` or `https:` origin without a trailing slash. */
@@ -928,14 +929,6 @@ function answerOf(end: CallEnd, limitMs: number, limitBytes: number): RawAnswer 
         ? failed("notConnected", "nothing", `no connection can be made (${end.why})`)
         : failed("broke", "maybe", `the connection broke (${end.why})`);
   }
-}
-
-function byLowerName(headers: readonly string[]): Record<string, string> {
-  const named: Record<string, string> = {};
-  for (let index = 0; index < headers.length; index += 2) {
-    named[(headers[index] ?? "").toLowerCase()] ??= headers[index + 1] ?? "";
-  }
-  return named;
 }
 
 /** A socket's handshake failed before there was a connection. */

@@ -24,6 +24,7 @@ import { forgetSecret, keepSecret } from "../../core/cluster/secret.ts";
 import { readUserDataFacts } from "../../core/cluster/user-data.ts";
 import { bodyLeftOut, type ChangeDraft } from "../../core/jellyfin/change-request.ts";
 import { changeReader } from "../../core/jellyfin/changes.ts";
+import { headerIn } from "../../core/jellyfin/raw-headers.ts";
 import type { Route } from "../../core/jellyfin/routes.ts";
 import type { Clock } from "../../core/service/clock.ts";
 import type { Log } from "../../core/service/log.ts";
@@ -339,7 +340,7 @@ function draftOf({
     params,
     method,
     rawQuery,
-    contentType: headerOf(rawHeaders, "content-type"),
+    contentType: headerIn(rawHeaders, "content-type") ?? "",
     body,
     bodyText,
     caller: identity === undefined ? undefined : { kind: identity.kind, userId: identity.userId },
@@ -389,11 +390,4 @@ function reportKey({ userId, itemId }: Intent): string {
 function isTooLong(body: string, limitCharacters: number): boolean {
   // Only a long text is worth being written to see its length.
   return body.length * 6 > limitCharacters && JSON.stringify(body).length > 2 * limitCharacters;
-}
-
-function headerOf(rawHeaders: readonly string[], name: string): string {
-  for (let index = 0; index < rawHeaders.length; index += 2) {
-    if (rawHeaders[index]?.toLowerCase() === name) return rawHeaders[index + 1] ?? "";
-  }
-  return "";
 }

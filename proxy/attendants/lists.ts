@@ -20,6 +20,7 @@ import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { idsIn, isWrittenAtLeader } from "../../core/jellyfin/changes-library.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { bodyValue, queryValue } from "../../core/jellyfin/playback.ts";
+import { headerIn } from "../../core/jellyfin/raw-headers.ts";
 import type { Clock } from "../../core/service/clock.ts";
 import { isRecord, parsedObject } from "../../core/service/json.ts";
 import type { Attendant, Attended } from "../attendant.ts";
@@ -282,8 +283,7 @@ function folderName(name: string): string {
 
 /** A CollectionCreationResult, spelled as the client asked for its answers. */
 function created({ rawHeaders }: Attended, id: string): HeldReply {
-  const accept = rawHeaders.findIndex((name, at) => at % 2 === 0 && /^accept$/i.test(name));
-  const isCamel = accept >= 0 && /profile="?CamelCase/i.test(rawHeaders[accept + 1] ?? "");
+  const isCamel = /profile="?CamelCase/i.test(headerIn(rawHeaders, "accept") ?? "");
   const text = JSON.stringify(isCamel ? { id } : { Id: id });
   return ownReply(200, "OK", text, ["Content-Type", "application/json; charset=utf-8"]);
 }

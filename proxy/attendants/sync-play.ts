@@ -34,6 +34,7 @@ import type { Memory } from "../../core/cluster/memory.ts";
 import type { ClusterView } from "../../core/cluster/view.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { bodyValue } from "../../core/jellyfin/playback.ts";
+import { byLowerName } from "../../core/jellyfin/raw-headers.ts";
 import type { Clock } from "../../core/service/clock.ts";
 import type { Log } from "../../core/service/log.ts";
 import { repeat } from "../../core/service/loop.ts";
@@ -381,7 +382,7 @@ export class SyncPlay implements Attendant, SocketWatch {
     }
     const here = listIn(reply.body.toString("utf8"));
     if (here === undefined) return reply;
-    const { accept } = lowerHeaders(asked.rawHeaders);
+    const { accept } = byLowerName(asked.rawHeaders);
     const lists = await Promise.all(
       [...elsewhere].map((name) => this.#groupsAt(identity, name, accept, asked.deadlineMs)),
     );
@@ -961,14 +962,6 @@ function listIn(text: string): readonly unknown[] | undefined {
     // Not the list it should be: it is shown, or left out, as it is.
     return undefined;
   }
-}
-
-function lowerHeaders(rawHeaders: readonly string[]): Record<string, string | undefined> {
-  const headers: Record<string, string> = {};
-  for (let index = 0; index < rawHeaders.length; index += 2) {
-    headers[(rawHeaders[index] ?? "").toLowerCase()] ??= rawHeaders[index + 1] ?? "";
-  }
-  return headers;
 }
 
 function pause(ms: number): Promise<void> {

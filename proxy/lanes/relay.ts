@@ -6,6 +6,7 @@
 
 import type { ReplyHead } from "../../core/jellyfin/playback.ts";
 import { type Continuation, continues } from "../../core/jellyfin/playback.ts";
+import { headerIn } from "../../core/jellyfin/raw-headers.ts";
 import type {
   BrokenPhase,
   Exchange,
@@ -254,17 +255,8 @@ export function replyHeadOf(head: ResponseHead): ReplyHead {
   return {
     status: head.status,
     contentLength: head.contentLength,
-    contentRange: headerOf(head, "content-range"),
-    lastModified: headerOf(head, "last-modified"),
-    contentEncoding: headerOf(head, "content-encoding"),
+    contentRange: headerIn(head.headers, "content-range"),
+    lastModified: headerIn(head.headers, "last-modified"),
+    contentEncoding: headerIn(head.headers, "content-encoding"),
   };
-}
-
-/** The first header of that name (lower case); undefined when there is none. */
-export function headerOf(head: ResponseHead, name: string): string | undefined {
-  const { headers } = head;
-  for (let index = 0; index < headers.length; index += 2) {
-    if (headers[index]?.toLowerCase() === name) return headers[index + 1];
-  }
-  return undefined;
 }
