@@ -28,6 +28,8 @@ export interface Attended {
   readonly hasLeft: boolean;
   /** Replicas that this request has had its answer or its failure from. */
   readonly tried: ReadonlySet<string>;
+  /** Replicas that failed since something last changed. */
+  readonly failed: ReadonlySet<string>;
   /** Replicas whose own refusal this request has had. */
   readonly refusedBy: ReadonlySet<string>;
   /** How often each status was such a refusal. */

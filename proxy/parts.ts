@@ -73,12 +73,20 @@ export interface DoorParts {
 
 /** Those that have a part in a request though no server refuses it. */
 export function attendingAlways(attendants: readonly Attendant[]): readonly Attendant[] {
-  return attendants.filter((one) =>
-    [one.before, one.again, one.bound, one.rewrite, one.after, one.repeats, one.ended].some(
-      (part) => part !== undefined,
-    ),
-  );
+  const places = Object.keys(placesAlways) as readonly (keyof typeof placesAlways)[];
+  return attendants.filter((one) => places.some((place) => one[place] !== undefined));
 }
+
+/** Where an attendant is asked about every request of its routes; a place that is added must be named here, or above. */
+const placesAlways = {
+  before: true,
+  again: true,
+  bound: true,
+  rewrite: true,
+  after: true,
+  repeats: true,
+  ended: true,
+} satisfies Record<Exclude<keyof Attendant, "name" | "attends" | "refused">, true>;
 
 /** The attendants of a route, asked for once for each route: the table of routes is fixed. */
 export function attendance(

@@ -4,12 +4,11 @@
 
 import type { ReplicaState } from "../core/cluster/replica.ts";
 import type { ClusterView } from "../core/cluster/view.ts";
+import type { Bound } from "./attendant.ts";
 
 export interface Asked {
   /** A pin: the replica whose memory has what the request is bound to, with its kind for the reason. */
-  readonly pin:
-    | { readonly replica: string; readonly kind: string; readonly isOnly?: boolean }
-    | undefined;
+  readonly pin: Bound | undefined;
   /** The user whose home decides; undefined when the request belongs to nobody we know. */
   readonly userId: string | undefined;
   /** The user's home as known; undefined when there is none yet. */
@@ -42,6 +41,8 @@ export type Placement =
       readonly reason: string;
       /** True when a replica may become ready; false when every one was tried. */
       readonly mayCome: boolean;
+      /** It may come without any replica's state changing: who leads may be another. */
+      readonly comesUnseen?: boolean;
     };
 
 const nowhere: ReadonlySet<string> = new Set();
@@ -75,7 +76,8 @@ export function place(
     return placed(pin.replica, `pinned there: ${pin.kind}`);
   }
   if (pin?.isOnly === true) {
-    return { replica: undefined, reason: `its ${pin.kind} is waited for`, mayCome: true };
+    const reason = `its ${pin.kind} is waited for`;
+    return { replica: undefined, reason, mayCome: true, comesUnseen: true };
   }
   if (home !== undefined) {
     if (candidates.includes(home)) return placed(home, "home");

@@ -52,7 +52,8 @@ export class Placing {
       if (placement.replica === undefined) {
         if (!placement.mayCome && job.refusal !== undefined) return undefined;
         if (leftMs <= 0) return undefined;
-        await this.#hold(job, view.version, leftMs, placement);
+        const { reason, comesUnseen = false } = placement;
+        await this.#hold(job, view.version, leftMs, reason, comesUnseen);
         continue;
       }
       const replica = await this.#claimed(job, placement);
@@ -62,13 +63,19 @@ export class Placing {
   }
 
   /** Waits for the view to change; what failed before the change is worth another try after it. */
-  async #hold(job: Job, version: number, leftMs: number, placement: Placement): Promise<void> {
+  async #hold(
+    job: Job,
+    version: number,
+    leftMs: number,
+    reason: string,
+    comesUnseen: boolean,
+  ): Promise<void> {
     const { health, metrics, clock } = this.#parts;
     const beganMs = clock.monotonicMs();
-    job.reason = placement.reason;
+    job.reason = reason;
     metrics.holding.add();
-    // A replica that failed may be there again without its state ever having changed here, and so may be who leads.
-    const isBrief = job.failed.size > 0 || this.#pin(job)?.isOnly === true;
+    // A replica that failed may be there again without its state ever having changed here.
+    const isBrief = comesUnseen || job.failed.size > 0;
     await health.changed(version, Math.min(leftMs, isBrief ? 100 : leftMs));
     metrics.holding.subtract();
     job.waitedMs += clock.monotonicMs() - beganMs;

@@ -330,7 +330,6 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
           metrics,
           replicaNames: () => [...health.view.replicas.keys()],
           noteStoreFailure: (error) => memory.noteStoreFailure(error),
-          onMade: (thing, replica) => made.note(thing, replica),
           limits: { ...journalLimits, waitLimitMs: config.journalWaitLimitMs },
         });
   const pushes = new Pushes({
@@ -397,10 +396,8 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
         urgent: (replica, key) => caretakers.urgent(replica, key),
         homeOf: (userId) => homes.homeOf(userId),
         readAt: (userId, replica, untilMs) => homes.readFor(userId, replica, untilMs),
-        noteDeleted: (itemIds, untilMs) => {
-          made.forget(itemIds);
-          homes.noteDeleted(itemIds, untilMs);
-        },
+        noteDeleted: (itemIds, untilMs) => homes.noteDeleted(itemIds, untilMs),
+        made,
       }),
       ...made.attendants,
       createTaskAttendant(memory),

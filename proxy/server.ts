@@ -261,8 +261,7 @@ export class Door {
             job.refusal = undefined;
             continue;
           }
-          this.#sending.explain(job, job.refusal.head.headers);
-          this.#finish(job, job.refusal, "the replicas that could be asked agree");
+          this.#show(job, job.refusal, "the replicas that could be asked agree");
         } else this.#giveUp(job);
         return;
       }
@@ -315,8 +314,7 @@ export class Door {
     const judged = outcome.kind === "refused" ? await this.#judged(job, relay.held) : undefined;
     if (judged === "again") return false;
     if (judged !== undefined) {
-      this.#sending.explain(job, judged.head.headers);
-      this.#finish(job, judged, job.reason);
+      this.#show(job, judged, job.reason);
       return true;
     }
     if (outcome.kind === "refused") {
@@ -366,8 +364,8 @@ export class Door {
         if (outcome.kind === "refused" && outcome.status === 401 && job.identity !== undefined) {
           caretakers.suspect(job.replica, job.identity.key);
         }
-        if (job.refusal !== undefined) this.#sending.explain(job, job.refusal.head.headers);
-        this.#finish(job, job.refusal ?? unavailable(next.why), next.why);
+        if (job.refusal === undefined) this.#finish(job, unavailable(next.why), next.why);
+        else this.#show(job, job.refusal, next.why);
         return true;
       case "cut":
         this.#cut(job, next.why);
@@ -474,6 +472,12 @@ export class Door {
       }
     }
     this.#finish(job, noContent(), "logged out in the store; the replicas are told");
+  }
+
+  /** A replica's refusal is the client's answer. */
+  #show(job: Job, refusal: HeldReply, reason: string): void {
+    this.#sending.explain(job, refusal.head.headers);
+    this.#finish(job, refusal, reason);
   }
 
   #finish(job: Job, reply: HeldReply, reason: string): void {

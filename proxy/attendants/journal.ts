@@ -34,7 +34,6 @@ import { type Store, StoreUnavailable } from "../../core/store/store.ts";
 import type { Attendant, Attended } from "../attendant.ts";
 import type { HeldReply } from "../client.ts";
 import { textOfReply, unavailable } from "../reply.ts";
-import { type MadeThing, madeThing } from "./made.ts";
 import { Pace } from "./pace.ts";
 
 /** Who writes entries; it spools them while the store is away, and keeps their order. */
@@ -81,8 +80,6 @@ export interface JournalParts {
   /** All that are known. With one there is nobody else to know of a change. */
   readonly replicaNames: () => readonly string[];
   readonly noteStoreFailure: (error: unknown) => void;
-  /** A replica has told somebody that it made a list, or a user, that no other has yet. */
-  readonly onMade: (made: MadeThing, replica: string) => void;
   readonly limits: JournalLimits;
 }
 
@@ -191,8 +188,6 @@ export class Journal implements Attendant {
     if (underWay.told !== undefined && status < 300) {
       const text = textOfReply(reply, this.#parts.limits.answerLimitBytes);
       if (text !== undefined) underWay.toldFacts = underWay.told(text);
-      const made = madeThing(underWay.intent.kind, underWay.toldFacts);
-      if (made !== undefined) this.#parts.onMade(made, replica);
     }
     if (underWay.isCoalesced) {
       // Who is told that it is done is told so when it, or a later report, is written down.

@@ -24,10 +24,10 @@ import { headerIn } from "../../core/jellyfin/raw-headers.ts";
 import type { Clock } from "../../core/service/clock.ts";
 import { isRecord, parsedObject } from "../../core/service/json.ts";
 import type { Attendant, Attended } from "../attendant.ts";
-import { Bounded } from "../bounded.ts";
 import type { HeldReply } from "../client.ts";
 import { ownReply, textOfReply, unavailable } from "../reply.ts";
 import { identityNow, lacksToken, leaderOf, nextCall } from "./leader.ts";
+import type { Made, MadeThing } from "./made.ts";
 
 export interface ListsParts {
   readonly memory: Pick<
@@ -46,6 +46,7 @@ export interface ListsParts {
   readonly readAt: (userId: string, replica: string, untilMs: number) => void;
   /** From now until then an item that the writer does not have is gone, whoever else still has it. */
   readonly noteDeleted: (itemIds: readonly string[], untilMs: number) => void;
+  readonly made: Pick<Made, "note" | "lastOf" | "forget" | "forgetName">;
 }
 
 /** How long whoever changed something reads where it was changed; the others have it within a second. */
@@ -53,28 +54,17 @@ const readAtWriterMs = 3000;
 const lookIntervalMs = 100;
 const collectionsLimit = 10_000;
 const createPattern = "/Collections";
-/** Lists that were made a moment ago; by then every server has them. */
-const recentKeepMs = 60_000;
-const recentLimit = 1000;
-/** A longer answer tells of no list that was made. */
+const playlistsPattern = "/Playlists";
+/** A longer answer tells of nothing that was made. */
 const answerLimitBytes = 64 * 1024;
 
-/** A list that somebody was told the id of. */
-interface Recent {
-  readonly id: string;
-  readonly replica: string;
-  readonly atMs: number;
-}
-
 export function createLists(parts: ListsParts): Attendant {
-  const { memory, clock, isCluster, isReady } = parts;
+  const { memory, clock, isReady, made } = parts;
   /** The collection that an asked-for name has already. */
   const existing = new WeakMap<Attended, string>();
   /** Creations of one name under way here, one after another. */
   const creations = new Map<string, Promise<void>>();
   const releases = new WeakMap<Attended, () => void>();
-  /** By route and folder; of each the last that was made. */
-  const recent = new Bounded<string, Recent>(recentLimit);
 
   /** Undefined when this server has the list of that name that another made a moment ago, or there is none. */
   async function lackAt(
@@ -82,20 +72,24 @@ export function createLists(parts: ListsParts): Attendant {
     replica: string,
     key: string,
   ): Promise<string | undefined> {
-    const made = recent.get(key);
-    if (made === undefined || made.replica === replica) return undefined;
     const client = parts.clientOf(replica);
-    // Whether a list is there that is not the caller's own, only a key can tell.
-    while (client?.keyHash !== undefined && clock.monotonicMs() - made.atMs < recentKeepMs) {
-      const answer = await client.callWithKey("GET", `/Items?ids=${made.id}&enableImages=false`);
+    for (;;) {
+      const last = made.lastOf(key);
+      // Whether a list is there that is not the caller's own, only a key can tell.
+      if (last === undefined || last.replica === replica || client?.keyHash === undefined) {
+        return undefined;
+      }
+      const path = `/Items?ids=${last.itemId}&enableImages=false`;
+      const answer = await client.callWithKey("GET", path);
       const items = answer.outcome === "answered" ? parsedObject(answer.text)?.Items : undefined;
-      if (Array.isArray(items) && items.length > 0) break;
+      if (Array.isArray(items) && items.length > 0) {
+        made.forgetName(key);
+        return undefined;
+      }
       const leftMs = asked.deadlineMs - clock.monotonicMs();
       if (leftMs <= 0 || asked.hasLeft) return "The leader's server does not have all lists yet.";
       await timeUp(Math.min(leftMs, lookIntervalMs));
     }
-    recent.delete(key);
-    return undefined;
   }
 
   /** The leader's replica once it can take this request; a sentence when the time is up. */
@@ -104,11 +98,10 @@ export function createLists(parts: ListsParts): Attendant {
       const replica = leaderOf(memory)?.replica;
       const identity = identityNow(memory, asked);
       let why = "Nobody leads the cluster right now.";
-      const hasFailed =
-        replica !== undefined && asked.tried.has(replica) && !asked.refusedBy.has(replica);
       if (replica !== undefined && !isReady(replica)) why = "The leader's server is not ready.";
       // It died under this request, and who leads next is not known yet: no other server may write.
-      else if (hasFailed) why = "The leader's server broke off.";
+      else if (replica !== undefined && asked.failed.has(replica))
+        why = "The leader's server broke off.";
       else if (replica !== undefined) {
         if (!lacksToken(identity, replica)) return { replica };
         parts.urgent(replica, identity?.key ?? "");
@@ -159,16 +152,18 @@ export function createLists(parts: ListsParts): Attendant {
     return undefined;
   }
 
+  /** Where no sidecar ever led, nobody keeps the servers equal, and the home is as good as any. */
+  function hasWriter(asked: Attended): boolean {
+    return parts.isCluster() && asked.identity !== undefined && memory.highestLeaseNumber > 0;
+  }
+
   return {
     name: "one writer",
     attends: isWrittenAtLeader,
 
     async before(asked) {
       const { route, rawQuery } = asked.facts;
-      // Where no sidecar ever led, nobody keeps the servers equal, and the home is as good as any.
-      if (!isCluster() || asked.identity === undefined || memory.highestLeaseNumber === 0) {
-        return undefined;
-      }
+      if (!hasWriter(asked)) return undefined;
       const found = await writer(asked);
       if (typeof found === "string") return asked.hasLeft ? undefined : unavailable(found);
       const key = creationKey(asked);
@@ -196,16 +191,14 @@ export function createLists(parts: ListsParts): Attendant {
     },
 
     async again(asked) {
-      if (!isCluster() || memory.highestLeaseNumber === 0) return;
+      if (!hasWriter(asked)) return;
       const found = await writer(asked);
       const key = creationKey(asked);
       if (typeof found !== "string" && key !== undefined) await lackAt(asked, found.replica, key);
     },
 
     bound(asked) {
-      if (!isCluster() || asked.identity === undefined || memory.highestLeaseNumber === 0) {
-        return undefined;
-      }
+      if (!hasWriter(asked)) return undefined;
       const { kind } = asked.facts.route;
       // A list that another server made would be one more history of names.
       const isOnly = kind === "playlist" || kind === "collection";
@@ -222,27 +215,21 @@ export function createLists(parts: ListsParts): Attendant {
     },
 
     async after(asked, reply, replica) {
+      if (reply.head.status >= 300 || !parts.isCluster()) return reply;
       const { identity } = asked;
-      if (reply.head.status < 300 && identity?.kind === "user" && isCluster()) {
-        if (parts.homeOf(identity.userId) !== replica) {
-          parts.readAt(identity.userId, replica, clock.monotonicMs() + readAtWriterMs);
-        }
+      const untilMs = clock.monotonicMs() + readAtWriterMs;
+      if (identity?.kind === "user" && parts.homeOf(identity.userId) !== replica) {
+        parts.readAt(identity.userId, replica, untilMs);
       }
-      if (reply.head.status < 300 && isCluster()) {
-        const deleted = deletedIds(asked);
-        if (deleted.length > 0) {
-          parts.noteDeleted(deleted, clock.monotonicMs() + readAtWriterMs);
-          const isGone = (key: string) => deleted.includes(recent.get(key)?.id ?? "");
-          for (const key of recent.keys().filter(isGone)) recent.delete(key);
-        }
+      const deleted = deletedIds(asked);
+      if (deleted.length > 0) {
+        parts.noteDeleted(deleted, untilMs);
+        made.forget(deleted);
       }
-      const key = reply.head.status < 300 && isCluster() ? creationKey(asked) : undefined;
-      const made = key === undefined ? undefined : idMadeIn(reply);
-      if (key !== undefined && made !== undefined) {
-        recent.set(key, { id: made, replica, atMs: clock.monotonicMs() });
-      }
+      const thing = madeThing(asked, reply);
+      if (thing !== undefined) made.note(thing, replica);
       const id = existing.get(asked);
-      return id === undefined || reply.head.status >= 300 ? reply : created(asked, id);
+      return id === undefined ? reply : created(asked, id);
     },
 
     ended(asked) {
@@ -263,17 +250,23 @@ function deletedIds({ facts }: Attended): readonly string[] {
 function creationKey({ facts, bodyText }: Attended): string | undefined {
   const { pattern, methods } = facts.route;
   if (!methods.includes("POST")) return undefined;
-  if (pattern !== "/Playlists" && pattern !== createPattern) return undefined;
+  if (pattern !== playlistsPattern && pattern !== createPattern) return undefined;
   // Playlists have it in the body, older clients in the query (PlaylistsController.CreatePlaylist).
   const inBody = bodyText === undefined ? undefined : bodyValue(bodyText, "Name");
   const name = typeof inBody === "string" ? inBody : queryValue(facts.rawQuery, "name");
   return name === undefined || name === "" ? undefined : `${pattern} ${folderName(name)}`;
 }
 
-/** Undefined for an answer that cannot be read. */
-function idMadeIn(reply: HeldReply): string | undefined {
+/** What an answer tells to have been made; undefined: nothing that others have to be asked for. */
+function madeThing(asked: Attended, reply: HeldReply): MadeThing | undefined {
+  const { pattern } = asked.facts.route;
+  const nameKey = creationKey(asked);
+  if (nameKey === undefined && pattern !== "/Users/New") return undefined;
   const fields = parsedObject(textOfReply(reply, answerLimitBytes) ?? "") ?? {};
-  return plainGuid(fields.Id ?? fields.id);
+  const itemId = plainGuid(fields.Id ?? fields.id);
+  if (nameKey !== undefined) return itemId === undefined ? undefined : { itemId, nameKey };
+  const userName = fields.Name ?? fields.name;
+  return typeof userName === "string" ? { userName } : undefined;
 }
 
 /** Two names with one folder are one collection (ManagedFileSystem.GetValidFilename on Linux). */

@@ -1,5 +1,6 @@
 // The attendant of what was made a moment ago, and which only the server that made it has: playlists and collections
-// by their ids, users by their names. The others have them within a second.
+// by their ids, users by their names. The others have them within a second. Who hears of it is the attendant of changes
+// that have one writer (lists.ts); it also asks what the last list of a name was.
 //
 //   bound     whoever logs in as somebody who was just made does so where they were made, while that server is ready
 //
@@ -8,27 +9,17 @@
 //
 //   refused   a 404 for it, by another server, is not believed: the request is asked again within its own time
 
-import type { IntentKind } from "../../core/cluster/journal.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { bodyValue } from "../../core/jellyfin/playback.ts";
 import type { Route } from "../../core/jellyfin/routes.ts";
 import type { Clock } from "../../core/service/clock.ts";
-import { objectOf } from "../../core/service/json.ts";
 import type { Attendant, Attended } from "../attendant.ts";
 import { Bounded } from "../bounded.ts";
 import type { HeldReply } from "../client.ts";
 
 export type MadeThing =
-  /** 32 hexadecimal digits. */
-  { readonly itemId: string } | { readonly userName: string };
-
-/** What an answer to an intent of that kind tells to have been made; undefined: nothing of which this knows. Pure. */
-export function madeThing(kind: IntentKind, told: unknown): MadeThing | undefined {
-  const { id, name } = objectOf(told) ?? {};
-  if (typeof id !== "string") return undefined;
-  if (kind === "playlist" || kind === "collection") return { itemId: id };
-  return kind === "user" && typeof name === "string" ? { userName: name } : undefined;
-}
+  /** 32 hexadecimal digits, and what lists of one name have in common. */
+  { readonly itemId: string; readonly nameKey: string } | { readonly userName: string };
 
 export interface MadeParts {
   readonly clock: Pick<Clock, "monotonicMs">;
@@ -52,10 +43,13 @@ export class Made {
   readonly #parts: MadeParts;
   /** By item id, or by user name in lower case, in the order in which they were made. */
   readonly #made: Bounded<string, { readonly replica: string; readonly atMs: number }>;
+  /** By what lists of one name have in common: the id of the last that was made. */
+  readonly #lastOf: Bounded<string, string>;
 
   constructor(parts: MadeParts) {
     this.#parts = parts;
     this.#made = new Bounded(parts.limits.countLimit);
+    this.#lastOf = new Bounded(parts.limits.countLimit);
     const people: Attendant = {
       name: "a user made a moment ago",
       attends: ({ boundTo }) => boundTo === "userName",
@@ -78,6 +72,21 @@ export class Made {
   note(thing: MadeThing, replica: string): void {
     const key = "itemId" in thing ? thing.itemId : keyOfName(thing.userName);
     this.#made.set(key, { replica, atMs: this.#parts.clock.monotonicMs() });
+    if ("itemId" in thing) this.#lastOf.set(thing.nameKey, thing.itemId);
+  }
+
+  /** The last list of a name, while other servers may lack it, with who made it. */
+  lastOf(nameKey: string): { readonly itemId: string; readonly replica: string } | undefined {
+    const itemId = this.#lastOf.get(nameKey);
+    const replica = itemId === undefined ? undefined : this.#maker(itemId);
+    if (itemId !== undefined && replica !== undefined) return { itemId, replica };
+    this.#lastOf.delete(nameKey);
+    return undefined;
+  }
+
+  /** Whoever makes the next list of that name has the last one. */
+  forgetName(nameKey: string): void {
+    this.#lastOf.delete(nameKey);
   }
 
   /** It is gone again: nobody waits for it. */
@@ -93,9 +102,10 @@ export class Made {
     if (head.status !== 404) return undefined;
     const { clock, isReady, limits } = this.#parts;
     const maker = this.#makerOf(asked);
-    const hasFailed = maker !== undefined && asked.tried.has(maker);
+    if (maker === undefined) return undefined;
+    const hasFailed = asked.failed.has(maker);
     // Its maker's own word counts, and what only reads is asked there next, by the loop.
-    if (maker === undefined || (maker === replica && !hasFailed)) return undefined;
+    if (!hasFailed && (maker === replica || asked.refusedBy.has(maker))) return undefined;
     if (isReady(maker) && !hasFailed && !isChanging(asked.facts.route)) return undefined;
     const leftMs = asked.deadlineMs - clock.monotonicMs();
     if (leftMs <= limits.pauseMs || asked.hasLeft) return undefined;

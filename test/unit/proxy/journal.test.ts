@@ -18,7 +18,6 @@ import { openEmbeddedStore } from "../../../core/store/embedded.ts";
 import type { Store } from "../../../core/store/store.ts";
 import type { Attended } from "../../../proxy/attendant.ts";
 import { Journal, journalLimits } from "../../../proxy/attendants/journal.ts";
-import type { MadeThing } from "../../../proxy/attendants/made.ts";
 import { Pace } from "../../../proxy/attendants/pace.ts";
 import { readFacts, readHeaderFacts } from "../../../proxy/facts.ts";
 
@@ -31,12 +30,10 @@ let store: Store;
 let journal: Journal;
 let nowMs: number;
 let replicas: string[];
-let madeAt: [MadeThing, string][];
 
 beforeEach(() => {
   nowMs = 0;
   replicas = ["a", "b"];
-  madeAt = [];
   store = openEmbeddedStore({ limits: { changesKept: 10, revokedKeepMs: 1, callLimitMs: 1000 } });
   const metrics = createMetrics("0");
   const writer = new JournalWriter({
@@ -56,7 +53,6 @@ beforeEach(() => {
     metrics,
     replicaNames: () => replicas,
     noteStoreFailure: () => undefined,
-    onMade: (thing, replica) => madeAt.push([thing, replica]),
     limits: { ...journalLimits, waitLimitMs: 1000, reportIntervalMs: 40 },
   });
 });
@@ -100,6 +96,7 @@ function asked(method: string, target: string, body?: unknown): Attended {
     deadlineMs: 1000,
     hasLeft: false,
     tried: new Set(),
+    failed: new Set(),
     refusedBy: new Set(),
     refusals: new Map(),
   };
@@ -337,15 +334,4 @@ test("a pace lets a burst through, then one for each interval, and each key has 
   expect(at([2500, 2500], "other")).toEqual([true, true]);
   // After a pause the burst is there again, and no more than it.
   expect(at([60_000, 60_000, 60_000, 60_000])).toEqual([true, true, true, false]);
-});
-
-test("the id of a list that was made is told at once, of one that was not nothing", async () => {
-  const request = asked("POST", "/Playlists", { Name: "Evening", UserId: userId });
-  await journal.before(request);
-  journal.rewrite(request, "a");
-  await journal.after(request, reply(200, JSON.stringify({ Id: item })), "a");
-  const refused = asked("POST", "/Playlists", { Name: "Evening", UserId: userId });
-  await journal.before(refused);
-  await journal.after(refused, reply(400, JSON.stringify({ Id: item })), "a");
-  expect(madeAt).toEqual([[{ itemId: item }, "a"]]);
 });

@@ -2,10 +2,11 @@
 
 import { beforeEach, expect, test } from "vitest";
 import type { Attended } from "../../../proxy/attendant.ts";
-import { Made, madeThing } from "../../../proxy/attendants/made.ts";
+import { Made } from "../../../proxy/attendants/made.ts";
 import type { HeldReply } from "../../../proxy/client.ts";
 
 const id = "af87525677534c8af23739c31aa4b187";
+const list = { itemId: id, nameKey: "/Playlists Evening" };
 const limits = { keepMs: 60_000, pauseMs: 1, countLimit: 2 };
 
 let nowMs = 0;
@@ -26,16 +27,18 @@ interface Case {
   readonly status?: number;
   readonly method?: string;
   readonly itemId?: string;
-  readonly tried?: readonly string[];
+  readonly failed?: readonly string[];
+  readonly refusedBy?: readonly string[];
   readonly deadlineMs?: number;
   readonly hasLeft?: boolean;
 }
 
 async function verdict(replica: string, one: Case = {}): Promise<"again" | "show" | undefined> {
-  const { status = 404, method = "GET", itemId = id, tried = [], hasLeft = false } = one;
+  const { status = 404, method = "GET", itemId = id, failed = [], hasLeft = false } = one;
   const asked = {
     facts: { route: { methods: [method] }, params: { playlistId: itemId } },
-    tried: new Set(tried),
+    failed: new Set(failed),
+    refusedBy: new Set(one.refusedBy),
     deadlineMs: one.deadlineMs ?? nowMs + 1000,
     hasLeft,
   } as unknown as Attended;
@@ -49,43 +52,45 @@ test("what nobody made is not there", async () => {
 });
 
 test("a server that did not make it is not believed once its maker is gone", async () => {
-  made.note({ itemId: id }, "a");
+  made.note(list, "a");
   ready.delete("a");
   expect(await verdict("b")).toBe("again");
   expect(await verdict("b", { itemId: id.toUpperCase() })).toBe("again");
 });
 
 test("its maker's own word counts, and other answers are no matter of this", async () => {
-  made.note({ itemId: id }, "a");
+  made.note(list, "a");
   expect(await verdict("a")).toBeUndefined();
   expect(await verdict("b", { status: 401 })).toBeUndefined();
+  // Its maker has said so before: the next one's word is not doubted.
+  expect(await verdict("b", { refusedBy: ["a"], method: "POST" })).toBeUndefined();
 });
 
 test("while its maker lives, a reader is sent there by the loop, and a change waits for the writer", async () => {
-  made.note({ itemId: id }, "a");
+  made.note(list, "a");
   expect(await verdict("b")).toBeUndefined();
   expect(await verdict("b", { method: "POST" })).toBe("again");
 });
 
 test("a maker that failed this very request is as good as gone, whatever is known of it", async () => {
-  made.note({ itemId: id }, "a");
-  expect(await verdict("b", { tried: ["a"] })).toBe("again");
+  made.note(list, "a");
+  expect(await verdict("b", { failed: ["a"] })).toBe("again");
   // Asked at the end, for what the others had said before it failed.
-  expect(await verdict("a", { tried: ["a"] })).toBe("again");
+  expect(await verdict("a", { failed: ["a"] })).toBe("again");
 });
 
 test("nobody waits beyond their time, nor for what is forgotten, deleted or old", async () => {
   ready.delete("a");
-  made.note({ itemId: id }, "a");
+  made.note(list, "a");
   expect(await verdict("b", { deadlineMs: nowMs + limits.pauseMs })).toBeUndefined();
   expect(await verdict("b", { hasLeft: true })).toBeUndefined();
   made.forget([id]);
   expect(await verdict("b")).toBeUndefined();
-  made.note({ itemId: id }, "a");
+  made.note(list, "a");
   nowMs += limits.keepMs;
   expect(await verdict("b")).toBeUndefined();
-  made.note({ itemId: id }, "a");
-  for (const digit of ["1", "2"]) made.note({ itemId: digit.repeat(32) }, "a");
+  made.note(list, "a");
+  for (const digit of ["1", "2"]) made.note({ ...list, itemId: digit.repeat(32) }, "a");
   expect(await verdict("b")).toBeUndefined();
   expect(await verdict("b", { itemId: "2".repeat(32) })).toBe("again");
 });
@@ -104,13 +109,20 @@ test("somebody who was just made logs in where they were made, in whatever lette
   expect(bound("Ann")).toBeUndefined();
 });
 
-test.each([
-  ["playlist", { id }, { itemId: id }],
-  ["collection", { id }, { itemId: id }],
-  ["user", { id, name: "Ann" }, { userName: "Ann" }],
-  ["user", { id }, undefined],
-  ["metadata", { id }, undefined],
-  ["playlist", undefined, undefined],
-] as const)("what a %s that told %j made", (kind, told, expected) => {
-  expect(madeThing(kind, told)).toEqual(expected);
+test("the last list of a name is known with its maker, until it is deleted, old, or known to be had", () => {
+  const { nameKey } = list;
+  const later = { ...list, itemId: "2".repeat(32) };
+  expect(made.lastOf(nameKey)).toBeUndefined();
+  made.note(list, "a");
+  made.note(later, "b");
+  expect(made.lastOf(nameKey)).toEqual({ itemId: later.itemId, replica: "b" });
+  expect(made.lastOf("/Playlists Morning")).toBeUndefined();
+  made.forget([later.itemId]);
+  expect(made.lastOf(nameKey)).toBeUndefined();
+  made.note(list, "a");
+  nowMs += limits.keepMs;
+  expect(made.lastOf(nameKey)).toBeUndefined();
+  made.note(list, "a");
+  made.forgetName(nameKey);
+  expect(made.lastOf(nameKey)).toBeUndefined();
 });
