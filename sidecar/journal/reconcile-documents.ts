@@ -12,6 +12,7 @@ import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { fieldOf } from "../../core/jellyfin/documents.ts";
 import { sleep } from "../../core/service/loop.ts";
+import { readMadeLibraries } from "../library/libraries.ts";
 import { byId, idHere, readJson, readUsers } from "./calls.ts";
 import { type DocumentHands, type DocumentKind, lackingAt, shelfOf } from "./documents.ts";
 import type { JournalHands } from "./handler.ts";
@@ -91,8 +92,8 @@ async function documentsAtBoth(
 ): Promise<readonly Named[] | undefined> {
   const own = await readUsers(here);
   const users = await readUsers(there);
-  const libraries = await readList(there, "/Library/VirtualFolders", "ItemId");
-  const plugins = await readList(there, "/Plugins", "Id");
+  const libraries = await readMadeLibraries(there.client);
+  const plugins = await readPluginIds(there);
   if (own.outcome !== "read" || users.outcome !== "read") return undefined;
   if (libraries === undefined || plugins === undefined) return undefined;
   const whole = { userId: "", itemId: "" } as const;
@@ -111,7 +112,7 @@ async function documentsAtBoth(
       (document): Named => ({ kind: "configuration", ...whole, facts: { document } }),
     ),
     ...libraries.map(
-      (itemId): Named => ({ kind: "libraryOptions", userId: "", itemId, facts: {} }),
+      ({ id: itemId }): Named => ({ kind: "libraryOptions", userId: "", itemId, facts: {} }),
     ),
     ...plugins.map(
       (pluginId): Named => ({ kind: "pluginConfiguration", ...whole, facts: { pluginId } }),
@@ -119,14 +120,9 @@ async function documentsAtBoth(
   ];
 }
 
-/** The plain ids in a list that the server answers. */
-async function readList(
-  there: DocumentHands,
-  path: string,
-  field: string,
-): Promise<readonly string[] | undefined> {
-  const read = await readJson(there, path);
+async function readPluginIds(there: DocumentHands): Promise<readonly string[] | undefined> {
+  const read = await readJson(there, "/Plugins");
   if (read.outcome === "failed") return undefined;
   const list = read.outcome === "read" && Array.isArray(read.value) ? read.value : [];
-  return list.flatMap((one) => plainGuid(fieldOf(one, field)) ?? []);
+  return list.flatMap((one) => plainGuid(fieldOf(one, "Id")) ?? []);
 }

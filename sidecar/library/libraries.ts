@@ -49,16 +49,17 @@ export function librariesIn(value: unknown): readonly ServerLibrary[] | undefine
 function readLibrary(fields: Readonly<Record<string, unknown>>): ServerLibrary {
   const { Name, ItemId, CollectionType, Locations, LibraryOptions } = fields;
   const id = typeof ItemId === "string" ? ItemId.replaceAll("-", "").toLowerCase() : "";
-  const options = objectOf(LibraryOptions) ?? {};
+  const options = objectOf(LibraryOptions);
   return {
-    id: /^[0-9a-f]{32}$/.test(id) ? id : "",
+    // What has no options cannot be told any either: all that are left out would become defaults.
+    id: options !== undefined && /^[0-9a-f]{32}$/.test(id) ? id : "",
     name: String(Name ?? ""),
     type: typeof CollectionType === "string" && CollectionType !== "" ? CollectionType : "mixed",
     locations: (Array.isArray(Locations) ? Locations : []).filter(
       (path) => typeof path === "string" && path !== "",
     ),
-    isWatched: options.EnableRealtimeMonitor === true,
-    options,
+    isWatched: options?.EnableRealtimeMonitor === true,
+    options: options ?? {},
   };
 }
 

@@ -4,7 +4,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, test } from "vitest";
 import { pairBehindDoor } from "../support/front.ts";
-import { until, Viewer } from "../support/viewer.ts";
+import { answeredBy, until, Viewer } from "../support/viewer.ts";
 
 /** UserDataChangeNotifier gathers for 500 ms; what was not told after this is not told. */
 const toldWithinMs = 1500;
@@ -17,7 +17,7 @@ async function byKey(method: string, path: string): Promise<string> {
   const reply = await fetch(door.url + path, { method, headers: { authorization } });
   expect(reply.status).toBe(200);
   await reply.text();
-  return (reply.headers.get("x-jellybloom-explain") ?? "").split(";")[0] ?? "";
+  return answeredBy(reply.headers);
 }
 
 test("a favourite that was set through another server is told once, to each of the user's devices", async () => {

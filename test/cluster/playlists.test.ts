@@ -63,17 +63,11 @@ async function membersAt(server: StandIn, id: string): Promise<string[]> {
   return (await itemsAt(server, `/Items?parentId=${id}`)).map(({ Id }) => Id).sort();
 }
 
-/** The replica that leads, by where a list is written. */
-async function leader(viewer: Viewer): Promise<string> {
-  const reply = await viewer.call("POST", `/Playlists/${"0".repeat(31)}1/Items?ids=${films[0]}`);
-  return (reply.headers.get("x-jellybloom-explain") ?? "").split(";")[0] ?? "";
-}
-
 /** Somebody whose home is another server than the leader's. */
 async function stranger(): Promise<Viewer> {
   const [first] = viewers;
   if (first === undefined) throw new Error("nobody is there");
-  const writer = await leader(first);
+  const [{ name: writer }] = await first.leaderAmong(pair);
   for (const viewer of viewers) if ((await viewer.home()) !== writer) return viewer;
   throw new Error("everybody lives with the leader");
 }
@@ -207,7 +201,7 @@ describe("when the writer's server dies", () => {
     const [one = "", two = ""] = films;
     const id = await create(viewer, "Survivor", [one]);
     await equalAt(id, viewer.userId, [one]);
-    const writer = (await leader(viewer)) === "a" ? pair.a : pair.b;
+    const [writer] = await viewer.leaderAmong(pair);
     const other = writer === pair.a ? pair.b : pair.a;
     // Nobody can read there any more what became of it: only who takes over can say.
     await writer.control("silent", { path: "/Playlists/.*/Items", method: "GET" });

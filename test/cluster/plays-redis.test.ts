@@ -6,7 +6,7 @@ import { FfmpegWatch, runningFfmpegs } from "../support/ffmpegs.ts";
 import { startPair } from "../support/jellyfin/start.ts";
 import { makeMedia } from "../support/media.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
-import { until, Viewer } from "../support/viewer.ts";
+import { answeredBy, until, Viewer } from "../support/viewer.ts";
 
 let redis: RedisServer;
 let pair: Awaited<ReturnType<typeof startPair>>;
@@ -44,7 +44,7 @@ async function segmentsOf(viewer: Viewer): Promise<string[]> {
 async function load(address: string): Promise<[number, string]> {
   const reply = await fetch(address);
   await reply.arrayBuffer();
-  return [reply.status, (reply.headers.get("x-jellybloom-explain") ?? "").split(";")[0] ?? ""];
+  return [reply.status, answeredBy(reply.headers)];
 }
 
 test("a play goes on through another door, and its frozen server lets go of it when it thaws", async () => {

@@ -16,7 +16,7 @@ import {
 import type { StandIn } from "../support/jellyfin/start.ts";
 import { makeMedia } from "../support/media.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
-import { until, Viewer } from "../support/viewer.ts";
+import { answeredBy, until, Viewer } from "../support/viewer.ts";
 
 let home: Household;
 const doors: DoorProcess[] = [];
@@ -127,7 +127,7 @@ async function throughAKill(world: World, person: Viewer, moment: Moment): Promi
   const [tv, phone] = [urls[0] ?? "", urls.at(-1) ?? ""];
   const deviceId = `tv-${randomBytes(6).toString("hex")}`;
   const begun = await initiate(tv, deviceId);
-  const server = servers.find(({ name }) => name === placeOf(begun));
+  const server = servers.find(({ name }) => name === answeredBy(begun.headers));
   const asked = (await begun.json()) as Asked;
   const kill = async (now: Moment) => {
     if (now === moment) await server?.kill9();
@@ -171,10 +171,6 @@ function everythingIn({ port }: RedisServer): string {
   };
   const keys = ask("--scan").split("\n");
   return keys.map((key) => `${key}\n${reads[ask("TYPE", key)]?.(key) ?? ""}`).join("\n");
-}
-
-function placeOf(reply: Response): string {
-  return (reply.headers.get("x-jellybloom-explain") ?? "").split(";")[0] ?? "";
 }
 
 function only({ Code, Secret }: Asked): Asked {

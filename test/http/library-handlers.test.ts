@@ -12,6 +12,7 @@ import { createLibrary } from "../../sidecar/journal/library.ts";
 import { createLists } from "../../sidecar/journal/lists.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
 import { HandCluster } from "../support/journal-hands.ts";
+import { Viewer } from "../support/viewer.ts";
 
 const media = mkdtempSync(join(tmpdir(), "jellybloom-lists-"));
 for (const name of ["One (2001)", "Two (2002)", "Three (2003)"]) {
@@ -104,18 +105,6 @@ const listIntent = (what: string, itemId: string): Intent =>
 async function newPlaylist(name: string, ids: readonly string[]): Promise<string> {
   const body = { Name: name, Ids: ids, UserId: owner, MediaType: "Video" };
   return ((await ask(pair.a, "POST", "/Playlists", body)) as { Id: string }).Id;
-}
-
-/** The header of a login of the lists' owner at one server. */
-async function kidAt(server: StandIn): Promise<string> {
-  const app = 'MediaBrowser Client="App", Device="Tv", DeviceId="tv", Version="1"';
-  const login = await fetch(`${server.url}/Users/AuthenticateByName`, {
-    method: "POST",
-    headers: { authorization: app, "content-type": "application/json" },
-    body: JSON.stringify({ Username: "kid", Pw: "kid" }),
-  });
-  const { AccessToken } = (await login.json()) as { AccessToken: string };
-  return `${app}, Token="${AccessToken}"`;
 }
 
 const fromAToB = { from: "a", to: "b" } as const;
@@ -234,14 +223,8 @@ describe("playlists", () => {
   test("one that was renamed before anybody else had it has the same id, which is made of its first name", async () => {
     const [film = ""] = films;
     const id = await newPlaylist("First name", [film]);
-    const renamed = await fetch(`${pair.a.url}/Playlists/${id}`, {
-      method: "POST",
-      headers: {
-        ...{ authorization: await kidAt(pair.a) },
-        ...{ "content-type": "application/json" },
-      },
-      body: JSON.stringify({ Name: "Second name" }),
-    });
+    const kid = await Viewer.enter(pair.a.url, { name: "kid" });
+    const renamed = await kid.call("POST", `/Playlists/${id}`, { body: { Name: "Second name" } });
     expect(renamed.status).toBe(204);
     expect(await cluster.carry(lists, listIntent("appended", id), fromAToB)).toEqual(["done"]);
     expect(await entries(pair.b, id)).toEqual([film]);
@@ -272,9 +255,8 @@ describe("playlists", () => {
       writer = "a";
       expect(await cluster.carry(lists, listIntent("created", id), fromAToB)).toEqual(["done"]);
       expect(await entries(pair.b, id)).toEqual([one]);
-      const owned = await fetch(`${pair.b.url}/Playlists/${id}/Users`, {
-        headers: { authorization: await kidAt(pair.b) },
-      });
+      const kid = await Viewer.enter(pair.b.url, { name: "kid" });
+      const owned = await kid.call("GET", `/Playlists/${id}/Users`);
       expect(owned.status).toBe(200);
     }
     expect(cluster.told.filter((line) => line.includes("it goes"))).toHaveLength(2);

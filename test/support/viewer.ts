@@ -97,13 +97,25 @@ export class Viewer {
 
   /** The name of the replica that answers this viewer, which is the home where nothing is broken. */
   async home(): Promise<string> {
-    return (await this.placement()).split(";")[0] ?? "";
+    return answeredBy((await this.call("GET", "/Users/Me")).headers);
   }
 
   /** The server this viewer lives on, and the other one. */
   async homeAmong(pair: { readonly a: StandIn; readonly b: StandIn }): Promise<[StandIn, StandIn]> {
     const name = await this.home();
     if (name !== "a" && name !== "b") throw new Error(`nobody is home: ${JSON.stringify(name)}`);
+    return name === "a" ? [pair.a, pair.b] : [pair.b, pair.a];
+  }
+
+  /** The server that leads, by who answers a change of a list, and the other one. */
+  async leaderAmong(pair: {
+    readonly a: StandIn;
+    readonly b: StandIn;
+  }): Promise<[StandIn, StandIn]> {
+    const nothing = `${"0".repeat(31)}1`;
+    const { headers } = await this.call("POST", `/Playlists/${nothing}/Items?ids=${nothing}`);
+    const name = answeredBy(headers);
+    if (name !== "a" && name !== "b") throw new Error(`nobody leads: ${JSON.stringify(name)}`);
     return name === "a" ? [pair.a, pair.b] : [pair.b, pair.a];
   }
 
@@ -151,6 +163,11 @@ export class Viewer {
       );
     }
   }
+}
+
+/** The name of the replica that gave an answer. The door must run with --explain-header. */
+export function answeredBy(headers: Headers): string {
+  return (headers.get("x-jellybloom-explain") ?? "").split(";")[0] ?? "";
 }
 
 export interface SocketMessage {
