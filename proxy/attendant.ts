@@ -61,7 +61,7 @@ export interface Attendant {
   readonly attends: (route: Route) => boolean;
   /** Before any replica is asked: an answer of the door's own, or undefined to go on. */
   readonly before?: (asked: Attended) => Promise<HeldReply | undefined>;
-  /** Before it is tried once more, elsewhere or after a wait: what it is bound to may have moved meanwhile. */
+  /** Before it is placed once more, elsewhere or after a wait: what it is bound to may have moved meanwhile. */
   readonly again?: (asked: Attended) => Promise<void>;
   /** The replica that must answer, from memory alone. It counts only while that replica is ready, unless it is the only one. */
   readonly bound?: (asked: Attended) => Bound | undefined;

@@ -44,7 +44,10 @@ export class Placing {
     job: Job,
   ): Promise<{ readonly replica: string; readonly reason: string } | undefined> {
     const { health, clock } = this.#parts;
-    for (;;) {
+    for (let isFirst = job.attempts === 0; ; isFirst = false) {
+      if (!isFirst) {
+        for (const attendant of this.#attendants(job.facts.route)) await attendant.again?.(job);
+      }
       if (job.client.hasLeft) return undefined;
       const { view } = health;
       const placement = place(this.asked(job), view, job.tried);

@@ -248,9 +248,6 @@ export class Door {
     let rest: Continuation | undefined;
     let isSegment = segmentLane(facts);
     while (!client.hasLeft) {
-      if (job.attempts > 0) {
-        for (const attendant of this.#attendants(facts.route)) await attendant.again?.(job);
-      }
       const placement = await this.#placing.place(job);
       if (placement === undefined) {
         if (job.refusal !== undefined && !client.response.headersSent) {

@@ -60,6 +60,8 @@ const answerLimitBytes = 64 * 1024;
 
 export function createLists(parts: ListsParts): Attendant {
   const { memory, clock, isReady, made } = parts;
+  /** Of a list to be made: the leader's replica that is known to have the last one of its name. */
+  const cleared = new WeakMap<Attended, string>();
   /** The collection that an asked-for name has already. */
   const existing = new WeakMap<Attended, string>();
   /** Creations of one name under way here, one after another. */
@@ -174,6 +176,7 @@ export function createLists(parts: ListsParts): Attendant {
         releases.get(asked)?.();
         return asked.hasLeft ? undefined : unavailable(lack);
       }
+      cleared.set(asked, found.replica);
       const name = queryValue(rawQuery, "name") ?? "";
       if (route.pattern !== createPattern || name === "") return undefined;
       const known = await findCollection(asked, found.replica, name);
@@ -194,7 +197,9 @@ export function createLists(parts: ListsParts): Attendant {
       if (!hasWriter(asked)) return;
       const found = await writer(asked);
       const key = creationKey(asked);
-      if (typeof found !== "string" && key !== undefined) await lackAt(asked, found.replica, key);
+      if (typeof found === "string" || key === undefined) return;
+      if ((await lackAt(asked, found.replica, key)) === undefined)
+        cleared.set(asked, found.replica);
     },
 
     bound(asked) {
@@ -204,7 +209,9 @@ export function createLists(parts: ListsParts): Attendant {
       const isOnly = kind === "playlist" || kind === "collection";
       const replica = leaderOf(memory)?.replica;
       if (replica === undefined && !isOnly) return undefined;
-      return { replica: replica ?? "", kind: "leader", isOnly };
+      // Whoever leads since it was asked about may lack the last list of that name.
+      const mayMake = creationKey(asked) === undefined || cleared.get(asked) === replica;
+      return { replica: mayMake ? (replica ?? "") : "", kind: "leader", isOnly };
     },
 
     rewrite(asked) {

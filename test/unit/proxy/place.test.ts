@@ -97,7 +97,10 @@ const rows: readonly Row[] = [
     promise: `where only ${replica === "" ? "nobody there is" : "one"} may do it, nobody else does`,
     asked: { pin: { replica, kind: "leader", isOnly: true }, userId: "u", home: "a" },
     states: { a: "ready", b: "dead" } as const,
-    expected: { replica: undefined, reason: "its leader is waited for", mayCome: true },
+    expected: {
+      ...{ replica: undefined, reason: "its leader is waited for" },
+      ...{ mayCome: true, comesUnseen: true },
+    },
   })),
   {
     promise: "a pin to a replica that gives no token is passed by",
