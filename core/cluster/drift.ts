@@ -20,7 +20,7 @@ export interface LibraryDrift {
   readonly pictures: number;
   /** Items that both have, with other dates. */
   readonly dates: number;
-  /** Items that both have, where trickplay pictures or media segments were made on one of them only. */
+  /** Items that both have, where trickplay, chapter pictures or media segments were made on one of them only. */
   readonly derived: number;
 }
 
@@ -75,6 +75,13 @@ export function itemsIn({ libraries }: Pick<Drift, "libraries">): number {
   return libraries.reduce((sum, { lacks, extra }) => sum + lacks + extra, 0);
 }
 
+/** What no scan cures: a server's own tasks make it, when their hour comes. */
+export function isDerivedOnly({ libraries }: Pick<Drift, "libraries">): boolean {
+  return libraries.every(({ lacks, extra, pictures, dates }) => {
+    return lacks + extra + pictures + dates === 0;
+  });
+}
+
 /** A sentence without its full stop, such as `b lacks 3 items of Movies, since 14:02`. */
 export function driftSentence(replica: string, drift: Drift): string {
   const parts = drift.libraries.flatMap((library) => {
@@ -84,7 +91,10 @@ export function driftSentence(replica: string, drift: Drift): string {
       said(library.extra, `has ${items(library.extra)} ${of} too many`),
       said(library.pictures, `has other pictures for ${items(library.pictures)} ${of}`),
       said(library.dates, `has other dates for ${items(library.dates)} ${of}`),
-      said(library.derived, `has other trickplay or segments for ${items(library.derived)} ${of}`),
+      said(
+        library.derived,
+        `has other trickplay, chapter pictures or segments for ${items(library.derived)} ${of}`,
+      ),
     ].flat();
   });
   const since = clockTime(drift.sinceMs);

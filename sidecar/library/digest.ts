@@ -17,6 +17,17 @@ export interface ItemLook {
   readonly derived: string;
 }
 
+/**
+ * How much is looked at. What tasks make of a film costs the server some questions to its database for each item, so
+ * that it is looked at more seldom: `whole` has chapter pictures and media segments, too.
+ */
+export type Depth = "plain" | "whole";
+
+const fieldsOf: Readonly<Record<Depth, string>> = {
+  plain: "DateCreated,Trickplay,ChildCount",
+  whole: "DateCreated,Trickplay,ChildCount,Chapters,MediaSources",
+};
+
 /** What is compared at one time. */
 export interface Shelf {
   readonly name: string;
@@ -35,11 +46,12 @@ export const itemsLimit = 300_000;
 export async function readItems(
   client: JellyfinClient,
   shelf: Shelf,
+  depth: Depth,
 ): Promise<Map<string, ItemLook> | undefined> {
   const items = new Map<string, ItemLook>();
   // Many items look alike: one text for all of them.
   const alike = new Map<string, ItemLook>();
-  const isWhole = await eachItem(client, shelf, (id, look) => {
+  const isWhole = await eachItem(client, shelf, depth, (id, look) => {
     const key = `${look.pictures}\n${look.date}\n${look.derived}`;
     const known = alike.get(key);
     if (known === undefined && alike.size < 10_000) alike.set(key, look);
@@ -52,11 +64,12 @@ export async function readItems(
 export async function compareItems(
   client: JellyfinClient,
   shelf: Shelf,
+  depth: Depth,
   wanted: ReadonlyMap<string, ItemLook>,
 ): Promise<DigestAnswer> {
   const drift = { library: shelf.name, lacks: 0, extra: 0, pictures: 0, dates: 0, derived: 0 };
   let found = 0;
-  const isWhole = await eachItem(client, shelf, (id, look) => {
+  const isWhole = await eachItem(client, shelf, depth, (id, look) => {
     const known = wanted.get(id);
     if (known === undefined) {
       drift.extra++;
@@ -92,7 +105,10 @@ export async function readCounts(client: JellyfinClient): Promise<string | undef
     .join(" ");
 }
 
-/** What an item of GET /Items looks like. Pure. */
+/**
+ * What an item of GET /Items looks like. A version of a film says whether it has media segments (BaseItem.GetVersionInfo),
+ * a chapter where its picture is (ChapterRepository). Pure.
+ */
 export function lookOf(item: Readonly<Record<string, unknown>>): ItemLook {
   const tags = Object.keys(objectOf(item.ImageTags) ?? {}).sort();
   const backdrops = Array.isArray(item.BackdropImageTags) ? item.BackdropImageTags.length : 0;
@@ -100,24 +116,31 @@ export function lookOf(item: Readonly<Record<string, unknown>>): ItemLook {
     Object.keys(objectOf(widths) ?? {}),
   );
   const children = typeof item.ChildCount === "number" ? item.ChildCount : 0;
+  const chapters = recordsIn(item.Chapters).filter(({ ImagePath }) => Boolean(ImagePath));
+  const segments = recordsIn(item.MediaSources).filter(({ HasSegments }) => HasSegments === true);
   const { DateCreated } = item;
   return {
     pictures: `${tags.join(",")} ${backdrops}`,
     // Servers keep parts of a second differently.
     date: typeof DateCreated === "string" ? DateCreated.slice(0, 19) : "",
-    derived: `${trickplay.sort().join(",")} ${children}`,
+    derived: `${trickplay.sort().join(",")} ${children} ${chapters.length} ${segments.length}`,
   };
+}
+
+function recordsIn(value: unknown): readonly Readonly<Record<string, unknown>>[] {
+  return Array.isArray(value) ? value.filter(isRecord) : [];
 }
 
 /** False when the library could not be read whole. */
 async function eachItem(
   client: JellyfinClient,
   { query }: Shelf,
+  depth: Depth,
   told: (id: string, look: ItemLook) => void,
 ): Promise<boolean> {
   for (let start = 0; start < itemsLimit; start += pageItems) {
     const path =
-      `/Items?${query}&recursive=true&fields=DateCreated,Trickplay,ChildCount&enableUserData=false` +
+      `/Items?${query}&recursive=true&fields=${fieldsOf[depth]}&enableUserData=false` +
       `&enableTotalRecordCount=false&sortBy=SortName&startIndex=${start}&limit=${pageItems}`;
     const answer = await client.callWithKey("GET", path);
     if (answer.outcome !== "answered" || answer.status !== 200) return false;

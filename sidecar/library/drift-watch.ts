@@ -13,6 +13,7 @@ import {
   driftsIn,
   driftValue,
   hasDrift,
+  isDerivedOnly,
   itemsIn,
   type LibraryDrift,
 } from "../../core/cluster/drift.ts";
@@ -24,7 +25,7 @@ import type { Seal } from "../../core/service/seal.ts";
 import { type Store, StoreUnavailable } from "../../core/store/store.ts";
 import type { LeaderSight } from "../tasks/leader.ts";
 import { scanTaskKey } from "../tasks/policy.ts";
-import { compareItems, readCounts, readItems, readShelves } from "./digest.ts";
+import { compareItems, type Depth, readCounts, readItems, readShelves } from "./digest.ts";
 import { tellDifferingLists } from "./list-keeper.ts";
 
 export interface DriftWatchOptions extends LeaderSight {
@@ -40,8 +41,10 @@ export interface DriftWatchOptions extends LeaderSight {
   readonly onDrift?: (items: number) => void;
 }
 
-/** Libraries whose counts are equal are compared item by item this much more seldom. */
-const fullEvery = 72;
+/** Libraries whose counts are equal are compared item by item, with what tasks made of them, this much more seldom. */
+const wholeEvery = 72;
+/** ... and this much more seldom where that alone differs: a task may be making it. */
+const derivedEvery = 12;
 /** Lists are looked at when leadership begins, and then this much more seldom. */
 const listsEvery = 12;
 /** A change is on every server within a second. */
@@ -52,9 +55,14 @@ const neverMs = 2 ** 31 - 1;
 const librariesTold = 12;
 
 interface Seen {
-  /** What the counts of both were when they were last compared whole. */
+  /** What the counts of both were when their items were last compared. */
   readonly counts: string;
-  readonly atMs: number;
+  /** When they were last compared whole, in ms of the monotonic clock. */
+  readonly wholeAtMs: number;
+}
+
+function hasDerived(drift: Drift | undefined): boolean {
+  return drift?.libraries.some(({ derived }) => derived > 0) === true;
 }
 
 export class DriftWatch {
@@ -119,21 +127,30 @@ export class DriftWatch {
     const own = await readCounts(client);
     if (own === undefined) return;
     const due = new Map<string, { peer: JellyfinClient; counts: string }>();
+    let depth: Depth = "plain";
     for (const [name, peer] of peers()) {
       const theirs = await readCounts(peer);
       // Who cannot be asked drifts no more than before.
       if (theirs === undefined) continue;
       const counts = `${own}\n${theirs}`;
       const seen = this.#compared.get(name);
-      const isOld = seen === undefined || monotonicMs() - seen.atMs >= fullEvery * intervalMs;
-      const isSame = own === theirs && seen?.counts === counts && !this.#drifts.has(name);
+      const drift = this.#drifts.get(name);
+      const isMade = drift === undefined || isDerivedOnly(drift);
+      const wholeApartMs = (drift !== undefined && isMade ? derivedEvery : wholeEvery) * intervalMs;
+      const isOld = seen === undefined || monotonicMs() - seen.wholeAtMs >= wholeApartMs;
+      const isSame = own === theirs && seen?.counts === counts && isMade;
       if (isOld || !isSame) due.set(name, { peer, counts });
+      // What was seen only by a whole look is not said to be gone after a plain one.
+      if (isOld || hasDerived(drift)) depth = "whole";
     }
     for (const name of this.#drifts.keys()) if (!peers().has(name)) await this.#tell(name, []);
     if (due.size === 0) return;
-    const found = await this.#compare(new Map([...due].map(([name, { peer }]) => [name, peer])));
+    const peersDue = new Map([...due].map(([name, { peer }]) => [name, peer]));
+    const found = await this.#compare(peersDue, depth);
     for (const [name, libraries] of found ?? []) {
-      this.#compared.set(name, { counts: due.get(name)?.counts ?? "", atMs: monotonicMs() });
+      const before = this.#compared.get(name)?.wholeAtMs ?? Number.NEGATIVE_INFINITY;
+      const wholeAtMs = depth === "whole" ? monotonicMs() : before;
+      this.#compared.set(name, { counts: due.get(name)?.counts ?? "", wholeAtMs });
       await this.#tell(name, libraries);
     }
   }
@@ -141,16 +158,17 @@ export class DriftWatch {
   /** By replica; undefined when this server could not be read. One library of this server is in memory at a time. */
   async #compare(
     peers: ReadonlyMap<string, JellyfinClient>,
+    depth: Depth,
   ): Promise<ReadonlyMap<string, readonly LibraryDrift[]> | undefined> {
     const { client, lease } = this.#options;
     const shelves = await readShelves(client);
     if (shelves === undefined) return undefined;
     const found = new Map<string, LibraryDrift[]>([...peers.keys()].map((name) => [name, []]));
     for (const shelf of shelves) {
-      const items = await readItems(client, shelf);
+      const items = await readItems(client, shelf, depth);
       if (items === undefined || lease.mayAct() === undefined) return undefined;
       for (const [name, peer] of peers) {
-        const drift = await compareItems(peer, shelf, items);
+        const drift = await compareItems(peer, shelf, depth, items);
         if (drift === undefined) found.delete(name);
         else if (hasDrift(drift)) found.get(name)?.push(drift);
       }
@@ -191,7 +209,7 @@ export class DriftWatch {
     const { wallMs, intervalMs, monotonicMs, hands, lease, replica: own } = this.#options;
     for (const [replica, drift] of this.#drifts) {
       if (itemsIn(drift) === 0 || wallMs() - drift.sinceMs < intervalMs) continue;
-      const apartMs = fullEvery * intervalMs;
+      const apartMs = wholeEvery * intervalMs;
       const isCured = (name: string): boolean =>
         monotonicMs() - (this.#curedAtMs.get(name) ?? Number.NEGATIVE_INFINITY) < apartMs;
       // What it has too many after a scan of its own, the leader's server may not have seen yet.

@@ -23,6 +23,10 @@ beforeAll(async () => {
     writeFileSync(join(root, "media", "films", film, `${film}.bin`), film);
   }
   pair = await startPair({ mediaDir: join(root, "media") });
+  // What tasks make is looked at seldom: a watch that begins sees it at once.
+  const [one, two] = await idsAt(pair.b);
+  await pair.b.control("derive", { item: one, segments: true });
+  await pair.b.control("derive", { item: two, chapterPictures: true });
   door = await startDoor({
     replicas: [pair.a, pair.b],
     apiKey: pair.a.apiKey,
@@ -54,6 +58,21 @@ async function idsAt(server: StandIn): Promise<string[]> {
   const { Items } = (await reply.json()) as { Items: { Id: string }[] };
   return Items.map(({ Id }) => Id);
 }
+
+test("what tasks have made on one server only is told, starts no scan, and is gone when the other has made it", async () => {
+  const before = await Promise.all([pair.a, pair.b].map((server) => startsOf(server, scan)));
+  const sentence =
+    /[ab] has other trickplay, chapter pictures or segments for 2 items of Movies, since \d\d:\d\d/;
+  const told = async () => sentence.test((await status()).said.replaceAll(/\s+/g, " "));
+  await until(8000, "it is told", told);
+  expect(await metric()).toBe(0);
+  const [one, two] = await idsAt(pair.a);
+  await pair.a.control("derive", { item: one, segments: true });
+  await pair.a.control("derive", { item: two, chapterPictures: true });
+  await until(10_000, "it is told no more", async () => !(await told()));
+  const after = await Promise.all([pair.a, pair.b].map((server) => startsOf(server, scan)));
+  expect(after).toEqual(before);
+});
 
 test("a server that lacks films is told of, not scanned while its media are away, and scanned when they are whole", async () => {
   const follower = (await leader()) === "a" ? pair.b : pair.a;

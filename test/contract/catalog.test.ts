@@ -180,6 +180,18 @@ describe("items", () => {
     expect(read.Overview).toBe("what it is about");
   });
 
+  test("a list of items says of each what tasks made of it: segments, chapter pictures, trickplay", async () => {
+    const fields = "Chapters,MediaSources,Trickplay";
+    const [item] = (await a.admin("GET", `/Items?ids=${film.id}&fields=${fields}`)).json().Items;
+    const { Items } = (await a.admin("GET", `/MediaSegments/${film.id}`)).json();
+    expect(item.MediaSources[0].HasSegments).toBe(Items.length > 0);
+    expect(typeof item.Trickplay).toBe("object");
+    for (const chapter of item.Chapters) {
+      expect(chapter).toMatchObject({ StartPositionTicks: expect.any(Number) });
+      expect(Boolean(chapter.ImagePath)).toBe(Boolean(chapter.ImageTag));
+    }
+  });
+
   test("a deleted item is unknown, and a second deletion is 404", async () => {
     const { userId } = await owner();
     const id = await playlist(userId, []);

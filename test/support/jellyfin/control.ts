@@ -7,6 +7,7 @@
  *   POST /refuse-all {on}   POST /refuse-token {token, on?}   POST /hide {item, hidden?}   POST /quick-connect {on}
  *   POST /wizard {complete}   POST /legacy {on}   POST /subtitles {extractionMs}   POST /task-runs {runMs}
  *   POST /file-changed {path}: its monitor, where it watches there, sees a file come, change or go; answers {seen}
+ *   POST /derive {item, chapterPictures?, segments?, trickplay?}: what its tasks have made of an item
  *   POST /encoder {fails, percent}
  *   POST /emit {type, data, userId?}   POST /configure {document, change}   POST /clear   POST /forget-requests
  *   GET /requests?method=&path=   GET /counts   GET /state   GET /ffmpeg
@@ -135,6 +136,11 @@ function changeWorld(context: Context, name: string, body: Body, on: boolean): u
   switch (name) {
     case "hide":
       return { ids: world.library.hide(String(body.item), body.hidden !== false) };
+    case "derive": {
+      const { item, ...made } = body;
+      world.library.derive(String(item), made);
+      return {};
+    }
     case "file-changed": {
       const seen = world.monitor.sees(String(body.path));
       return seen ? world.scan().then(() => ({ seen })) : { seen };

@@ -70,10 +70,20 @@ export function itemId(kind: Kind, path: string): string {
 
 export const ROOT_ID = itemId("UserRootFolder", "root/default");
 
+/** What tasks make of an item, in this server's own database and folders. */
+export interface Derived {
+  readonly chapterPictures: boolean;
+  readonly segments: boolean;
+  readonly trickplay: boolean;
+}
+
+const nothingDerived: Derived = { chapterPictures: false, segments: false, trickplay: false };
+
 export class Library {
   readonly #items = new Map<string, Item>();
   readonly #versions = new Map<string, readonly string[]>();
   readonly #hidden = new Set<string>();
+  readonly #derived = new Map<string, Derived>();
   /** Items as they were when they were last saved, and when; undefined until the first scan, which finds what was known. */
   #saved: Map<string, { readonly item: Item; readonly atMs: number }> | undefined;
 
@@ -93,6 +103,15 @@ export class Library {
   /** All leaves under a folder, at any depth. */
   leaves(id: string): Item[] {
     return this.children(id).flatMap((item) => (item.isFolder ? this.leaves(item.id) : [item]));
+  }
+
+  /** What this server's own tasks have made of an item. */
+  derived(id: string): Derived {
+    return this.#derived.get(id) ?? nothingDerived;
+  }
+
+  derive(id: string, made: Partial<Derived>): void {
+    this.#derived.set(id, { ...this.derived(id), ...made });
   }
 
   /** Makes these items versions of one film. */
@@ -371,6 +390,11 @@ export function itemDto(
   };
   addShowFields(dto, item, library);
   if (!full) return dto;
+  const derived = library.derived(item.id);
+  const versionOf = (version: Item) => ({
+    ...mediaSource(version),
+    HasSegments: library.derived(version.id).segments,
+  });
   return Object.assign(dto, {
     Etag: item.etag,
     DateCreated: jellyfinDate(item.modifiedMs),
@@ -378,7 +402,7 @@ export function itemDto(
     CanDownload: !item.isFolder,
     SortName: item.name.toLowerCase(),
     ExternalUrls: [],
-    MediaSources: item.isFolder ? undefined : library.versions(item).map(mediaSource),
+    MediaSources: item.isFolder ? undefined : library.versions(item).map(versionOf),
     Path: item.path,
     EnableMediaSourceDisplay: true,
     Taglines: [],
@@ -394,8 +418,8 @@ export function itemDto(
     DisplayPreferencesId: item.id,
     Tags: [],
     MediaStreams: item.isFolder ? undefined : mediaStreams(item),
-    Chapters: [],
-    Trickplay: item.isFolder ? undefined : {},
+    Chapters: item.isFolder ? undefined : [chapterDto(item, derived)],
+    Trickplay: item.isFolder ? undefined : trickplayDto(item, derived),
     Width: item.isFolder ? undefined : item.width,
     Height: item.isFolder ? undefined : item.height,
     LockedFields: [],
@@ -416,6 +440,20 @@ function addShowFields(dto: Record<string, unknown>, item: Item, library: Librar
 
 function containerNames(container: string): string {
   return container === "mp4" ? "mov,mp4,m4a,3gp,3g2,mj2" : container;
+}
+
+/** A film without chapters of its own has one from its start (ChapterManager makes dummies only where told to). */
+function chapterDto({ id, modifiedMs }: Item, { chapterPictures }: Derived) {
+  const chapter = { StartPositionTicks: 0, Name: "Chapter 1", ImageDateModified: "0001-01-01" };
+  if (!chapterPictures) return chapter;
+  const tag = { ImagePath: `/chapters/${id}/0.jpg`, ImageTag: idOfText(`chapter ${id}`) };
+  return { ...chapter, ...tag, ImageDateModified: jellyfinDate(modifiedMs) };
+}
+
+/** By media source and width (BaseItemDto.Trickplay). */
+function trickplayDto({ id }: Item, { trickplay }: Derived): Record<string, unknown> {
+  const tiles = { Width: 320, Height: 180, TileWidth: 10, TileHeight: 10, ThumbnailCount: 6 };
+  return trickplay ? { [id]: { "320": { ...tiles, Interval: 10_000, Bandwidth: 1000 } } } : {};
 }
 
 export function mediaSource(item: Item): Record<string, unknown> {

@@ -56,6 +56,7 @@ export type ControlSwitch =
   | "subtitles"
   | "task-runs"
   | "file-changed"
+  | "derive"
   | "encoder"
   | "emit"
   | "configure"

@@ -36,7 +36,7 @@ describe("the sentence", () => {
     };
     expect(driftSentence("c", more)).toBe(
       "c lacks 1 item of Movies, has 2 items of Movies too many, has other pictures for 1 item of Shows," +
-        " has other dates for 4 items of Shows, has other trickplay or segments for 2 items of Shows," +
+        " has other dates for 4 items of Shows, has other trickplay, chapter pictures or segments for 2 items of Shows," +
         " since 14:02 (it is not scanned: the folder cannot be reached)",
     );
     expect(itemsIn(more)).toBe(3);
@@ -85,6 +85,8 @@ describe("the look of an item", () => {
       ...item,
       ImageTags: { Logo: "8", Primary: "9" },
       BackdropImageTags: ["7"],
+      Chapters: [{ ImagePath: null, Name: "One" }, "nonsense"],
+      MediaSources: [{ HasSegments: false }],
       DateCreated: "2026-01-02T03:04:05.0000000Z",
     };
     expect(lookOf(other)).toEqual(lookOf(item));
@@ -95,6 +97,8 @@ describe("the look of an item", () => {
     ["a backdrop", { BackdropImageTags: [] }],
     ["a date", { DateCreated: "2026-01-02T03:04:06Z" }],
     ["trickplay", { Trickplay: {} }],
+    ["a chapter's picture", { Chapters: [{ ImagePath: "/chapters/1.jpg" }] }],
+    ["having media segments", { MediaSources: [{ HasSegments: true }] }],
     ["the number of its entries", { ChildCount: 2 }],
   ])("is another when %s is", (_what, change) => {
     expect(lookOf({ ...item, ...change })).not.toEqual(lookOf(item));

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { sendFile } from "../files.ts";
 import { type Exchange, Refusal, type Routes } from "../http.ts";
-import { dashed, parseId, randomId } from "../ids.ts";
+import { dashed, idOfText, parseId, randomId } from "../ids.ts";
 import { bitrate, type Item, mediaSource } from "../library.ts";
 import { type Container, EncoderFailed, variantPlaylist } from "../transcodes.ts";
 import { field } from "./accounts.ts";
@@ -81,8 +81,17 @@ function addInfoRoutes(routes: Routes): void {
     ask.reply({ MediaSources: [mediaSource(item)], PlaySessionId: randomId() });
   });
   routes.add("GET", "/MediaSegments/:item", "user", (ask) => {
-    itemOf(ask, ask.param(0));
-    ask.reply({ Items: [], TotalRecordCount: 0, StartIndex: 0 });
+    const { id, runTimeTicks } = itemOf(ask, ask.param(0));
+    const EndTicks = Math.round(runTimeTicks / 10);
+    const intro = {
+      Id: idOfText(`intro ${id}`),
+      ItemId: id,
+      Type: "Intro",
+      StartTicks: 0,
+      EndTicks,
+    };
+    const Items = ask.world.library.derived(id).segments ? [intro] : [];
+    ask.reply({ Items, TotalRecordCount: Items.length, StartIndex: 0 });
   });
 }
 
