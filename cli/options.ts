@@ -444,6 +444,15 @@ const doorLimits = {
       " probes are answered the request goes on waiting.",
   }),
   ...probes,
+  quietProbeIntervalMs: option({
+    name: "quiet-probe-interval",
+    section: "Limits",
+    type: durationMs(100, minute),
+    default: "2s",
+    description:
+      "How often each replica's /health is asked while nobody uses the door: no request is under way, no socket is open, and for a minute" +
+      " nobody has asked for anything. Whoever comes has every replica asked at once.",
+  }),
   mintWaitLimitMs: option({
     name: "mint-wait-limit",
     section: "Limits",

@@ -21,6 +21,12 @@ import type { Metrics } from "../core/service/metrics.ts";
 
 export interface HealthOptions {
   readonly probeIntervalMs: number;
+  /** The same while nobody uses the door, and every replica that is looked at is ready. */
+  readonly quietProbeIntervalMs: number;
+  /** Nobody uses it when for so long nobody has asked for anything, and `isInUse` says so. */
+  readonly quietAfterMs: number;
+  /** Whether anything is under way: a request, or a socket that is open. */
+  readonly isInUse: () => boolean;
   /** Probes in a row without an answer after which a replica counts as frozen. */
   readonly silentProbes: number;
   readonly log: Log;
@@ -53,9 +59,12 @@ export class Health {
   readonly #listeners = new Set<(view: ClusterView, before: ClusterView) => void>();
   #view: ClusterView;
   #signal: AbortSignal | undefined;
+  #usedMs: number;
+  #isQuiet = false;
 
   constructor(options: HealthOptions) {
     this.#options = options;
+    this.#usedMs = options.clock.monotonicMs();
     this.#view = initialView([], options.clock.monotonicMs());
   }
 
@@ -148,6 +157,14 @@ export class Health {
     if (watched !== undefined && !watched.isProbing) watched.wake();
   }
 
+  /** Somebody asks for something: whatever was looked at seldom is looked at now, and often from now on. */
+  noteUse(nowMs: number): void {
+    this.#usedMs = nowMs;
+    if (!this.#isQuiet) return;
+    this.#isQuiet = false;
+    for (const name of this.#watched.keys()) this.suspect(name);
+  }
+
   onChange(listener: (view: ClusterView, before: ClusterView) => void): () => void {
     this.#listeners.add(listener);
     return () => {
@@ -194,7 +211,8 @@ export class Health {
       if (state === undefined) continue;
       this.#observe(watched.config.name, state.state, state.reason);
       // A server on its way up is asked more often: every moment of it somebody may be waiting.
-      const waitMs = state.state === "ready" ? probeIntervalMs : Math.min(probeIntervalMs, 250);
+      const waitMs =
+        state.state === "ready" ? this.#readyIntervalMs() : Math.min(probeIntervalMs, 250);
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, restMs(waitMs, performance.now()));
         watched.wake = () => {
@@ -203,6 +221,13 @@ export class Health {
         };
       });
     }
+  }
+
+  #readyIntervalMs(): number {
+    const { clock, isInUse, probeIntervalMs, quietAfterMs, quietProbeIntervalMs } = this.#options;
+    if (isInUse()) this.#usedMs = clock.monotonicMs();
+    this.#isQuiet = clock.monotonicMs() - this.#usedMs >= quietAfterMs;
+    return this.#isQuiet ? Math.max(probeIntervalMs, quietProbeIntervalMs) : probeIntervalMs;
   }
 
   /** Undefined: one probe more is needed, at once. */

@@ -90,6 +90,7 @@ export interface ProxyConfig extends DoorLimits {
   readonly legacyTokens: "translate" | "pass";
   readonly silenceLimitMs: number;
   readonly probeIntervalMs: number;
+  readonly quietProbeIntervalMs: number;
   readonly segmentMemoryLimitBytes: number;
   readonly segmentKeepMs: number;
   readonly headerLimitBytes: number;
@@ -151,6 +152,8 @@ const gateAnswerLimitMs = 10 * 60_000;
 /** An init segment is asked for once and needed as long as the film is played. */
 const keepInitMs = 6 * 3_600_000;
 const silentProbes = 2;
+/** Apps that are open ask for something more often than this. */
+const quietAfterMs = 60_000;
 const upstreamKeepAliveMs = 30_000;
 const mebibyte = 1024 * 1024;
 
@@ -159,6 +162,9 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
   const clients = new Map<string, JellyfinClient>();
   const health = new Health({
     probeIntervalMs: config.probeIntervalMs,
+    quietProbeIntervalMs: config.quietProbeIntervalMs,
+    quietAfterMs,
+    isInUse: () => door.running > 0 || sockets.isInUse,
     silentProbes,
     log: log.log,
     metrics,
@@ -894,6 +900,7 @@ async function upgrade(
 ): Promise<void> {
   const { metrics, log, clock } = parts;
   const startedMs = clock.monotonicMs();
+  doorParts.health.noteUse(startedMs);
   socket.on("error", () => {
     // The client vanished in the middle of its handshake; the lane hears of it by the close.
   });

@@ -103,8 +103,9 @@ export class Door {
   }
 
   #take(client: Client, facts: RequestFacts, badly: HeadProblem | null): void {
-    const { clock, limits, metrics } = this.#parts;
+    const { clock, limits, metrics, health } = this.#parts;
     const startedMs = clock.monotonicMs();
+    health.noteUse(startedMs);
     const job = new Job(client, facts, startedMs);
     job.deadlineMs = startedMs + holdLimitMs(facts, limits);
     if (this.isEnding) client.response.shouldKeepAlive = false;

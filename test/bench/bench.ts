@@ -61,7 +61,8 @@ const fullAmounts: Amounts = {
   latencySeconds: 4,
   socketCount: 10_000,
   socketPauseSeconds: 10,
-  idleSettleSeconds: 10,
+  // A minute after the last request nobody uses it, and servers are asked more seldom.
+  idleSettleSeconds: 65,
   idleSeconds: 30,
   flatWarmupRequests: 200_000,
   flatRequests: 200_000,
