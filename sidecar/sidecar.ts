@@ -326,6 +326,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
       metrics: parts.journalMetrics,
       onLibraryChanged: parts.onLibraryChanged,
       silencePatienceMs,
+      lease,
     }),
   );
 

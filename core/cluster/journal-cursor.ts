@@ -4,6 +4,7 @@
 //   a:journal   how far a's sidecar is: to go on from where it kept no ledger of its own
 //   a:from      where it must begin: a seed put another server's data there, which had come so far
 //   a:behind    its server was away, and has not been told yet what happened meanwhile
+//   a:lists     under which lease, by its number, a leads and has all lists that others were told of before
 //
 // All are validated when they are read; one that makes no sense is as if it had not been written.
 
@@ -42,6 +43,16 @@ export function journalNoteId(replica: string): string {
 
 export function journalStartNoteId(replica: string): string {
   return `${replica}:from`;
+}
+
+export function listsNoteId(replica: string): string {
+  return `${replica}:lists`;
+}
+
+/** The number of the lease under which this replica has all lists that others were told of before; undefined: none. */
+export function listsLeaseOf(notes: ReplicaNotes, replica: string): number | undefined {
+  const value = notes.get(listsNoteId(replica))?.value ?? "";
+  return /^\d{1,16}$/.test(value) ? Number(value) : undefined;
 }
 
 export function behindNoteId(replica: string): string {

@@ -12,7 +12,7 @@
 
 import type { EventEmitter } from "node:events";
 import type { Log } from "./log.ts";
-import { sleep } from "./loop.ts";
+import { aborted, sleep } from "./loop.ts";
 
 export interface Service {
   readonly name: string;
@@ -212,11 +212,4 @@ interface Running {
   readonly service: Service;
   readonly stopping: AbortController;
   readonly ended: Promise<void>;
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return Promise.resolve();
-  return new Promise((resolve) => {
-    signal.addEventListener("abort", () => resolve(), { once: true });
-  });
 }

@@ -24,6 +24,14 @@ export function sleep(ms: number, signal: AbortSignal, wake?: AbortSignal): Prom
   });
 }
 
+/** Resolves when `signal` aborts. On a signal that lives as long as the process a listener stays behind. */
+export function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => {
+    signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+}
+
 /** Looks that need not be punctual fall on this grid of the process, in ms; those every so many whole seconds on seconds. */
 const beatMs = 500;
 const secondMs = 1000;

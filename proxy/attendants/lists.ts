@@ -7,6 +7,9 @@
 //   after    who made the change reads at that replica for a moment, so that they see what they did although their
 //            home is elsewhere and hears of it some 100 ms later
 //
+// A leader that has only just begun may not have yet what others were told of lists a moment ago. Its sidecar says in a
+// note when it has (sidecar/journal/succession.ts), and that is waited for, within a limit.
+//
 // Two lists of one name have ids by the order in which they were made. So one is made after the other, and a leader that
 // has only just begun makes none of a name before it has those that its predecessor made a moment ago.
 //
@@ -15,6 +18,7 @@
 // collection it is given, with what was added, and nothing is lost. An error would be shown as «there was a problem»
 // and leave the viewer to find the collection by hand.
 
+import { listsLeaseOf } from "../../core/cluster/journal-cursor.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { idsIn, isWrittenAtLeader } from "../../core/jellyfin/changes-library.ts";
@@ -32,7 +36,7 @@ import type { Made, MadeThing } from "./made.ts";
 export interface ListsParts {
   readonly memory: Pick<
     Memory,
-    "lease" | "identities" | "onLease" | "highestLeaseNumber" | "openToken"
+    "lease" | "identities" | "onLease" | "highestLeaseNumber" | "openToken" | "notes"
   >;
   readonly clock: Pick<Clock, "monotonicMs">;
   readonly clientOf: (replica: string) => JellyfinClient | undefined;
@@ -52,6 +56,8 @@ export interface ListsParts {
 /** How long whoever changed something reads where it was changed; the others have it within a second. */
 const readAtWriterMs = 3000;
 const lookIntervalMs = 100;
+/** A leader that says nothing of lists for so long is not waited for: one change that cannot be brought to it keeps none. */
+const successionLimitMs = 3000;
 const collectionsLimit = 10_000;
 const createPattern = "/Collections";
 const playlistsPattern = "/Playlists";
@@ -60,8 +66,13 @@ const answerLimitBytes = 64 * 1024;
 
 export function createLists(parts: ListsParts): Attendant {
   const { memory, clock, isReady, made } = parts;
-  /** Of a list to be made: the leader's replica that is known to have the last one of its name. */
+  /** The leader's replica that a change was looked at with: it has what came before. */
   const cleared = new WeakMap<Attended, string>();
+  /** When it was first seen here who leads, in ms of the monotonic clock. */
+  let leadsSince = { leaseNumber: memory.lease?.epoch.number ?? -1, atMs: clock.monotonicMs() };
+  memory.onLease(({ epoch }) => {
+    leadsSince = { leaseNumber: epoch.number, atMs: clock.monotonicMs() };
+  });
   /** The collection that an asked-for name has already. */
   const existing = new WeakMap<Attended, string>();
   /** Creations of one name under way here, one after another. */
@@ -94,6 +105,13 @@ export function createLists(parts: ListsParts): Attendant {
     }
   }
 
+  /** Whether the leader's server has what others were told of lists before it led, or has had time enough. */
+  function hasLists(replica: string): boolean {
+    const { leaseNumber, atMs } = leadsSince;
+    if (listsLeaseOf(memory.notes("replica"), replica) === leaseNumber) return true;
+    return clock.monotonicMs() - atMs >= successionLimitMs;
+  }
+
   /** The leader's replica once it can take this request; a sentence when the time is up. */
   async function writer(asked: Attended): Promise<{ readonly replica: string } | string> {
     for (;;) {
@@ -104,6 +122,8 @@ export function createLists(parts: ListsParts): Attendant {
       // It died under this request, and who leads next is not known yet: no other server may write.
       else if (replica !== undefined && asked.failed.has(replica))
         why = "The leader's server broke off.";
+      else if (replica !== undefined && isList(asked) && !hasLists(replica))
+        why = "The leader's server has not all lists yet.";
       else if (replica !== undefined) {
         if (!lacksToken(identity, replica)) return { replica };
         parts.urgent(replica, identity?.key ?? "");
@@ -169,7 +189,10 @@ export function createLists(parts: ListsParts): Attendant {
       const found = await writer(asked);
       if (typeof found === "string") return asked.hasLeft ? undefined : unavailable(found);
       const key = creationKey(asked);
-      if (key === undefined) return undefined;
+      if (key === undefined) {
+        cleared.set(asked, found.replica);
+        return undefined;
+      }
       await takeTurn(asked, key);
       const lack = await lackAt(asked, found.replica, key);
       if (lack !== undefined) {
@@ -196,22 +219,19 @@ export function createLists(parts: ListsParts): Attendant {
     async again(asked) {
       if (!hasWriter(asked)) return;
       const found = await writer(asked);
+      if (typeof found === "string") return;
       const key = creationKey(asked);
-      if (typeof found === "string" || key === undefined) return;
-      if ((await lackAt(asked, found.replica, key)) === undefined)
-        cleared.set(asked, found.replica);
+      const lack = key === undefined ? undefined : await lackAt(asked, found.replica, key);
+      if (lack === undefined) cleared.set(asked, found.replica);
     },
 
     bound(asked) {
       if (!hasWriter(asked)) return undefined;
-      const { kind } = asked.facts.route;
-      // A list that another server made would be one more history of names.
-      const isOnly = kind === "playlist" || kind === "collection";
       const replica = leaderOf(memory)?.replica;
-      if (replica === undefined && !isOnly) return undefined;
-      // Whoever leads since it was asked about may lack the last list of that name.
-      const mayMake = creationKey(asked) === undefined || cleared.get(asked) === replica;
-      return { replica: mayMake ? (replica ?? "") : "", kind: "leader", isOnly };
+      if (!isList(asked)) return replica === undefined ? undefined : { replica, kind: "leader" };
+      // Another server would write one more history; who leads only since it was looked at may lack what came before.
+      const isOther = (cleared.get(asked) ?? replica) !== replica;
+      return { replica: isOther ? "" : (replica ?? ""), kind: "leader", isOnly: true };
     },
 
     rewrite(asked) {
@@ -243,6 +263,10 @@ export function createLists(parts: ListsParts): Attendant {
       releases.get(asked)?.();
     },
   };
+}
+
+function isList({ facts }: Attended): boolean {
+  return facts.route.kind === "playlist" || facts.route.kind === "collection";
 }
 
 /** What a deletion names, in its path or its query. */

@@ -26,7 +26,7 @@ import {
   readEntry,
 } from "../../core/cluster/journal.ts";
 import { noGeneration } from "../../core/cluster/journal-cursor.ts";
-import { backOffMs, rest, sleep } from "../../core/service/loop.ts";
+import { aborted, backOffMs, rest, sleep } from "../../core/service/loop.ts";
 import type { JournalCursor, JournalEnds, JournalEntry } from "../../core/store/journal.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
 import type { EffectDraft, JournalHandler, JournalHands } from "./handler.ts";
@@ -302,6 +302,24 @@ export class Follower {
     while (!signal.aborted && !(this.#isCaughtUp(ends) && this.#inDoubt.size === 0)) {
       await sleep(50, signal);
     }
+  }
+
+  /**
+   * Resolves when this server has all that others were told of this lane by now, or `signal` aborts. What nobody knows
+   * the end of is not waited for: who asked for that has had no answer.
+   */
+  async settled(lane: string, signal: AbortSignal): Promise<void> {
+    const ends = await this.#untilStore(() => this.#parts.hands.store.journalEnds(), signal);
+    if (ends === undefined) return;
+    const { replica } = this.#parts.hands;
+    const isTold = (open: OpenIntent): boolean =>
+      open.placed.number <= ends.last && hasSucceeded(open) && open.outcome?.replica !== replica;
+    const isRead = (): boolean => this.#isLive && (this.#cursor?.number ?? 0) >= ends.last;
+    while (!signal.aborted && !(isRead() && !this.#open.inLane(lane).some(isTold))) {
+      await sleep(20, signal);
+    }
+    // The lane's works are done in order: behind this one nothing of them is left.
+    if (!signal.aborted) await Promise.race([this.#lanes.reached(lane), aborted(signal)]);
   }
 
   /** Resolves when it is known where this begins and where the journal ends, or `signal` aborts. */
@@ -1281,11 +1299,4 @@ function forgetOldest(kept: Map<string, unknown> | Set<string>, limit: number): 
     kept.delete(oldest);
     return;
   }
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return Promise.resolve();
-  return new Promise((resolve) => {
-    signal.addEventListener("abort", () => resolve(), { once: true });
-  });
 }

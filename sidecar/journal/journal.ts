@@ -13,6 +13,7 @@ import { repeat } from "../../core/service/loop.ts";
 import type { Metrics } from "../../core/service/metrics.ts";
 import type { JournalCursor } from "../../core/store/journal.ts";
 import { type Store, StoreUnavailable } from "../../core/store/store.ts";
+import type { Leadership } from "../tasks/leader.ts";
 import { type FeedLimits, feedLimits, runFeed } from "./feed.ts";
 import {
   Follower,
@@ -26,6 +27,7 @@ import { journalHandlers } from "./handlers.ts";
 import { FileLedger, type Ledger, MemoryLedger } from "./ledger.ts";
 import { JournalReadiness } from "./readiness.ts";
 import { reconcile } from "./reconcile.ts";
+import { runSuccession } from "./succession.ts";
 
 /** What the sidecar tells of its journal; of one process several may tell. */
 export interface JournalMetrics {
@@ -48,6 +50,7 @@ export interface SidecarJournalParts {
   /** Told what the server says of its library, as it came. */
   readonly onLibraryChanged?: ((message: string) => void) | undefined;
   readonly silencePatienceMs: number;
+  readonly lease: Leadership;
   readonly limits?: Partial<FollowerLimits>;
   readonly feed?: Partial<FeedLimits>;
 }
@@ -156,6 +159,7 @@ export function createSidecarJournal(parts: SidecarJournalParts): SidecarJournal
           follower.run(signal),
           readiness.run(signal),
           tell(signal),
+          runSuccession({ hands, store, follower, lease: parts.lease, storeRetryMs }, signal),
           runFeed(
             {
               ...{ hands, store, follower, version: parts.version, isHealthy: parts.isHealthy },

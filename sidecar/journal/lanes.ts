@@ -60,6 +60,16 @@ export class Lanes {
     this.#pump();
   }
 
+  /** Resolves when all that this lane has by now is done; never when nothing begins any more. */
+  reached(name: string): Promise<void> {
+    return new Promise((resolve) => {
+      this.push(name, async () => {
+        resolve();
+        return "done";
+      });
+    });
+  }
+
   /** Something changed that a lane may have waited for. */
   wake(name: string): void {
     const lane = this.#lanes.get(name);

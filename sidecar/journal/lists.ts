@@ -71,7 +71,8 @@ const namesakesLimit = 5;
 const rememberedLimit = 1000;
 /** How long a change of a name or of shares waits for a token of its user, in ms. */
 const tokenWaitLimitMs = 10_000;
-const lane = "lists";
+/** All lists have one lane, so that their changes come in one order. */
+export const listsLane = "lists";
 
 const anothers = refused("under this id somebody else has a list here");
 const takenId = refused("a playlist has another id here than on the server where it was made");
@@ -100,7 +101,7 @@ class Lists implements JournalHandler {
   }
 
   lane(): string {
-    return lane;
+    return listsLane;
   }
 
   // ---- Publishing ----------------------------------------------------------------------------------
@@ -256,7 +257,7 @@ class Lists implements JournalHandler {
     const said = isNew ? withoutChange(state) : state;
     const settled = isPlaylist ? await applySettings(id, userId, said, atMs, hands) : undefined;
     if (settled !== undefined && settled.outcome !== "done") return settled;
-    if (!isChanged && steps.length === 0) return settled ?? skipped;
+    if (!isNew && !isChanged && steps.length === 0) return settled ?? skipped;
     return await this.#compare(id, userId, state, hands);
   }
 
@@ -634,10 +635,11 @@ function isSameSettings(one: PlaylistSettings, other: PlaylistSettings): boolean
 }
 
 function newPlaylist(userId: string, state: ListState, hands: JournalHands): object {
-  const { mediaType, settings } = state;
+  const { mediaType, settings, items } = state;
   return {
     Name: firstName(state),
-    Ids: [],
+    // At once, so that hardly anybody sees it empty. What this server lacks is left out by it, and waited for later.
+    Ids: items,
     UserId: idHere(hands, userId),
     MediaType: mediaType ?? "Video",
     IsPublic: settings?.isOpen ?? false,

@@ -4,6 +4,7 @@
 import { beforeEach, expect, test } from "vitest";
 import type { Identity } from "../../../core/cluster/identity.ts";
 import type { JellyfinClient } from "../../../core/jellyfin/client.ts";
+import type { Lease, Note } from "../../../core/store/store.ts";
 import type { Attendant, Attended } from "../../../proxy/attendant.ts";
 import { createLists } from "../../../proxy/attendants/lists.ts";
 import { Made, madeLimits } from "../../../proxy/attendants/made.ts";
@@ -18,10 +19,14 @@ const admin = {
 let nowMs: number;
 let leader: string;
 let leaseNumber: number;
+/** Under which lease each server says that it has what others were told of lists. */
+let listsLeases: Map<string, { readonly value: string }>;
+let onLease: (lease: Lease) => void;
 let ready: Set<string>;
 /** Ids of the lists that each server has. */
 let has: Record<string, Set<string>>;
 let deleted: string[];
+const unheard = (): void => undefined;
 let made: Made;
 let lists: Attendant;
 
@@ -29,6 +34,8 @@ beforeEach(() => {
   nowMs = 0;
   leader = "a";
   leaseNumber = 1;
+  listsLeases = new Map([["a:lists", { value: "1" }]]);
+  onLease = unheard;
   ready = new Set(["a", "b"]);
   has = { a: new Set(), b: new Set() };
   deleted = [];
@@ -38,13 +45,22 @@ beforeEach(() => {
   lists = createLists({
     memory: {
       get lease() {
-        return { replica: leader } as never;
+        return leaseNow();
       },
       get highestLeaseNumber() {
         return leaseNumber;
       },
       identities: new Map(),
-      onLease: () => () => undefined,
+      notes: () => listsLeases as unknown as ReadonlyMap<string, Note>,
+      onLease: (listener) => {
+        if (onLease === unheard) onLease = listener;
+        else {
+          // Whoever waits for the next leader looks again, some time later.
+          nowMs += 100;
+          setImmediate(() => listener(leaseNow()));
+        }
+        return () => undefined;
+      },
       openToken: () => "token",
     },
     clock,
@@ -58,6 +74,18 @@ beforeEach(() => {
     made,
   });
 });
+
+function leaseNow(): Lease {
+  return { replica: leader, gateUrl: "", epoch: { number: leaseNumber, owner: "" } };
+}
+
+/** Leadership changes; `hasLists`: and the new leader's server has all lists at once. */
+function elect(replica: string, { hasLists = true } = {}): void {
+  leader = replica;
+  leaseNumber++;
+  if (hasLists) listsLeases.set(`${replica}:lists`, { value: String(leaseNumber) });
+  onLease(leaseNow());
+}
 
 function clientAt(replica: string): JellyfinClient {
   return {
@@ -122,7 +150,7 @@ test("a list is made by whoever leads, and by nobody else", async () => {
 
 test("an edit goes to the leader while there is one, and may be done elsewhere", () => {
   const edit = asked("POST", `/Items/${id}`, {});
-  expect(lists.bound?.(edit)).toEqual({ replica: "a", kind: "leader", isOnly: false });
+  expect(lists.bound?.(edit)).toEqual({ replica: "a", kind: "leader" });
   leader = "";
   expect(lists.bound?.(edit)).toBeUndefined();
 });
@@ -131,7 +159,7 @@ test("who leads since the request was looked at makes no list before it is known
   await makeAt("a");
   const request = creation();
   await lists.before?.(request);
-  leader = "b";
+  elect("b");
   expect(lists.bound?.(request)?.replica).toBe("");
   // It does not have it within the request's time.
   await lists.again?.(request);
@@ -142,9 +170,34 @@ test("who leads since the request was looked at makes no list before it is known
   lists.ended?.(request, 200, "b");
 });
 
+const append = () => asked("POST", `/Playlists/${id}/Items?ids=${id}`);
+
+test("a list is changed by a new leader once its server has what the last one was told, or has had time enough", async () => {
+  elect("b", { hasLists: false });
+  expect((await lists.before?.(append()))?.head.status).toBe(503);
+  // Others' affairs are not kept waiting by it.
+  expect(await lists.before?.(asked("POST", `/Items/${id}`, {}))).toBeUndefined();
+  // What an older lease said counts no more.
+  listsLeases.set("b:lists", { value: "1" });
+  expect((await lists.before?.(append()))?.head.status).toBe(503);
+  listsLeases.set("b:lists", { value: "2" });
+  const request = append();
+  expect(await lists.before?.(request)).toBeUndefined();
+  expect(lists.bound?.(request)?.replica).toBe("b");
+  elect("a", { hasLists: false });
+  expect(lists.bound?.(request)?.replica).toBe("");
+  nowMs += 3000;
+  await lists.again?.(request);
+  expect(lists.bound?.(request)?.replica).toBe("a");
+});
+
+test("where a change was not looked at, as in an explanation, the leader is named", () => {
+  expect(lists.bound?.(append())?.replica).toBe("a");
+});
+
 test("a new leader that never gets the last list of that name refuses the next", async () => {
   await makeAt("a");
-  leader = "b";
+  elect("b");
   const refusal = await lists.before?.(creation());
   expect(refusal?.head.status).toBe(503);
   // Another name has no such history.
@@ -160,7 +213,7 @@ test.each([
   async (_, happens, status = 200) => {
     await makeAt("a", status);
     await happens();
-    leader = "b";
+    elect("b");
     expect(await lists.before?.(creation())).toBeUndefined();
   },
 );
@@ -180,7 +233,7 @@ test("a leader that broke off is not asked again: the next one is waited for", a
   await lists.before?.(request);
   request.failed.add("a");
   const waiting = lists.again?.(request);
-  leader = "b";
+  elect("b");
   await waiting;
   expect(lists.bound?.(request)?.replica).toBe("b");
   lists.ended?.(request, 200, "b");

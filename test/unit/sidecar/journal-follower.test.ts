@@ -406,6 +406,43 @@ describe("a death between two steps", () => {
   });
 });
 
+describe("a lane is settled", () => {
+  const patience = () => AbortSignal.timeout(5000);
+
+  test("once all that the journal had of it is done here", async () => {
+    const b = startAt("b");
+    const { promise, resolve: goOn } = Promise.withResolvers<void>();
+    b.server.onApply = () => promise;
+    await write(effect("film", { position: 1 }, 0), effect("film", { position: 2 }, 0));
+    let isSettled = false;
+    const settled = b.follower.settled("film", patience()).then(() => {
+      isSettled = true;
+    });
+    // Another lane's works are no matter of this one.
+    await b.follower.settled("other", patience());
+    expect(isSettled).toBe(false);
+    goOn();
+    await settled;
+    expect(b.server.of("film").position).toBe(2);
+  });
+
+  test("once the leader has done what a server was told that died of it, and not before", async () => {
+    const b = startAt("b", { leads: true });
+    const one = intent("film", { favourite: true });
+    await write(one, outcome(one, "a"));
+    await b.follower.settled("film", patience());
+    expect([b.server.redone, b.server.of("film").favourite]).toEqual([1, true]);
+  });
+
+  test("though nobody knows how a change of it ended, or one of it was refused", async () => {
+    const b = startAt("b", { limits: { afterSilenceMs: 60_000 } });
+    const refused = intent("film", { favourite: true });
+    await write(intent("film", { favourite: false }), refused, outcome(refused, "a", 403));
+    await b.follower.settled("film", patience());
+    expect(b.follower.openCount).toBe(1);
+  });
+});
+
 describe("position reports", () => {
   test("are one effect in a while, and the last is never left out", async () => {
     const a = startAt("a", { apartMs: 700 });

@@ -310,8 +310,9 @@ function addListRoutes(routes: Routes): void {
       mediaType: String(field(body, "MediaType") ?? "Video"),
       isPublic: field(body, "IsPublic") === true,
       users: [],
+      // Ids of nothing are passed over (PlaylistManager.GetPlaylistItems).
       items: (Array.isArray(ids) ? ids.map(String) : ask.list("ids")).flatMap(
-        (one) => parseId(one) ?? [],
+        (one) => ask.world.library.get(parseId(one) ?? "")?.id ?? [],
       ),
     });
     ask.reply({ Id: id });
