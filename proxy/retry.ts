@@ -24,7 +24,7 @@ export interface AttemptFacts {
   readonly repeatable: Repeatable;
   readonly answer: AnswerRule;
   /** What it does dies with its server. */
-  readonly memoryOnly: boolean;
+  readonly diesWithServer: boolean;
   /** Its change is in the journal: what a server did of it before it broke off is overwritten when that is back. */
   readonly isJournalled: boolean;
   /** A token was shown and the cluster knows it as a current one. */
@@ -94,7 +94,7 @@ function again(facts: AttemptFacts, why: string): Next {
 function mayBeSentAgain(facts: AttemptFacts): boolean {
   if (facts.repeatable === "yes") return true;
   if (facts.isJournalled && facts.replicasLeft > 0) return true;
-  return facts.memoryOnly && facts.replicaState === "dead";
+  return facts.diesWithServer && facts.replicaState === "dead";
 }
 
 function afterRefusal(status: number, facts: AttemptFacts): Next {

@@ -328,7 +328,7 @@ export class Door {
       job.failed.add(job.replica);
       health.suspect(job.replica);
       // What died with its server may be asked elsewhere, and whether it died is known in a moment.
-      if (route.memoryOnly && job.repeatable !== "yes") await this.#verdict(job.replica);
+      if (route.diesWithServer && job.repeatable !== "yes") await this.#verdict(job.replica);
       // What came in that was not yet sent belongs to an answer that is gone.
       relay.held = undefined;
     }
@@ -344,7 +344,7 @@ export class Door {
       repeatable: job.repeatable,
       // Another server that has not heard of a deletion yet would still show the item.
       answer: homes.wasDeleted(job.facts.itemId, clock.monotonicMs) ? "doubt401" : route.answer,
-      memoryOnly: route.memoryOnly,
+      diesWithServer: route.diesWithServer,
       isJournalled: this.#attendants(route).some((attendant) => attendant.repeats?.(job) === true),
       tokenKnown: job.identity !== undefined,
       isSocket: false,

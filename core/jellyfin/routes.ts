@@ -215,10 +215,11 @@ export interface Route {
   /** Whether it may be repeated depends on query and body: ask `repeatableFor` (playback.ts). */
   readonly repeatableDepends: boolean;
   /**
-   * What it does lives only in its server's memory. A server that has died took it along, so after its death
-   * (not after mere silence) even a request that is not repeatable may be sent to another.
+   * What it does lives only in its server's memory, or is worth nothing to anybody who was not told of it, as a
+   * token. A server that has died took it along, so after its death (not after mere silence) even a request that is
+   * not repeatable may be sent to another.
    */
-  readonly memoryOnly: boolean;
+  readonly diesWithServer: boolean;
   /** The name in the body (any letter case) of what it is bound to, or of what decides `ends`. */
   readonly bodyName: string | undefined;
   readonly answer: AnswerRule;
@@ -282,7 +283,7 @@ const plainRead: Traits = {
   needsLeader: false,
   repeatable: "yes",
   repeatableDepends: false,
-  memoryOnly: false,
+  diesWithServer: false,
   bodyName: undefined,
   answer: "doubt401",
   intent: "none",
@@ -323,6 +324,7 @@ const signIn: Partial<Traits> = {
   anonymous: true,
   answer: "final",
   gives: "authenticationResult",
+  diesWithServer: true,
 };
 const played: Partial<Traits> = {
   repeatable: "yes",
@@ -341,7 +343,7 @@ const playReportAgain: Partial<Traits> = { ...playReport, repeatable: "yes" };
 const stopReport: Partial<Traits> = { ...playReportAgain, repeatableDepends: true };
 /** The device may have heard it before its server died: it is never said twice. */
 const command: Partial<Traits> = { boundTo: "targetSession", repeatable: "no" };
-const group: Partial<Traits> = { boundTo: "syncPlay", repeatable: "no", memoryOnly: true };
+const group: Partial<Traits> = { boundTo: "syncPlay", repeatable: "no", diesWithServer: true };
 const recorder: Partial<Traits> = { boundTo: "recorder" };
 const recorderAgain: Partial<Traits> = { boundTo: "recorder", repeatable: "yes" };
 const wizard: Partial<Traits> = { guard: "startupWizard" };
@@ -416,14 +418,14 @@ const identities: readonly Route[] = [
     ...shared,
     answer: "final",
     gives: "quickConnectRequest",
-    memoryOnly: true,
+    diesWithServer: true,
   }),
   // Servers before 12.0 have this spelling, too.
   read("/QuickConnect/Initiate", "quickConnectInitiate", {
     ...shared,
     answer: "final",
     gives: "quickConnectRequest",
-    memoryOnly: true,
+    diesWithServer: true,
     repeatable: "ifNotSent",
     changes: true,
   }),
@@ -554,7 +556,7 @@ const sessions: readonly Route[] = [
   read("/SyncPlay/List", "syncPlayList", { gives: "groups" }),
   read("/SyncPlay/{groupId}", "syncPlayList", { boundTo: "syncPlay", gives: "groups" }),
   // A new group lives where its maker is at home; from then on the group is a pin.
-  post("/SyncPlay/New", "syncPlay", { memoryOnly: true, gives: "groups" }),
+  post("/SyncPlay/New", "syncPlay", { diesWithServer: true, gives: "groups" }),
   ...[
     "Join",
     "Leave",
@@ -592,19 +594,19 @@ const media: readonly Route[] = [
     answer: "doubt404",
     gives: "playbackInfo",
     repeatableDepends: true,
-    memoryOnly: true,
+    diesWithServer: true,
   }),
   post("/Items/{itemId}/PlaybackInfo", "playbackInfo", {
     boundTo: "channel",
     answer: "doubt404",
     gives: "playbackInfo",
     repeatableDepends: true,
-    memoryOnly: true,
+    diesWithServer: true,
   }),
   post("/LiveStreams/Open", "liveStreamOpen", {
     boundTo: "channel",
     bodyName: "ItemId",
-    memoryOnly: true,
+    diesWithServer: true,
     gives: "liveStream",
   }),
   // Its count of consumers goes down each time.

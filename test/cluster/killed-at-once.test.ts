@@ -35,6 +35,27 @@ test("a login whose server dies right after it is good at the other one within 2
   }
 });
 
+test("a login whose server dies in the middle of it is answered by the other one", async () => {
+  for (const server of [pair.a, pair.b]) {
+    await server.control("slow", { path: "/AuthenticateByName", firstByteMs: 1000 });
+  }
+  for (const server of [pair.a, pair.b]) await server.control("forget-requests");
+  const login = Viewer.enter(door.url);
+  await until(2000, "a server has it", async () => {
+    for (const server of [pair.a, pair.b]) {
+      if (!(await asked(server))) continue;
+      await server.kill9();
+      return true;
+    }
+    return false;
+  });
+  expect(await statusOfToken(door.url, (await login).token)).toBe(200);
+});
+
+async function asked(server: StandIn): Promise<boolean> {
+  return (await server.requests({ path: "/AuthenticateByName" })).length > 0;
+}
+
 test("a logout whose server dies with it is a logout all the same", async () => {
   const viewer = await Viewer.enter(door.url);
   await viewer.knownAt([pair.a, pair.b]);

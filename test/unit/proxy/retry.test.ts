@@ -8,7 +8,7 @@ import { type AttemptFacts, decideNext, type Next, type Outcome } from "../../..
 const usual: AttemptFacts = {
   repeatable: "yes",
   answer: "doubt401",
-  memoryOnly: false,
+  diesWithServer: false,
   isJournalled: false,
   tokenKnown: true,
   isSocket: false,
@@ -66,14 +66,14 @@ const rows: readonly Row[] = [
   [
     "what lives in memory only died with its server and may be sent again",
     beforeReply,
-    { repeatable: "no", memoryOnly: true, replicaState: "dead" },
+    { repeatable: "no", diesWithServer: true, replicaState: "dead" },
     "elsewhere",
   ],
   ...(["frozen", "ready", "starting", "unknown", "unfit", undefined] as const).map(
     (replicaState): Row => [
       `but not while its server is ${replicaState}, which may yet carry it out`,
       beforeReply,
-      { repeatable: "no", memoryOnly: true, replicaState },
+      { repeatable: "no", diesWithServer: true, replicaState },
       "cut",
     ],
   ),
@@ -88,7 +88,7 @@ const rows: readonly Row[] = [
   [
     "also when it touches memory only",
     timedOut,
-    { repeatable: "no", memoryOnly: true, replicaState: "frozen" },
+    { repeatable: "no", diesWithServer: true, replicaState: "frozen" },
     "cut",
   ],
   [
@@ -114,7 +114,7 @@ const rows: readonly Row[] = [
   [
     "though not what died with its server",
     duringReply,
-    { repeatable: "ifNotSent", memoryOnly: true, replicaState: "dead" },
+    { repeatable: "ifNotSent", diesWithServer: true, replicaState: "dead" },
     "elsewhere",
   ],
 
@@ -266,7 +266,7 @@ const anyOutcome: fc.Arbitrary<Outcome> = fc.oneof(
 const anyFacts: fc.Arbitrary<AttemptFacts> = fc.record({
   repeatable: fc.constantFrom("yes" as const, "ifNotSent" as const, "no" as const),
   answer: fc.constantFrom("final" as const, "doubt401" as const, "doubt404" as const),
-  memoryOnly: fc.boolean(),
+  diesWithServer: fc.boolean(),
   isJournalled: fc.boolean(),
   tokenKnown: fc.boolean(),
   isSocket: fc.boolean(),
@@ -287,7 +287,7 @@ test("whatever happens, what may have been carried out is not sent again unless 
         (outcome.kind === "refused" && outcome.status === 500);
       const harmless =
         facts.repeatable === "yes" ||
-        (facts.memoryOnly && facts.replicaState === "dead") ||
+        (facts.diesWithServer && facts.replicaState === "dead") ||
         (facts.isJournalled && facts.replicasLeft > 0 && outcome.kind !== "refused");
       const { next } = decideNext(outcome, facts);
       if (mayBeDone && !harmless) expect(["cut", "show"]).toContain(next);
