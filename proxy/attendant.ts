@@ -54,6 +54,12 @@ export interface Rewritten {
   readonly body?: Buffer;
 }
 
+/** An answer to a request that broke off. */
+export interface Rescued {
+  readonly reply: HeldReply;
+  readonly replica: string;
+}
+
 export interface Attendant {
   /** For the log. */
   readonly name: string;
@@ -84,6 +90,11 @@ export interface Attendant {
    * off, whatever its route says.
    */
   readonly repeats?: (asked: Attended) => boolean;
+  /**
+   * It broke off and may not be sent again: an answer after all, by whom; undefined: there is none. It may wait beyond
+   * the request's own time, within a limit of its own.
+   */
+  readonly rescued?: (asked: Attended) => Promise<Rescued | undefined>;
   /** The request has ended; `status` is undefined when it was cut, `replica` empty when none was asked. */
   readonly ended?: (asked: Attended, status: number | undefined, replica: string) => void;
 }

@@ -86,7 +86,7 @@ const placesAlways = {
   after: true,
   repeats: true,
   ended: true,
-} satisfies Record<Exclude<keyof Attendant, "name" | "attends" | "refused">, true>;
+} satisfies Record<Exclude<keyof Attendant, "name" | "attends" | "refused" | "rescued">, true>;
 
 /** The attendants of a route, asked for once for each route: the table of routes is fixed. */
 export function attendance(

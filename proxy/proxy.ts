@@ -330,6 +330,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       : new Journal({
           writer: parts.journal,
           store,
+          memory,
           seal,
           clock,
           log: log.log,

@@ -260,7 +260,7 @@ export class Door {
             continue;
           }
           this.#show(job, job.refusal, "the replicas that could be asked agree");
-        } else this.#giveUp(job);
+        } else if (!(await this.#isRescued(job))) this.#giveUp(job);
         return;
       }
       const link = this.#parts.links.get(placement.replica);
@@ -366,13 +366,27 @@ export class Door {
         else this.#show(job, job.refusal, next.why);
         return true;
       case "cut":
-        this.#cut(job, next.why);
+        if (!(await this.#isRescued(job))) this.#cut(job, next.why);
         return true;
       case "elsewhere":
       case "hold":
         metrics.retries[outcome.kind].add();
         return false;
     }
+  }
+
+  /** What broke off is answered all the same, where an attendant knows how it ended. */
+  async #isRescued(job: Job): Promise<boolean> {
+    if (job.attempts === 0 || job.client.response.headersSent) return false;
+    for (const attendant of this.#attendants(job.facts.route)) {
+      const rescued = await attendant.rescued?.(job);
+      if (rescued === undefined) continue;
+      job.replica = rescued.replica;
+      job.reason = `done again by ${attendant.name}`;
+      await this.#finishAnswered(job, rescued.reply);
+      return true;
+    }
+    return false;
   }
 
   /** Resolves when a suspected replica looks other than ready, or after a moment. */

@@ -81,6 +81,7 @@ export interface Pin {
  * - `ownKey`       the API key by which the cluster works at a replica: its hash, and itself sealed (id: its name)
  * - `monitor`      whether the files of a library are to be watched (id: the library's)
  * - `timer`        a timer of a recording at one replica (id: `<replica>:timer|series:<timer id>`)
+ * - `redone`       a change that the leader did again, for whoever asked for it (id: its intent's)
  */
 export const noteKinds = [
   "session",
@@ -95,6 +96,7 @@ export const noteKinds = [
   "ownKey",
   "monitor",
   "timer",
+  "redone",
 ] as const;
 export type NoteKind = (typeof noteKinds)[number];
 

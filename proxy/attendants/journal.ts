@@ -6,6 +6,7 @@
 //   rewrite  notes which replicas are sent the request
 //   repeats  a change that is in the journal may be carried out elsewhere when its server breaks off
 //   after    notes what the answer tells that others need, such as a new id
+//   rescued  what broke off and may not be sent again is done by the next leader, which is waited for
 //   ended    the outcome is written; nobody waits for it
 //
 // It promises that a request never fails for the journal's sake (but one with a new password, which could not reach
@@ -20,6 +21,8 @@ import {
   newEntryId,
   type Outcome,
 } from "../../core/cluster/journal.ts";
+import type { Memory } from "../../core/cluster/memory.ts";
+import { answersRedone, readRedone } from "../../core/cluster/redone.ts";
 import { forgetSecret, keepSecret } from "../../core/cluster/secret.ts";
 import { readUserDataFacts } from "../../core/cluster/user-data.ts";
 import { bodyLeftOut, type ChangeDraft } from "../../core/jellyfin/change-request.ts";
@@ -30,10 +33,11 @@ import type { Clock } from "../../core/service/clock.ts";
 import type { Log } from "../../core/service/log.ts";
 import type { Counter, Durations } from "../../core/service/metrics.ts";
 import type { Seal } from "../../core/service/seal.ts";
-import { type Store, StoreUnavailable } from "../../core/store/store.ts";
-import type { Attendant, Attended } from "../attendant.ts";
+import { type Note, type Store, StoreUnavailable } from "../../core/store/store.ts";
+import type { Attendant, Attended, Rescued } from "../attendant.ts";
 import type { HeldReply } from "../client.ts";
-import { textOfReply, unavailable } from "../reply.ts";
+import { listCreated, noContent, textOfReply, unavailable } from "../reply.ts";
+import { nextCall } from "./leader.ts";
 import { Pace } from "./pace.ts";
 
 /** Who writes entries; it spools them while the store is away, and keeps their order. */
@@ -54,7 +58,12 @@ export interface JournalLimits {
   readonly bodyLimitCharacters: number;
   /** Of a longer answer nothing is read. */
   readonly answerLimitBytes: number;
+  /** How long a change that broke off waits for the leader to do it again. */
+  readonly redoneWaitLimitMs: number;
 }
+
+/** How often it is looked whether the client has left. */
+const lookIntervalMs = 250;
 
 export const journalLimits: Omit<JournalLimits, "waitLimitMs"> = {
   reportBurst: 10,
@@ -64,12 +73,15 @@ export const journalLimits: Omit<JournalLimits, "waitLimitMs"> = {
   // An entry is at most 512 Ki characters (core/store/journal.ts), and quotes are written with a backslash.
   bodyLimitCharacters: 240 * 1024,
   answerLimitBytes: 4 * 1024 * 1024,
+  // A lease that ends, the next leader's look at what is open, and the change itself at a busy server.
+  redoneWaitLimitMs: 6000,
 };
 
 export interface JournalParts {
   readonly writer: EntryWriter;
   readonly store: Pick<Store, "putSecret" | "settleSecret">;
   readonly seal: Pick<Seal, "seal">;
+  readonly memory: Pick<Memory, "note" | "onNote">;
   readonly clock: Pick<Clock, "monotonicMs">;
   readonly log: Pick<Log, "error">;
   readonly metrics: {
@@ -99,6 +111,8 @@ interface UnderWay {
   readonly sequence: number;
   /** It waits to be written, with its outcome. */
   waits: boolean;
+  /** Its outcome is written: nobody knew how it ended. */
+  isClosed: boolean;
 }
 
 /** The last report that was carried out and is not written down yet. */
@@ -157,6 +171,7 @@ export class Journal implements Attendant {
       toldFacts: undefined,
       sequence: ++this.#sequence,
       waits: false,
+      isClosed: false,
     });
     if (isCoalesced) return undefined;
     // What waits is older than what is written now, and must not be written after it. The writer keeps the order.
@@ -197,10 +212,42 @@ export class Journal implements Attendant {
     return reply;
   }
 
+  /**
+   * A change of a list may not be sent to another server, and would fail although the next leader does it a moment
+   * later, out of the journal: that is waited for, and the client has its answer.
+   */
+  async rescued(asked: Attended): Promise<Rescued | undefined> {
+    const underWay = this.#underWay.get(asked);
+    if (underWay === undefined || underWay.asked.size === 0) return undefined;
+    const { id, kind } = underWay.intent;
+    if (!answersRedone(kind) || asked.passedTo !== undefined) return undefined;
+    underWay.isClosed = true;
+    await this.#write(outcomeOf(underWay, asked, undefined, ""));
+    const { memory, clock, limits } = this.#parts;
+    const endMs = clock.monotonicMs() + limits.redoneWaitLimitMs;
+    for (;;) {
+      const redone = readRedone(memory.note("redone", id));
+      if (redone !== undefined) {
+        const reply = isCreation(asked.facts.route)
+          ? listCreated(asked.rawHeaders, redone.itemId)
+          : noContent();
+        return { reply, replica: redone.replica };
+      }
+      const leftMs = endMs - clock.monotonicMs();
+      if (leftMs <= 0 || asked.hasLeft) return undefined;
+      const isIts = (note: Note): boolean => note.kind === "redone" && note.id === id;
+      await nextCall(
+        (listener) => memory.onNote((note) => isIts(note) && listener()),
+        Math.min(leftMs, lookIntervalMs),
+      );
+    }
+  }
+
   ended(asked: Attended, status: number | undefined, replica: string): void {
     const underWay = this.#underWay.get(asked);
     if (underWay === undefined) return;
     this.#underWay.delete(asked);
+    if (underWay.isClosed) return;
     const outcome = outcomeOf(underWay, asked, status, replica);
     if (underWay.secretFor !== undefined && outcome.status >= 400) {
       this.#forgetSecret(underWay.intent.id, underWay.secretFor);
@@ -320,6 +367,11 @@ export class Journal implements Attendant {
     waiting.resolve();
     await closed;
   }
+}
+
+/** Of a list: its answer is an id, and every other's nothing (PlaylistsController, CollectionController). */
+function isCreation({ pattern, methods }: Route): boolean {
+  return methods.includes("POST") && (pattern === "/Playlists" || pattern === "/Collections");
 }
 
 function draftOf({

@@ -24,12 +24,11 @@ import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { idsIn, isWrittenAtLeader } from "../../core/jellyfin/changes-library.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { bodyValue, queryValue } from "../../core/jellyfin/playback.ts";
-import { headerIn } from "../../core/jellyfin/raw-headers.ts";
 import type { Clock } from "../../core/service/clock.ts";
 import { isRecord, parsedObject } from "../../core/service/json.ts";
 import type { Attendant, Attended } from "../attendant.ts";
 import type { HeldReply } from "../client.ts";
-import { ownReply, textOfReply, unavailable } from "../reply.ts";
+import { listCreated, textOfReply, unavailable } from "../reply.ts";
 import { identityNow, lacksToken, leaderOf, nextCall } from "./leader.ts";
 import type { Made, MadeThing } from "./made.ts";
 
@@ -210,7 +209,7 @@ export function createLists(parts: ListsParts): Attendant {
       if (known === undefined) return undefined;
       if (idsIn(rawQuery, "ids").length === 0) {
         releases.get(asked)?.();
-        return created(asked, known);
+        return listCreated(asked.rawHeaders, known);
       }
       existing.set(asked, known);
       return undefined;
@@ -256,7 +255,7 @@ export function createLists(parts: ListsParts): Attendant {
       const thing = madeThing(asked, reply);
       if (thing !== undefined) made.note(thing, replica);
       const id = existing.get(asked);
-      return id === undefined ? reply : created(asked, id);
+      return id === undefined ? reply : listCreated(asked.rawHeaders, id);
     },
 
     ended(asked) {
@@ -303,13 +302,6 @@ function madeThing(asked: Attended, reply: HeldReply): MadeThing | undefined {
 /** Two names with one folder are one collection (ManagedFileSystem.GetValidFilename on Linux). */
 function folderName(name: string): string {
   return name.replaceAll("/", " ").replaceAll("\0", " ");
-}
-
-/** A CollectionCreationResult, spelled as the client asked for its answers. */
-function created({ rawHeaders }: Attended, id: string): HeldReply {
-  const isCamel = /profile="?CamelCase/i.test(headerIn(rawHeaders, "accept") ?? "");
-  const text = JSON.stringify(isCamel ? { id } : { Id: id });
-  return ownReply(200, "OK", text, ["Content-Type", "application/json; charset=utf-8"]);
 }
 
 function timeUp(limitMs: number): Promise<void> {

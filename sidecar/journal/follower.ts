@@ -139,6 +139,8 @@ export interface FollowerParts {
   /** This identity's token here is needed. */
   readonly urgent: (identityKey: string) => void;
   readonly onEvent: (event: FollowerEvent) => void;
+  /** Tells whoever may be waiting for it that a change was done again here, and to which item. Never rejects. */
+  readonly noteRedone: (intent: Intent, itemId: string) => Promise<void>;
   /** Keeps a copy of the cursor in the store. Never rejects. */
   readonly noteCursor: (cursor: JournalCursor) => Promise<void>;
   /** Compares this server with the others. False: it could not be done now, and is asked for again. */
@@ -494,6 +496,7 @@ export class Follower {
       outcomeAtMs: 0,
       isInHand: false,
       publishedAtMs: undefined,
+      publishedItemId: "",
       nextRedoAtMs: 0,
       redoTries: 0,
     };
@@ -845,6 +848,7 @@ export class Follower {
     }
     onEvent("published");
     open.publishedAtMs = this.#nowMs();
+    open.publishedItemId = drafts[0]?.itemId ?? "";
     // Only reports of positions are kept apart, and only from each other.
     if ((handler.fields?.apartMs(placed.entry) ?? 0) > 0) {
       this.#publishedAt.delete(lane);
@@ -995,6 +999,8 @@ export class Follower {
         break;
     }
     onEvent("redone");
+    // Who was told that it is done waits for nothing.
+    const mayBeAwaited = !hasSucceeded(open);
     open.outcome = {
       type: "outcome",
       id: newEntryId(),
@@ -1002,7 +1008,11 @@ export class Follower {
       replica: hands.replica,
       status: 204,
     };
-    return await this.#publish(open, 0);
+    const end = await this.#publish(open, 0);
+    if (mayBeAwaited && open.publishedAtMs !== undefined) {
+      await this.#parts.noteRedone(entry, open.publishedItemId);
+    }
+    return end;
   }
 
   // ---- Looking once more ----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import {
   journalStartOf,
 } from "../../core/cluster/journal-cursor.ts";
 import { putNote } from "../../core/cluster/notes.ts";
+import { answersRedone, redoneKeepMs, redoneNote } from "../../core/cluster/redone.ts";
 import type { HealthAnswer, JellyfinClient } from "../../core/jellyfin/client.ts";
 import { repeat } from "../../core/service/loop.ts";
 import type { Metrics } from "../../core/service/metrics.ts";
@@ -131,6 +132,15 @@ export function createSidecarJournal(parts: SidecarJournalParts): SidecarJournal
       } catch (error) {
         // The next one comes in a few seconds; until then the last one holds.
         if (!(error instanceof StoreUnavailable)) throw error;
+      }
+    },
+    async noteRedone({ id, kind }, itemId) {
+      if (!answersRedone(kind)) return;
+      try {
+        await putNote({ store, memory }, redoneNote(id, replica, itemId), redoneKeepMs);
+      } catch (error) {
+        // Who waits for it is told nothing, as if nobody had done it: what was done stays done.
+        if (!(error instanceof StoreUnavailable) && !(error instanceof RangeError)) throw error;
       }
     },
     reconcile: (cause, signal) => reconcile({ hands, peers, follower }, cause, signal),

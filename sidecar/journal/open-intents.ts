@@ -18,6 +18,7 @@ export interface OpenIntent {
   /** A work of ours is to publish it or to do it again. */
   isInHand: boolean;
   publishedAtMs: number | undefined;
+  publishedItemId: string;
   /** On the monotonic clock: not to be done again before. */
   nextRedoAtMs: number;
   /** How often the doing again had no end. */

@@ -3,23 +3,26 @@
 // others are not. The store is the embedded one, the writer the real one.
 
 import { gzipSync } from "node:zlib";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import {
   type Entry,
   type Intent,
   journalBodyContext,
+  newEntryId,
   type Outcome,
   readEntry,
 } from "../../../core/cluster/journal.ts";
 import { JournalWriter, spoolLimits } from "../../../core/cluster/journal-writer.ts";
+import { readRedone, redoneNote } from "../../../core/cluster/redone.ts";
 import { createMetrics } from "../../../core/service/metrics.ts";
 import { createSeal } from "../../../core/service/seal.ts";
 import { openEmbeddedStore } from "../../../core/store/embedded.ts";
-import type { Store } from "../../../core/store/store.ts";
+import type { Note, Store } from "../../../core/store/store.ts";
 import type { Attended } from "../../../proxy/attendant.ts";
 import { Journal, journalLimits } from "../../../proxy/attendants/journal.ts";
 import { Pace } from "../../../proxy/attendants/pace.ts";
 import { readFacts, readHeaderFacts } from "../../../proxy/facts.ts";
+import { until } from "../../support/viewer.ts";
 
 const seal = createSeal("a-key-of-this-test-and-of-no-other");
 const item = "af87525677534c8af23739c31aa4b187";
@@ -30,10 +33,14 @@ let store: Store;
 let journal: Journal;
 let nowMs: number;
 let replicas: string[];
+/** What the leader has said to have done again, by intent. */
+const redone = new Map<string, Note>();
+const listeners = new Set<(note: Note) => void>();
 
 beforeEach(() => {
   nowMs = 0;
   replicas = ["a", "b"];
+  redone.clear();
   store = openEmbeddedStore({ limits: { changesKept: 10, revokedKeepMs: 1, callLimitMs: 1000 } });
   const metrics = createMetrics("0");
   const writer = new JournalWriter({
@@ -47,13 +54,20 @@ beforeEach(() => {
   journal = new Journal({
     writer,
     store,
+    memory: {
+      note: (_kind, id) => redone.get(id),
+      onNote(listener) {
+        listeners.add(listener);
+        return () => listeners.delete(listener);
+      },
+    },
     seal,
     clock: { monotonicMs: () => nowMs },
     log: silent as never,
     metrics,
     replicaNames: () => replicas,
     noteStoreFailure: () => undefined,
-    limits: { ...journalLimits, waitLimitMs: 1000, reportIntervalMs: 40 },
+    limits: { ...journalLimits, waitLimitMs: 1000, reportIntervalMs: 40, redoneWaitLimitMs: 400 },
   });
 });
 
@@ -334,4 +348,75 @@ test("a pace lets a burst through, then one for each interval, and each key has 
   expect(at([2500, 2500], "other")).toEqual([true, true]);
   // After a pause the burst is there again, and no more than it.
   expect(at([60_000, 60_000, 60_000, 60_000])).toEqual([true, true, true, false]);
+});
+
+describe("a change that broke off", () => {
+  /** It was sent to a, which died of it; answers its intent's id. */
+  async function broken(request: Attended): Promise<string> {
+    await journal.before(request);
+    journal.rewrite(request, "a");
+    return (await entries()).at(-1)?.id ?? "";
+  }
+
+  function say(intentId: string, itemId = item): void {
+    const note = { ...redoneNote(intentId, "b", itemId), expiresAtMs: 0 };
+    redone.set(intentId, note);
+    for (const listener of [...listeners]) listener(note);
+  }
+
+  const creation = () => asked("POST", "/Playlists", { Name: "Evening", UserId: userId });
+
+  test("is answered when the leader has done it again, with the id of what was made", async () => {
+    const request = creation();
+    const id = await broken(request);
+    const waiting = journal.rescued(request);
+    // The leader has to know that nobody knows how it ended, before anybody waits for it.
+    await until(1000, "the outcome", async () => (await entries()).length === 2);
+    expect(await lastOutcome()).toMatchObject({ of: id, replica: "", status: 0, asked: ["a"] });
+    say(newEntryId());
+    say(id);
+    const rescued = await waiting;
+    expect([rescued?.replica, rescued?.reply.head.status]).toEqual(["b", 200]);
+    expect(rescued?.reply.body.toString()).toBe(JSON.stringify({ Id: item }));
+    journal.ended(request, 200, "b");
+    expect(await entries()).toHaveLength(2);
+    expect(listeners.size).toBe(0);
+  });
+
+  test.each([
+    ["POST", `/Playlists/${item}/Items?ids=${item}`],
+    ["DELETE", `/Items/${item}`],
+  ])("with nothing to tell is answered with nothing: %s %s", async (method, target) => {
+    const request = asked(method, target);
+    const id = await broken(request);
+    say(id);
+    expect((await journal.rescued(request))?.reply.head.status).toBe(204);
+  });
+
+  test("is given up when the leader has not done it in time", async () => {
+    const request = creation();
+    await broken(request);
+    const clock = setInterval(() => {
+      nowMs += 100;
+    }, 10);
+    expect(await journal.rescued(request)).toBeUndefined();
+    clearInterval(clock);
+  });
+
+  test("and that was sent to nobody, or is of another kind, is not waited for", async () => {
+    const unsent = creation();
+    await journal.before(unsent);
+    expect(await journal.rescued(unsent)).toBeUndefined();
+    const mark = asked("POST", `/UserPlayedItems/${item}`);
+    await broken(mark);
+    expect(await journal.rescued(mark)).toBeUndefined();
+  });
+
+  test.each([
+    ["", item],
+    ["b", "7"],
+    ["b", ""],
+  ])("is not answered by a note that makes no sense: of %j, about %j", (replica, itemId) => {
+    expect(readRedone(redoneNote("x", replica, itemId))).toBeUndefined();
+  });
 });

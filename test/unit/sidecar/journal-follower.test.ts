@@ -104,6 +104,8 @@ interface Running {
   readonly ledger: Ledger;
   readonly events: FollowerEvent[];
   readonly said: string[];
+  /** What was told to have been done again: of which intent, to which item. */
+  readonly redone: [string, string][];
   stop(): Promise<void>;
 }
 
@@ -135,6 +137,7 @@ function startAt(
   const { server = new ToyServer(), ledger = new MemoryLedger() } = options;
   const events: FollowerEvent[] = [];
   const said: string[] = [];
+  const redone: [string, string][] = [];
   const note = (message: string): void => void said.push(message);
   const log = { debug: note, info: note, warn: note };
   const memory = new Memory({
@@ -160,13 +163,14 @@ function startAt(
     isReachable: async () => false,
     urgent: () => undefined,
     onEvent: (event) => events.push(event),
+    noteRedone: async ({ id }, itemId) => void redone.push([id, itemId]),
     noteCursor: async () => undefined,
     reconcile: options.reconcile ?? (async () => true),
   });
   if (options.isHealthy !== false) follower.noteHealth(true);
   const runs = Promise.all([memory.run(stopping.signal), follower.run(stopping.signal)]);
   const one = {
-    ...{ follower, server, ledger, events, said },
+    ...{ follower, server, ledger, events, said, redone },
     async stop() {
       stopping.abort();
       await runs;
@@ -352,6 +356,15 @@ describe("a death between two steps", () => {
     const b = startAt("b", { leads: true });
     await write(intent("film", { favourite: true }));
     await until(4000, "it is done again", async () => b.server.redone === 1);
+  });
+
+  test("in the middle of it: the leader does it again, and says so to whoever waits for it", async () => {
+    const b = startAt("b", { leads: true });
+    const [awaited, told] = [intent("film", { position: 1 }), intent("other", { position: 2 })];
+    await write(awaited, outcome(awaited, "", 0), told, outcome(told, "a"));
+    await until(4000, "both are done again", async () => b.server.redone === 2);
+    await until(1000, "it is told", async () => b.redone.length > 0);
+    expect(b.redone).toEqual([[awaited.id, "film"]]);
   });
 
   test("is not made good with an old change where a newer one of the same field is there", async () => {

@@ -225,6 +225,7 @@ describe("an open intent", () => {
     outcomeAtMs: 0,
     isInHand: false,
     publishedAtMs: undefined,
+    publishedItemId: "",
     nextRedoAtMs: 0,
     redoTries: 0,
     ...part,
