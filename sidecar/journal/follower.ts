@@ -544,7 +544,7 @@ export class Follower {
     if (handler === undefined) return;
     const open = this.#open.get(entry.of);
     // The first of several is written last.
-    if (open !== undefined && isFirstOf(entry)) this.#close(open);
+    if (open !== undefined && isFirstOf(entry)) this.#closeWithOlder(open);
     const lane = handler.lane(entry);
     this.#noteRecent(lane, handler);
     this.#changedAt.delete(lane);
@@ -585,6 +585,24 @@ export class Follower {
     if (!this.#open.delete(open)) return;
     this.#rememberClosed(open);
     this.#lanes.wake(open.lane);
+  }
+
+  /**
+   * A change has its effect: nothing will come of an older one in whose fields it had its say. Who was to tell of that
+   * one, or to do it again, passes over it without a word, so that each sidecar has to see it for itself; one that
+   * stayed open would keep the lane from being compared with its server.
+   */
+  #closeWithOlder(open: OpenIntent): void {
+    const { replica } = this.#parts.hands;
+    const { id } = open.placed.entry;
+    const said = { type: "outcome", id: "", of: id, replica, status: 204 } as const;
+    const known = this.#parts.ledger.known(open.lane);
+    const knownNumber = (field: string): number => known?.fields[field]?.number ?? 0;
+    for (const other of this.#open.inLane(open.lane)) {
+      if (other.placed.number >= open.placed.number) continue;
+      if (isSuperseded(other, knownNumber, [{ ...open, outcome: said }])) this.#close(other);
+    }
+    this.#close(open);
   }
 
   #rememberClosed({ lane, handler, placed }: OpenIntent): void {

@@ -275,6 +275,28 @@ describe("order", () => {
     expect(isLost).toBe(true);
   });
 
+  test("is done with everywhere when a newer one of its fields has its effect, whoever was to tell of it", async () => {
+    const b = startAt("b");
+    // One's door died, another's server; both are older than what came of a third.
+    const [unknown, silent] = [
+      intent("film", { position: 1, played: 0 }),
+      intent("film", { position: 2 }),
+    ];
+    const newer = intent("film", { position: 3, played: 0 });
+    const other = intent("film", { favourite: true });
+    await write(unknown, silent, outcome(silent, "c"), other);
+    const number = await write(newer);
+    await write(outcome(newer, "a"), effect("film", { position: 3 }, number, { of: newer.id }));
+    await until(2000, "it is applied", async () => b.server.of("film").position === 3);
+    // What it says nothing of is still waited for.
+    await until(1000, "only the other one is open", async () => b.follower.openCount === 1);
+    await write(outcome(other, "a", 404));
+    // Nothing keeps the lane from being looked at: what the server has otherwise is put right.
+    b.server.of("film").position = 2;
+    b.follower.check("userData", "film");
+    await until(2000, "it is put right", async () => b.server.of("film").position === 3);
+  });
+
   test("of which too many are open is given up, the oldest first", async () => {
     const a = startAt("a", { limits: { openLimit: 3 } });
     for (let film = 1; film <= 5; film++) await write(intent(`film ${film}`, { position: 1 }));
