@@ -7,6 +7,7 @@
 // and that a login's end of wrong passwords, or one more of them, counts on every server.
 
 import { randomUUID } from "node:crypto";
+import { setTimeout } from "node:timers/promises";
 import type { Effect, Intent, Outcome, Placed } from "../../core/cluster/journal.ts";
 import { dropNote, putNote } from "../../core/cluster/notes.ts";
 import { isOfWrongPassword, readSecret } from "../../core/cluster/secret.ts";
@@ -244,6 +245,13 @@ async function applyUpdated(
   return await writeJson(hands, "POST", `/Users?userId=${user.id}`, body, "a user's new name");
 }
 
+/**
+ * Half a second after a change of somebody's user data Jellyfin tells their sessions of it, and where they were deleted
+ * meanwhile its process ends of it (UserDataChangeNotifier.UpdateTimerCallback; seen with 12.0). What was just carried
+ * here must not take a second server along with the one where they were deleted.
+ */
+const restBeforeEndMs = 1000;
+
 async function applyDeleted(userId: string, hands: JournalHands): Promise<Applied> {
   const read = await readUsers(hands);
   if (read.outcome === "failed") return read.applied;
@@ -251,6 +259,7 @@ async function applyDeleted(userId: string, hands: JournalHands): Promise<Applie
   if (byId(read.users, here) === undefined) {
     return (await dropAlias(hands, userId)) ?? skipped;
   }
+  await setTimeout(restBeforeEndMs);
   const answer = await hands.client.callWithKey("DELETE", `/Users/${here}`);
   const isGone = answer.outcome === "answered" && answer.status === 404;
   const applied = isGone ? done : appliedOf(answer, "a user's end");

@@ -311,6 +311,9 @@ export async function contractServers(): Promise<Servers> {
 }
 
 async function leaveBoth(a: Server, b: Server): Promise<void> {
+  // Half a second after a change of user data its user's sessions are told of it; were they deleted meanwhile, the
+  // server's process would end (UserDataChangeNotifier.UpdateTimerCallback, an async void).
+  await new Promise((resolve) => setTimeout(resolve, 1000));
   await a.leave();
   if (b !== a) await b.leave();
 }

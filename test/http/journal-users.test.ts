@@ -159,7 +159,11 @@ describe("a user who was made at one server", () => {
     expect(await cluster.carry(users, renamed, aToB)).toEqual(["skipped"]);
     const gone = await cluster.intent("DELETE", `/Users/${id}`);
     expect((await call(a, "DELETE", `/Users/${id}`)).status).toBe(204);
+    const toldAtMs = Date.now();
     expect(await cluster.carry(users, gone, aToB)).toEqual(["done"]);
+    // A server that still has something to tell their sessions, for half a second after a change, would end of it.
+    const [deletion] = await b.requests({ method: "DELETE", path: `/Users/${there}` });
+    expect(deletion?.at).toBeGreaterThan(toldAtMs + 600);
     expect(await userAt(b, "cyd")).toBeUndefined();
     expect(known().isForeign("b", id)).toBe(false);
     expect(await cluster.carry(users, gone, aToB)).toEqual(["skipped"]);
