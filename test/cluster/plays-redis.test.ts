@@ -1,5 +1,6 @@
 // Plays where every part is a process of its own: what one door wrote down, another door and the sidecars act on.
 
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type DoorProcess, type Part, startDoor, startSidecar } from "../support/door.ts";
 import { FfmpegWatch, runningFfmpegs } from "../support/ffmpegs.ts";
@@ -77,6 +78,8 @@ test("a play that one door bound elsewhere goes there from every door", async ()
   const segments = await segmentsOf(viewer);
   expect(await load(segments[0] ?? "")).toEqual([200, other.name]);
   await home.control("forget-requests");
+  // The other door hears of it by the store's feed; players ask for the next segment seconds later.
+  await sleep(500);
   const atOther = segments.map((address) => address.replace(doors[0].url, doors[1].url));
   for (const number of [1, 2]) {
     expect(await load(atOther[number] ?? "")).toEqual([200, other.name]);
