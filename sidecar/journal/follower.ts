@@ -26,7 +26,7 @@ import {
   readEntry,
 } from "../../core/cluster/journal.ts";
 import { noGeneration } from "../../core/cluster/journal-cursor.ts";
-import { aborted, backOffMs, rest, sleep } from "../../core/service/loop.ts";
+import { backOffMs, rest, sleep, untilAborted } from "../../core/service/loop.ts";
 import type { JournalCursor, JournalEnds, JournalEntry } from "../../core/store/journal.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
 import type { EffectDraft, JournalHandler, JournalHands } from "./handler.ts";
@@ -35,6 +35,7 @@ import type { Known, KnownField, Ledger } from "./ledger.ts";
 import {
   hasSucceeded,
   isSuperseded,
+  type NewerOf,
   type OpenIntent,
   OpenIntents,
   type RedoLimits,
@@ -321,12 +322,12 @@ export class Follower {
       await sleep(20, signal);
     }
     // The lane's works are done in order: behind this one nothing of them is left.
-    if (!signal.aborted) await Promise.race([this.#lanes.reached(lane), aborted(signal)]);
+    if (!signal.aborted) await untilAborted(this.#lanes.reached(lane), signal);
   }
 
   /** Resolves when it is known where this begins and where the journal ends, or `signal` aborts. */
   async started(signal: AbortSignal): Promise<void> {
-    await Promise.race([this.#started, aborted(signal)]);
+    await untilAborted(this.#started, signal);
   }
 
   #isCaughtUp({ last }: JournalEnds): boolean {
@@ -381,7 +382,7 @@ export class Follower {
   /** Follows the journal until `signal` aborts. Survives the store going away and coming back. */
   async run(signal: AbortSignal): Promise<void> {
     const { hands, ledger } = this.#parts;
-    await Promise.race([hands.memory.loaded, aborted(signal)]);
+    await untilAborted(hands.memory.loaded, signal);
     if (signal.aborted) return;
     this.#cursor = this.#parts.startFrom();
     const cause = ledger.word(lossWord);
@@ -496,7 +497,7 @@ export class Follower {
       outcomeAtMs: 0,
       isInHand: false,
       publishedAtMs: undefined,
-      publishedItemId: "",
+      isAwaited: false,
       nextRedoAtMs: 0,
       redoTries: 0,
     };
@@ -596,11 +597,10 @@ export class Follower {
     const { replica } = this.#parts.hands;
     const { id } = open.placed.entry;
     const said = { type: "outcome", id: "", of: id, replica, status: 204 } as const;
-    const known = this.#parts.ledger.known(open.lane);
-    const knownNumber = (field: string): number => known?.fields[field]?.number ?? 0;
+    const newer = this.#newerIn(open.lane);
     for (const other of this.#open.inLane(open.lane)) {
       if (other.placed.number >= open.placed.number) continue;
-      if (isSuperseded(other, knownNumber, [{ ...open, outcome: said }])) this.#close(other);
+      if (isSuperseded(other, newer, [{ ...open, outcome: said }])) this.#close(other);
     }
     this.#close(open);
   }
@@ -610,10 +610,15 @@ export class Follower {
     forgetOldest(this.#closed, this.#parts.limits.recentLimit);
   }
 
+  /** By field of a lane: the number of the newest change that is known to have an effect. */
+  #newerIn(lane: string): NewerOf {
+    const known = this.#parts.ledger.known(lane);
+    return (field) => known?.fields[field]?.number ?? 0;
+  }
+
   /** Whether the journal has said something newer of each of its fields. */
   #isOutdated(open: OpenIntent): boolean {
-    const known = this.#parts.ledger.known(open.lane);
-    return isSuperseded(open, (field) => known?.fields[field]?.number ?? 0, []);
+    return isSuperseded(open, this.#newerIn(open.lane), []);
   }
 
   // ---- Applying -------------------------------------------------------------------------------------
@@ -833,9 +838,7 @@ export class Follower {
     const { hands, limits, onEvent } = this.#parts;
     const { placed, handler, lane } = open;
     if (this.#open.get(placed.entry.id) !== open) return "done";
-    const known = this.#parts.ledger.known(lane);
-    const knownNumber = (field: string): number => known?.fields[field]?.number ?? 0;
-    if (isSuperseded(open, knownNumber, this.#open.inLane(lane))) {
+    if (isSuperseded(open, this.#newerIn(lane), this.#open.inLane(lane))) {
       this.#close(open);
       return "done";
     }
@@ -866,7 +869,7 @@ export class Follower {
     }
     onEvent("published");
     open.publishedAtMs = this.#nowMs();
-    open.publishedItemId = drafts[0]?.itemId ?? "";
+    if (open.isAwaited) await this.#parts.noteRedone(placed.entry, drafts[0]?.itemId ?? "");
     // Only reports of positions are kept apart, and only from each other.
     if ((handler.fields?.apartMs(placed.entry) ?? 0) > 0) {
       this.#publishedAt.delete(lane);
@@ -976,7 +979,7 @@ export class Follower {
   }
 
   async #redo(open: OpenIntent): Promise<WorkEnd> {
-    const { hands, onEvent, urgent, ledger } = this.#parts;
+    const { hands, onEvent, urgent } = this.#parts;
     const { placed, handler, lane } = open;
     const { entry } = placed;
     const later = (): WorkEnd => {
@@ -986,10 +989,8 @@ export class Follower {
       return "done";
     };
     if (this.#open.get(entry.id) !== open) return "done";
-    const known = ledger.known(lane);
-    const knownNumber = (field: string): number => known?.fields[field]?.number ?? 0;
     const others = this.#open.inLane(lane);
-    if (isSuperseded(open, knownNumber, others)) {
+    if (isSuperseded(open, this.#newerIn(lane), others)) {
       this.#close(open);
       return "done";
     }
@@ -1018,7 +1019,7 @@ export class Follower {
     }
     onEvent("redone");
     // Who was told that it is done waits for nothing.
-    const mayBeAwaited = !hasSucceeded(open);
+    open.isAwaited ||= !hasSucceeded(open);
     open.outcome = {
       type: "outcome",
       id: newEntryId(),
@@ -1026,11 +1027,7 @@ export class Follower {
       replica: hands.replica,
       status: 204,
     };
-    const end = await this.#publish(open, 0);
-    if (mayBeAwaited && open.publishedAtMs !== undefined) {
-      await this.#parts.noteRedone(entry, open.publishedItemId);
-    }
-    return end;
+    return await this.#publish(open, 0);
   }
 
   // ---- Looking once more ----------------------------------------------------------------------------

@@ -18,7 +18,8 @@ export interface OpenIntent {
   /** A work of ours is to publish it or to do it again. */
   isInHand: boolean;
   publishedAtMs: number | undefined;
-  publishedItemId: string;
+  /** It was done again here, and whoever asked for it may still be waiting. */
+  isAwaited: boolean;
   /** On the monotonic clock: not to be done again before. */
   nextRedoAtMs: number;
   /** How often the doing again had no end. */

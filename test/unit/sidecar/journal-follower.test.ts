@@ -17,7 +17,7 @@ import { objectOf } from "../../../core/service/json.ts";
 import { createSeal } from "../../../core/service/seal.ts";
 import { openEmbeddedStore } from "../../../core/store/embedded.ts";
 import type { JournalCursor } from "../../../core/store/journal.ts";
-import type { Store } from "../../../core/store/store.ts";
+import { type Store, StoreUnavailable } from "../../../core/store/store.ts";
 import {
   Follower,
   type FollowerEvent,
@@ -387,6 +387,26 @@ describe("a death between two steps", () => {
     await until(4000, "both are done again", async () => b.server.redone === 2);
     await until(1000, "it is told", async () => b.redone.length > 0);
     expect(b.redone).toEqual([[awaited.id, "film"]]);
+  });
+
+  test("in the middle of it, with the store away when it was done again: it is told when that is back", async () => {
+    let isAway = true;
+    const faltering = Object.create(theStore(), {
+      appendJournal: {
+        value: async (values: readonly string[], seen?: JournalCursor) => {
+          if (isAway) {
+            isAway = false;
+            throw new StoreUnavailable("away");
+          }
+          return await theStore().appendJournal(values, seen);
+        },
+      },
+    }) as Store;
+    const b = startAt("b", { leads: true, store: faltering });
+    const one = intent("film", { position: 1 });
+    await write(one, outcome(one, "", 0));
+    await until(4000, "it is told", async () => b.redone.length > 0);
+    expect([isAway, b.redone]).toEqual([false, [[one.id, "film"]]]);
   });
 
   test("is not made good with an old change where a newer one of the same field is there", async () => {

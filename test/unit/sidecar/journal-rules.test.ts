@@ -225,7 +225,7 @@ describe("an open intent", () => {
     outcomeAtMs: 0,
     isInHand: false,
     publishedAtMs: undefined,
-    publishedItemId: "",
+    isAwaited: false,
     nextRedoAtMs: 0,
     redoTries: 0,
     ...part,
