@@ -164,7 +164,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     probeIntervalMs: config.probeIntervalMs,
     quietProbeIntervalMs: config.quietProbeIntervalMs,
     quietAfterMs,
-    isInUse: () => door.running > 0 || sockets.isInUse,
+    isInUse: () => door.running > 0 || sockets.open > 0,
     silentProbes,
     log: log.log,
     metrics,

@@ -57,14 +57,14 @@ export function ownReply(
 export const unauthorised = (): HeldReply => ownReply(401, "Unauthorized");
 export const forbidden = (): HeldReply => ownReply(403, "Forbidden");
 export const notFound = (): HeldReply => ownReply(404, "Not Found");
+export const noContent = (): HeldReply => ownReply(204, "No Content");
+
 /** The id of a list that was made (PlaylistCreationResult, CollectionCreationResult), spelled as the client asked for. */
 export function listCreated(rawHeaders: readonly string[], id: string): HeldReply {
   const isCamel = /profile="?CamelCase/i.test(headerIn(rawHeaders, "accept") ?? "");
   const text = JSON.stringify(isCamel ? { id } : { Id: id });
   return ownReply(200, "OK", text, ["Content-Type", "application/json; charset=utf-8"]);
 }
-
-export const noContent = (): HeldReply => ownReply(204, "No Content");
 
 /** A request whose head the door does not pass on. */
 export function badHead(status: number, why: string): HeldReply {

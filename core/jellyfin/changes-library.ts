@@ -88,6 +88,11 @@ export function isWrittenAtLeader(route: Route): boolean {
   }
 }
 
+/** A playlist or a collection is made: its answer is an id, and that of every other change of a list nothing. */
+export function isListCreation({ pattern, methods }: Route): boolean {
+  return methods.includes("POST") && (pattern === "/Playlists" || pattern === "/Collections");
+}
+
 /** Done on every server by an attendant of its own (proxy/attendants/refresh.ts). */
 const refreshPattern = "/Items/{itemId}/Refresh";
 

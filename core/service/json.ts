@@ -6,6 +6,11 @@ export function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
+/** The objects of a list, in its order; empty for what is none. */
+export function recordsIn(value: unknown): readonly Readonly<Record<string, unknown>>[] {
+  return Array.isArray(value) ? value.filter(isRecord) : [];
+}
+
 /** The value when it is an object with fields, else undefined. */
 export function objectOf(value: unknown): Record<string, unknown> | undefined {
   return isRecord(value) ? value : undefined;

@@ -27,13 +27,14 @@ import { forgetSecret, keepSecret } from "../../core/cluster/secret.ts";
 import { readUserDataFacts } from "../../core/cluster/user-data.ts";
 import { bodyLeftOut, type ChangeDraft } from "../../core/jellyfin/change-request.ts";
 import { changeReader } from "../../core/jellyfin/changes.ts";
+import { isListCreation } from "../../core/jellyfin/changes-library.ts";
 import { headerIn } from "../../core/jellyfin/raw-headers.ts";
 import type { Route } from "../../core/jellyfin/routes.ts";
 import type { Clock } from "../../core/service/clock.ts";
 import type { Log } from "../../core/service/log.ts";
 import type { Counter, Durations } from "../../core/service/metrics.ts";
 import type { Seal } from "../../core/service/seal.ts";
-import { type Note, type Store, StoreUnavailable } from "../../core/store/store.ts";
+import { type Store, StoreUnavailable } from "../../core/store/store.ts";
 import type { Attendant, Attended, Rescued } from "../attendant.ts";
 import type { HeldReply } from "../client.ts";
 import { listCreated, noContent, textOfReply, unavailable } from "../reply.ts";
@@ -228,16 +229,15 @@ export class Journal implements Attendant {
     for (;;) {
       const redone = readRedone(memory.note("redone", id));
       if (redone !== undefined) {
-        const reply = isCreation(asked.facts.route)
+        const reply = isListCreation(asked.facts.route)
           ? listCreated(asked.rawHeaders, redone.itemId)
           : noContent();
         return { reply, replica: redone.replica };
       }
       const leftMs = endMs - clock.monotonicMs();
       if (leftMs <= 0 || asked.hasLeft) return undefined;
-      const isIts = (note: Note): boolean => note.kind === "redone" && note.id === id;
       await nextCall(
-        (listener) => memory.onNote((note) => isIts(note) && listener()),
+        (listener) => memory.onNote((note) => note.id === id && listener()),
         Math.min(leftMs, lookIntervalMs),
       );
     }
@@ -367,11 +367,6 @@ export class Journal implements Attendant {
     waiting.resolve();
     await closed;
   }
-}
-
-/** Of a list: its answer is an id, and every other's nothing (PlaylistsController, CollectionController). */
-function isCreation({ pattern, methods }: Route): boolean {
-  return methods.includes("POST") && (pattern === "/Playlists" || pattern === "/Collections");
 }
 
 function draftOf({

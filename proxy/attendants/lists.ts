@@ -21,11 +21,11 @@
 import { listsLeaseOf } from "../../core/cluster/journal-cursor.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
-import { idsIn, isWrittenAtLeader } from "../../core/jellyfin/changes-library.ts";
+import { idsIn, isListCreation, isWrittenAtLeader } from "../../core/jellyfin/changes-library.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { bodyValue, queryValue } from "../../core/jellyfin/playback.ts";
 import type { Clock } from "../../core/service/clock.ts";
-import { isRecord, parsedObject } from "../../core/service/json.ts";
+import { parsedObject, recordsIn } from "../../core/service/json.ts";
 import type { Attendant, Attended } from "../attendant.ts";
 import type { HeldReply } from "../client.ts";
 import { listCreated, textOfReply, unavailable } from "../reply.ts";
@@ -59,7 +59,6 @@ const lookIntervalMs = 100;
 const successionLimitMs = 3000;
 const collectionsLimit = 10_000;
 const createPattern = "/Collections";
-const playlistsPattern = "/Playlists";
 /** A longer answer tells of nothing that was made. */
 const answerLimitBytes = 64 * 1024;
 
@@ -102,6 +101,17 @@ export function createLists(parts: ListsParts): Attendant {
       if (leftMs <= 0 || asked.hasLeft) return "The leader's server does not have all lists yet.";
       await timeUp(Math.min(leftMs, lookIntervalMs));
     }
+  }
+
+  /** Undefined: the change may be made there from now on; else why not. */
+  async function clear(
+    asked: Attended,
+    replica: string,
+    key: string | undefined,
+  ): Promise<string | undefined> {
+    const lack = key === undefined ? undefined : await lackAt(asked, replica, key);
+    if (lack === undefined) cleared.set(asked, replica);
+    return lack;
   }
 
   /** Whether the leader's server has what others were told of lists before it led, or has had time enough. */
@@ -166,7 +176,7 @@ export function createLists(parts: ListsParts): Attendant {
     if (answer?.outcome !== "answered" || answer.status !== 200) return null;
     const items = parsedObject(answer.text)?.Items;
     const wanted = folderName(name);
-    for (const item of Array.isArray(items) ? items.filter(isRecord) : []) {
+    for (const item of recordsIn(items)) {
       if (typeof item.Name === "string" && folderName(item.Name) === wanted)
         return plainGuid(item.Id);
     }
@@ -188,29 +198,17 @@ export function createLists(parts: ListsParts): Attendant {
       const found = await writer(asked);
       if (typeof found === "string") return asked.hasLeft ? undefined : unavailable(found);
       const key = creationKey(asked);
-      if (key === undefined) {
-        cleared.set(asked, found.replica);
-        return undefined;
-      }
-      await takeTurn(asked, key);
-      const lack = await lackAt(asked, found.replica, key);
-      if (lack !== undefined) {
-        releases.get(asked)?.();
-        return asked.hasLeft ? undefined : unavailable(lack);
-      }
-      cleared.set(asked, found.replica);
+      if (key !== undefined) await takeTurn(asked, key);
+      const lack = await clear(asked, found.replica, key);
+      if (lack !== undefined) return asked.hasLeft ? undefined : unavailable(lack);
       const name = queryValue(rawQuery, "name") ?? "";
       if (route.pattern !== createPattern || name === "") return undefined;
       const known = await findCollection(asked, found.replica, name);
       if (known === null) {
-        releases.get(asked)?.();
         return unavailable("Whether this collection exists already cannot be found out right now.");
       }
       if (known === undefined) return undefined;
-      if (idsIn(rawQuery, "ids").length === 0) {
-        releases.get(asked)?.();
-        return listCreated(asked.rawHeaders, known);
-      }
+      if (idsIn(rawQuery, "ids").length === 0) return listCreated(asked.rawHeaders, known);
       existing.set(asked, known);
       return undefined;
     },
@@ -218,10 +216,7 @@ export function createLists(parts: ListsParts): Attendant {
     async again(asked) {
       if (!hasWriter(asked)) return;
       const found = await writer(asked);
-      if (typeof found === "string") return;
-      const key = creationKey(asked);
-      const lack = key === undefined ? undefined : await lackAt(asked, found.replica, key);
-      if (lack === undefined) cleared.set(asked, found.replica);
+      if (typeof found !== "string") await clear(asked, found.replica, creationKey(asked));
     },
 
     bound(asked) {
@@ -278,13 +273,13 @@ function deletedIds({ facts }: Attended): readonly string[] {
 
 /** What names a list that is to be made: its route and folder; undefined: none is to be made. */
 function creationKey({ facts, bodyText }: Attended): string | undefined {
-  const { pattern, methods } = facts.route;
-  if (!methods.includes("POST")) return undefined;
-  if (pattern !== playlistsPattern && pattern !== createPattern) return undefined;
+  if (!isListCreation(facts.route)) return undefined;
   // Playlists have it in the body, older clients in the query (PlaylistsController.CreatePlaylist).
   const inBody = bodyText === undefined ? undefined : bodyValue(bodyText, "Name");
   const name = typeof inBody === "string" ? inBody : queryValue(facts.rawQuery, "name");
-  return name === undefined || name === "" ? undefined : `${pattern} ${folderName(name)}`;
+  return name === undefined || name === ""
+    ? undefined
+    : `${facts.route.pattern} ${folderName(name)}`;
 }
 
 /** What an answer tells to have been made; undefined: nothing that others have to be asked for. */

@@ -68,8 +68,6 @@ export interface SocketLane {
   /** Clients' sockets that are open. */
   readonly open: number;
   /** Who sits where now. */
-  /** Whether any socket is open. */
-  readonly isInUse: boolean;
   seats(): Iterable<{
     readonly userId: string | undefined;
     readonly identityKey: string | undefined;
@@ -149,10 +147,6 @@ class Lane implements SocketLane, PairOwner {
 
   get open(): number {
     return this.#open;
-  }
-
-  get isInUse(): boolean {
-    return this.#pairs.size > 0;
   }
 
   *seats(): Generator<{

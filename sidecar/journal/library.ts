@@ -14,7 +14,13 @@
 import type { Effect, Intent, IntentKind, Placed } from "../../core/cluster/journal.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { queryValue } from "../../core/jellyfin/playback.ts";
-import { isRecord, objectOf, parsedJson, parsedObject } from "../../core/service/json.ts";
+import {
+  isRecord,
+  objectOf,
+  parsedJson,
+  parsedObject,
+  recordsIn,
+} from "../../core/service/json.ts";
 import { librariesIn, type ServerLibrary } from "../library/libraries.ts";
 import { mediaProblem, serverEyes, usualMediaLimits } from "../tasks/media.ts";
 import { again, appliedOf, done, refused, skipped } from "./calls.ts";
@@ -289,7 +295,7 @@ async function isBesideMedia(
   const answer = await client.callWithKey("GET", `/Items?ids=${itemId}&fields=Path,MediaStreams`);
   const items = answer.outcome === "answered" ? parsedObject(answer.text)?.Items : undefined;
   const item = Array.isArray(items) ? objectOf(items[0]) : undefined;
-  const streams = Array.isArray(item?.MediaStreams) ? item.MediaStreams.filter(isRecord) : [];
+  const streams = recordsIn(item?.MediaStreams);
   const home = folderOf(item?.Path);
   const type = facts.file === "lyrics" ? "Lyric" : "Subtitle";
   const files = streams.filter((stream) => stream.IsExternal === true && stream.Type === type);

@@ -18,7 +18,7 @@ import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { type ListDeed, listDeeds } from "../../core/jellyfin/changes-library.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { queryValue } from "../../core/jellyfin/playback.ts";
-import { isRecord, objectOf, parsedObject } from "../../core/service/json.ts";
+import { objectOf, parsedObject, recordsIn } from "../../core/service/json.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
 import { serverEyes } from "../tasks/media.ts";
 import { again, appliedOf, done, idHere, refused, skipped } from "./calls.ts";
@@ -426,7 +426,7 @@ class Lists implements JournalHandler {
     const answer = await hands.client.callWithKey("GET", `/Items?${query}&limit=${itemsLimit}`);
     if (answer.outcome !== "answered" || answer.status !== 200) return undefined;
     const wanted = createdItems(entry);
-    const found = listOf(parsedObject(answer.text)?.Items).filter((item) => item.Name === name);
+    const found = recordsIn(parsedObject(answer.text)?.Items).filter((item) => item.Name === name);
     for (const item of found) {
       const id = plainGuid(item.Id);
       if (id === undefined) continue;
@@ -487,7 +487,7 @@ export async function readList(
   const answer = await client.callWithKey("GET", path);
   const missing = judged(answer);
   if (missing !== undefined) return missing;
-  const entries = answer.outcome === "answered" ? listOf(parsedObject(answer.text)?.Items) : [];
+  const entries = answer.outcome === "answered" ? recordsIn(parsedObject(answer.text)?.Items) : [];
   const items = entries.flatMap((entry) => plainGuid(entry.Id) ?? []);
   const name = typeof fields.Name === "string" ? fields.Name : "";
   const { MediaType, Path } = fields;
@@ -527,7 +527,7 @@ function judged(answer: Answered): Exclude<ListRead, { outcome: "read" }> | unde
 async function isThere(id: string, { client }: JournalHands): Promise<boolean> {
   const answer = await client.callWithKey("GET", `/Items?ids=${id}&enableImages=false`);
   if (answer.outcome !== "answered" || answer.status !== 200) return false;
-  return listOf(parsedObject(answer.text)?.Items).length > 0;
+  return recordsIn(parsedObject(answer.text)?.Items).length > 0;
 }
 
 // ---- A playlist's name and shares: only its own users may change them -----------------------------------
@@ -564,7 +564,7 @@ async function readSettings(
   const fields = parsedObject(answer.text);
   if (fields === undefined) return undefined;
   const aliases = userAliasesOf(hands.memory, hands.seal);
-  const shares = listOf(fields.Shares).flatMap((share) => {
+  const shares = recordsIn(fields.Shares).flatMap((share) => {
     const here = plainGuid(share.UserId);
     if (here === undefined) return [];
     return [{ userId: aliases.knownId(hands.replica, here), canEdit: share.CanEdit === true }];
@@ -676,7 +676,7 @@ async function mayRemove(id: string, { client, replica, log }: JournalHands): Pr
   const answer = await client.callWithKey("GET", `/Items?ids=${id}&fields=Path&enableImages=false`);
   if (answer.outcome === "failed") return again(answer.message);
   if (answer.status !== 200) return appliedOf(answer, "a question");
-  const [item] = listOf(parsedObject(answer.text)?.Items);
+  const [item] = recordsIn(parsedObject(answer.text)?.Items);
   if (item === undefined) return skipped;
   // A list has its folder beside its own server: it is every server's own.
   if (item.Type === "Playlist" || item.Type === "BoxSet") return done;
@@ -702,7 +702,7 @@ async function mayDelete(ids: readonly string[], { client }: JournalHands): Prom
   if (ids.length === 0) return refused("what it deletes makes no sense");
   const answer = await client.callWithKey("GET", `/Items?ids=${ids.slice(0, idsAtOnce).join(",")}`);
   if (answer.outcome === "failed") return again(answer.message);
-  const left = listOf(parsedObject(answer.text)?.Items);
+  const left = recordsIn(parsedObject(answer.text)?.Items);
   return left.length === 0 ? skipped : done;
 }
 
@@ -718,7 +718,9 @@ async function firstLacking(
     const query = `ids=${some.join(",")}&enableImages=false&limit=${idsAtOnce}`;
     const answer = await client.callWithKey("GET", `/Items?${query}`);
     if (answer.outcome !== "answered" || answer.status !== 200) return undefined;
-    const there = new Set(listOf(parsedObject(answer.text)?.Items).map(({ Id }) => plainGuid(Id)));
+    const there = new Set(
+      recordsIn(parsedObject(answer.text)?.Items).map(({ Id }) => plainGuid(Id)),
+    );
     for (const id of some) if (!there.has(id)) lacking.add(id);
   }
   return lacking.size === 0 ? undefined : lacking;
@@ -758,7 +760,7 @@ function readChange(value: unknown): ListChange | undefined {
 function readSettingsIn(value: unknown): PlaylistSettings | undefined {
   const fields = objectOf(value);
   if (fields === undefined) return undefined;
-  const shares = listOf(fields.shares).flatMap(({ userId, canEdit }) => {
+  const shares = recordsIn(fields.shares).flatMap(({ userId, canEdit }) => {
     const id = plainGuid(userId);
     return id === undefined ? [] : [{ userId: id, canEdit: canEdit === true }];
   });
@@ -810,10 +812,6 @@ function idsIn(query: string, name: string): readonly string[] {
 function idsOf(value: unknown): readonly string[] {
   const list = Array.isArray(value) ? value : [];
   return list.slice(0, itemsLimit).flatMap((id) => plainGuid(id) ?? []);
-}
-
-function listOf(value: unknown): readonly Record<string, unknown>[] {
-  return Array.isArray(value) ? value.filter(isRecord) : [];
 }
 
 function remember<Value>(map: Map<string, Value>, key: string, value: Value): void {

@@ -7,7 +7,7 @@
 // and that a login's end of wrong passwords, or one more of them, counts on every server.
 
 import { randomUUID } from "node:crypto";
-import { setTimeout } from "node:timers/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Effect, Intent, Outcome, Placed } from "../../core/cluster/journal.ts";
 import { dropNote, putNote } from "../../core/cluster/notes.ts";
 import { isOfWrongPassword, readSecret } from "../../core/cluster/secret.ts";
@@ -259,7 +259,7 @@ async function applyDeleted(userId: string, hands: JournalHands): Promise<Applie
   if (byId(read.users, here) === undefined) {
     return (await dropAlias(hands, userId)) ?? skipped;
   }
-  await setTimeout(restBeforeEndMs);
+  await sleep(restBeforeEndMs);
   const answer = await hands.client.callWithKey("DELETE", `/Users/${here}`);
   const isGone = answer.outcome === "answered" && answer.status === 404;
   const applied = isGone ? done : appliedOf(answer, "a user's end");

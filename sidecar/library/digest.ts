@@ -7,7 +7,7 @@
 
 import type { LibraryDrift } from "../../core/cluster/drift.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
-import { isRecord, objectOf, parsedObject } from "../../core/service/json.ts";
+import { isRecord, objectOf, parsedObject, recordsIn } from "../../core/service/json.ts";
 import { readMadeLibraries } from "./libraries.ts";
 
 /** What an item looks like, without what differs from server to server by nature. */
@@ -125,10 +125,6 @@ export function lookOf(item: Readonly<Record<string, unknown>>): ItemLook {
     date: typeof DateCreated === "string" ? DateCreated.slice(0, 19) : "",
     derived: `${trickplay.sort().join(",")} ${children} ${chapters.length} ${segments.length}`,
   };
-}
-
-function recordsIn(value: unknown): readonly Readonly<Record<string, unknown>>[] {
-  return Array.isArray(value) ? value.filter(isRecord) : [];
 }
 
 /** False when the library could not be read whole. */

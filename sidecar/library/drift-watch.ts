@@ -135,11 +135,12 @@ export class DriftWatch {
       const counts = `${own}\n${theirs}`;
       const seen = this.#compared.get(name);
       const drift = this.#drifts.get(name);
-      const isMade = drift === undefined || isDerivedOnly(drift);
-      const wholeApartMs = (drift !== undefined && isMade ? derivedEvery : wholeEvery) * intervalMs;
-      const isOld = seen === undefined || monotonicMs() - seen.wholeAtMs >= wholeApartMs;
-      const isSame = own === theirs && seen?.counts === counts && isMade;
-      if (isOld || !isSame) due.set(name, { peer, counts });
+      const hasDifferences = drift !== undefined && !isDerivedOnly(drift);
+      const every = hasDerived(drift) && !hasDifferences ? derivedEvery : wholeEvery;
+      const isOld = seen === undefined || monotonicMs() - seen.wholeAtMs >= every * intervalMs;
+      const isSame = own === theirs && seen?.counts === counts && !hasDifferences;
+      if (isSame && !isOld) continue;
+      due.set(name, { peer, counts });
       // What was seen only by a whole look is not said to be gone after a plain one.
       if (isOld || hasDerived(drift)) depth = "whole";
     }

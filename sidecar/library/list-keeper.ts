@@ -11,7 +11,7 @@ import type { Memory } from "../../core/cluster/memory.ts";
 import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import type { JellyfinClient, ServerUser } from "../../core/jellyfin/client.ts";
-import { isRecord, parsedObject } from "../../core/service/json.ts";
+import { parsedObject, recordsIn } from "../../core/service/json.ts";
 import { sleep } from "../../core/service/loop.ts";
 import type { Seal } from "../../core/service/seal.ts";
 import type { Store } from "../../core/store/store.ts";
@@ -139,7 +139,7 @@ async function itemsOf(
   const answer = await client.callWithKey("GET", `/Items?${query}`);
   if (answer.outcome !== "answered" || answer.status !== 200) return [];
   const items = parsedObject(answer.text)?.Items;
-  return (Array.isArray(items) ? items.filter(isRecord) : []).flatMap((item) => {
+  return recordsIn(items).flatMap((item) => {
     const id = plainGuid(item.Id);
     return id === undefined ? [] : [{ id, canDelete: item.CanDelete === true }];
   });
