@@ -335,6 +335,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
           clock,
           log: log.log,
           metrics,
+          clientOf: (replica) => clients.get(replica),
           replicaNames: () => [...health.view.replicas.keys()],
           noteStoreFailure: (error) => memory.noteStoreFailure(error),
           limits: { ...journalLimits, waitLimitMs: config.journalWaitLimitMs },

@@ -59,11 +59,31 @@ export const forbidden = (): HeldReply => ownReply(403, "Forbidden");
 export const notFound = (): HeldReply => ownReply(404, "Not Found");
 export const noContent = (): HeldReply => ownReply(204, "No Content");
 
-/** The id of a list that was made (PlaylistCreationResult, CollectionCreationResult), spelled as the client asked for. */
-export function listCreated(rawHeaders: readonly string[], id: string): HeldReply {
+/** A server's answer that we tell in its place: names in PascalCase, unless the client asked for the other profile. */
+export function told(rawHeaders: readonly string[], value: unknown): HeldReply {
   const isCamel = /profile="?CamelCase/i.test(headerIn(rawHeaders, "accept") ?? "");
-  const text = JSON.stringify(isCamel ? { id } : { Id: id });
+  const text = JSON.stringify(isCamel ? camelCased(value) : value);
   return ownReply(200, "OK", text, ["Content-Type", "application/json; charset=utf-8"]);
+}
+
+/** Objects whose names are values of their own: they keep their case (System.Text.Json renames properties only). */
+const dictionaries = new Set(["ImageTags", "ProviderIds", "ImageBlurHashes", "Trickplay"]);
+
+/** The id of a list that was made (PlaylistCreationResult, CollectionCreationResult). */
+export function listCreated(rawHeaders: readonly string[], id: string): HeldReply {
+  return told(rawHeaders, { Id: id });
+}
+
+/** With its names as Jellyfin's CamelCase profile has them. */
+export function camelCased(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(camelCased);
+  if (typeof value !== "object" || value === null) return value;
+  return Object.fromEntries(
+    Object.entries(value).map(([name, inner]) => [
+      name.charAt(0).toLowerCase() + name.slice(1),
+      dictionaries.has(name) ? inner : camelCased(inner),
+    ]),
+  );
 }
 
 /** A request whose head the door does not pass on. */

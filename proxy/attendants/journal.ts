@@ -22,22 +22,23 @@ import {
   type Outcome,
 } from "../../core/cluster/journal.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
-import { answersRedone, readRedone } from "../../core/cluster/redone.ts";
+import { isRedoneAwaited, type Redone, readRedone } from "../../core/cluster/redone.ts";
 import { forgetSecret, keepSecret } from "../../core/cluster/secret.ts";
 import { readUserDataFacts } from "../../core/cluster/user-data.ts";
 import { bodyLeftOut, type ChangeDraft } from "../../core/jellyfin/change-request.ts";
-import { changeReader } from "../../core/jellyfin/changes.ts";
-import { isListCreation } from "../../core/jellyfin/changes-library.ts";
+import { changeReader, type ToldOfChange, toldOfChange } from "../../core/jellyfin/changes.ts";
+import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { headerIn } from "../../core/jellyfin/raw-headers.ts";
 import type { Route } from "../../core/jellyfin/routes.ts";
 import type { Clock } from "../../core/service/clock.ts";
+import { parsedObject } from "../../core/service/json.ts";
 import type { Log } from "../../core/service/log.ts";
 import type { Counter, Durations } from "../../core/service/metrics.ts";
 import type { Seal } from "../../core/service/seal.ts";
 import { type Store, StoreUnavailable } from "../../core/store/store.ts";
 import type { Attendant, Attended, Rescued } from "../attendant.ts";
 import type { HeldReply } from "../client.ts";
-import { listCreated, noContent, textOfReply, unavailable } from "../reply.ts";
+import { listCreated, noContent, textOfReply, told, unavailable } from "../reply.ts";
 import { nextCall } from "./leader.ts";
 import { Pace } from "./pace.ts";
 
@@ -90,6 +91,7 @@ export interface JournalParts {
     readonly journalLate: Counter;
     readonly journalWait: Pick<Durations, "observe">;
   };
+  readonly clientOf: (replica: string) => Pick<JellyfinClient, "callWithKey"> | undefined;
   /** All that are known. With one there is nobody else to know of a change. */
   readonly replicaNames: () => readonly string[];
   readonly noteStoreFailure: (error: unknown) => void;
@@ -152,6 +154,8 @@ export class Journal implements Attendant {
   async before(asked: Attended): Promise<HeldReply | undefined> {
     const replicas = this.#parts.replicaNames();
     if (replicas.length < 2) return undefined;
+    // Whom nobody knows a server will refuse: they write nothing into the journal.
+    if (asked.identity === undefined && !asked.facts.route.anonymous) return undefined;
     const draft = draftOf(asked);
     if (draft === undefined) return undefined;
     const intent = this.#intentOf(draft, asked);
@@ -214,32 +218,57 @@ export class Journal implements Attendant {
   }
 
   /**
-   * A change of a list may not be sent to another server, and would fail although the next leader does it a moment
-   * later, out of the journal: that is waited for, and the client has its answer.
+   * A change that may not be sent to another server would fail although whoever leads next does it a moment later, out
+   * of the journal: that is waited for, and the client has its answer.
    */
   async rescued(asked: Attended): Promise<Rescued | undefined> {
     const underWay = this.#underWay.get(asked);
-    if (underWay === undefined || underWay.asked.size === 0) return undefined;
-    const { id, kind } = underWay.intent;
-    if (!answersRedone(kind) || asked.passedTo !== undefined) return undefined;
+    const what = toldOfChange(asked.facts.route);
+    if (underWay === undefined || underWay.asked.size === 0 || what === undefined) return undefined;
+    const { kind, request } = underWay.intent;
+    if (!isRedoneAwaited(kind) || asked.passedTo !== undefined) return undefined;
+    // Nobody else has what was left out.
+    if (request.bodyTooBig === true) return undefined;
     underWay.isClosed = true;
     await this.#write(outcomeOf(underWay, asked, undefined, ""));
+    const redone = await this.#redone(underWay.intent.id, asked);
+    const reply = redone && (await this.#replyTo(asked, what, redone));
+    return reply && { reply, replica: redone.replica };
+  }
+
+  /** What the leader says of it when it has done it; undefined: not in time, or nobody waits any more. */
+  async #redone(id: string, asked: Attended): Promise<ReturnType<typeof readRedone>> {
     const { memory, clock, limits } = this.#parts;
     const endMs = clock.monotonicMs() + limits.redoneWaitLimitMs;
     for (;;) {
       const redone = readRedone(memory.note("redone", id));
-      if (redone !== undefined) {
-        const reply = isListCreation(asked.facts.route)
-          ? listCreated(asked.rawHeaders, redone.itemId)
-          : noContent();
-        return { reply, replica: redone.replica };
-      }
+      if (redone !== undefined) return redone;
       const leftMs = endMs - clock.monotonicMs();
       if (leftMs <= 0 || asked.hasLeft) return undefined;
       await nextCall(
         (listener) => memory.onNote((note) => note.id === id && listener()),
         Math.min(leftMs, lookIntervalMs),
       );
+    }
+  }
+
+  async #replyTo(
+    { rawHeaders }: Attended,
+    what: ToldOfChange,
+    { itemId, userId, replica }: Redone & { readonly replica: string },
+  ): Promise<HeldReply | undefined> {
+    switch (what) {
+      case "nothing":
+        return noContent();
+      case "list":
+        return itemId === "" ? undefined : listCreated(rawHeaders, itemId);
+      case "user": {
+        if (userId === "") return undefined;
+        const answer = await this.#parts.clientOf(replica)?.callWithKey("GET", `/Users/${userId}`);
+        if (answer?.outcome !== "answered" || answer.status !== 200) return undefined;
+        const user = parsedObject(answer.text);
+        return user && told(rawHeaders, user);
+      }
     }
   }
 

@@ -28,7 +28,7 @@ import type { Note } from "../../core/store/store.ts";
 import type { Attendant, Attended } from "../attendant.ts";
 import { Bounded } from "../bounded.ts";
 import type { HeldReply } from "../client.ts";
-import { withBody } from "../reply.ts";
+import { camelCased, withBody } from "../reply.ts";
 
 export interface SessionsParts {
   readonly memory: Memory;
@@ -283,18 +283,4 @@ function listOf(text: string): unknown[] | undefined {
     // The answer to HEAD, or not what we took it for: passed on as it came.
     return undefined;
   }
-}
-
-/** Objects whose names are values of their own: they keep their case (System.Text.Json renames properties only). */
-const dictionaries = new Set(["ImageTags", "ProviderIds", "ImageBlurHashes", "Trickplay"]);
-
-function camelCased(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(camelCased);
-  if (typeof value !== "object" || value === null) return value;
-  return Object.fromEntries(
-    Object.entries(value).map(([name, inner]) => [
-      name.charAt(0).toLowerCase() + name.slice(1),
-      dictionaries.has(name) ? inner : camelCased(inner),
-    ]),
-  );
 }

@@ -26,10 +26,11 @@ import {
   readEntry,
 } from "../../core/cluster/journal.ts";
 import { noGeneration } from "../../core/cluster/journal-cursor.ts";
+import type { Redone } from "../../core/cluster/redone.ts";
 import { backOffMs, rest, sleep, untilAborted } from "../../core/service/loop.ts";
 import type { JournalCursor, JournalEnds, JournalEntry } from "../../core/store/journal.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
-import type { EffectDraft, JournalHandler, JournalHands } from "./handler.ts";
+import type { Applied, EffectDraft, JournalHandler, JournalHands } from "./handler.ts";
 import { Lanes, type WorkEnd } from "./lanes.ts";
 import type { Known, KnownField, Ledger } from "./ledger.ts";
 import {
@@ -41,6 +42,7 @@ import {
   type RedoLimits,
   redoStep,
 } from "./open-intents.ts";
+import { rightsTo } from "./rights.ts";
 
 export interface FollowerLimits extends RedoLimits {
   /** Lanes worked at beside each other. */
@@ -140,8 +142,8 @@ export interface FollowerParts {
   /** This identity's token here is needed. */
   readonly urgent: (identityKey: string) => void;
   readonly onEvent: (event: FollowerEvent) => void;
-  /** Tells whoever may be waiting for it that a change was done again here, and to which item. Never rejects. */
-  readonly noteRedone: (intent: Intent, itemId: string) => Promise<void>;
+  /** Tells whoever may be waiting for it that a change was done again here, and to what. Never rejects. */
+  readonly noteRedone: (intent: Intent, redone: Redone) => Promise<void>;
   /** Keeps a copy of the cursor in the store. Never rejects. */
   readonly noteCursor: (cursor: JournalCursor) => Promise<void>;
   /** Compares this server with the others. False: it could not be done now, and is asked for again. */
@@ -160,6 +162,8 @@ interface Recent {
   readonly handler: JournalHandler;
   readonly atMs: number;
 }
+
+const notAllowed: Applied = { outcome: "refused", why: "whoever asked for it may not have it" };
 
 export class Follower {
   readonly #parts: FollowerParts;
@@ -869,7 +873,8 @@ export class Follower {
     }
     onEvent("published");
     open.publishedAtMs = this.#nowMs();
-    if (open.isAwaited) await this.#parts.noteRedone(placed.entry, drafts[0]?.itemId ?? "");
+    if (open.isAwaited)
+      await this.#parts.noteRedone(placed.entry, drafts[0] ?? { itemId: "", userId: "" });
     // Only reports of positions are kept apart, and only from each other.
     if ((handler.fields?.apartMs(placed.entry) ?? 0) > 0) {
       this.#publishedAt.delete(lane);
@@ -1003,7 +1008,11 @@ export class Follower {
         this.#nowMs() - other.seenAtMs < this.#parts.limits.afterSilenceMs,
     );
     if (isNewerOpen || !hands.leads()) return later();
-    const redone = await handler.redo(placed, hands);
+    // A server that said yes has looked whether they may.
+    const isAgreed = hasSucceeded(open);
+    const rights = isAgreed ? "may" : await rightsTo(entry, hands);
+    if (rights === "again") return later();
+    const redone = rights === "may" ? await handler.redo(placed, hands, isAgreed) : notAllowed;
     switch (redone.outcome) {
       case "again":
         urgent(entry.identityKey);
@@ -1019,7 +1028,7 @@ export class Follower {
     }
     onEvent("redone");
     // Who was told that it is done waits for nothing.
-    open.isAwaited ||= !hasSucceeded(open);
+    open.isAwaited ||= !isAgreed;
     open.outcome = {
       type: "outcome",
       id: newEntryId(),

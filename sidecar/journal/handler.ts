@@ -124,7 +124,8 @@ export interface JournalHandler {
   apply(effect: Placed<Effect>, hands: JournalHands, fresh: ReadonlySet<string>): Promise<Applied>;
   /**
    * Carries out, on this replica, an intent whose replica died before its effect was published; only the leader's is
-   * asked. `publish` follows when it answers `done`.
+   * asked. `publish` follows when it answers `done`. `isAgreed`: a server has answered it with success, and so found that
+   * its caller may have it and knew what they had to know.
    */
-  redo(intent: Placed<Intent>, hands: JournalHands): Promise<Applied>;
+  redo(intent: Placed<Intent>, hands: JournalHands, isAgreed: boolean): Promise<Applied>;
 }

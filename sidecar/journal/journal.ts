@@ -8,7 +8,7 @@ import {
   journalStartOf,
 } from "../../core/cluster/journal-cursor.ts";
 import { putNote } from "../../core/cluster/notes.ts";
-import { answersRedone, redoneKeepMs, redoneNote } from "../../core/cluster/redone.ts";
+import { isRedoneAwaited, redoneKeepMs, redoneNote } from "../../core/cluster/redone.ts";
 import type { HealthAnswer, JellyfinClient } from "../../core/jellyfin/client.ts";
 import { repeat } from "../../core/service/loop.ts";
 import type { Metrics } from "../../core/service/metrics.ts";
@@ -134,10 +134,10 @@ export function createSidecarJournal(parts: SidecarJournalParts): SidecarJournal
         if (!(error instanceof StoreUnavailable)) throw error;
       }
     },
-    async noteRedone({ id, kind }, itemId) {
-      if (!answersRedone(kind)) return;
+    async noteRedone({ id, kind }, redone) {
+      if (!isRedoneAwaited(kind)) return;
       try {
-        await putNote({ store, memory }, redoneNote(id, replica, itemId), redoneKeepMs);
+        await putNote({ store, memory }, redoneNote(id, replica, redone), redoneKeepMs);
       } catch (error) {
         // Who waits for it is told nothing, as if nobody had done it: what was done stays done.
         if (!(error instanceof StoreUnavailable) && !(error instanceof RangeError)) throw error;

@@ -37,16 +37,16 @@ export function createPasswords(): JournalHandler {
     kinds: ["password"],
     lane: ({ userId }) => userLane(userId),
     publish,
-    apply: ({ entry }, hands) => apply(entry, hands),
-    async redo({ entry: intent }, hands) {
+    apply: ({ entry }, hands) => apply(entry, hands, true),
+    async redo({ entry: intent }, hands, isAgreed) {
       const how = readPasswordFacts(intent.facts)?.how;
       // A PIN is known to the server that gave it, and to nobody else.
       if (how === undefined || how === "pin") return refused("it cannot be done again elsewhere");
-      return await apply(asEffect(intent), hands);
+      return await apply(asEffect(intent), hands, isAgreed);
     },
   };
 
-  async function apply(effect: Effect, hands: JournalHands): Promise<Applied> {
+  async function apply(effect: Effect, hands: JournalHands, isAgreed: boolean): Promise<Applied> {
     const { payload, userId } = effect;
     const how = readPasswordFacts(payload)?.how;
     const here = idHere(hands, userId);
@@ -70,7 +70,7 @@ export function createPasswords(): JournalHandler {
           `password again, or seed ${hands.replica} anew`,
       );
     }
-    const applied = await change(effect, how, here, secret, hands);
+    const applied = await change(effect, how, here, secret, hands, isAgreed);
     if (applied.outcome !== "done") return applied;
     tries.delete(effect.id);
     return (await settle(hands, effect.of)) ?? done;
@@ -82,6 +82,7 @@ export function createPasswords(): JournalHandler {
     here: string,
     secret: PasswordSecret,
     hands: JournalHands,
+    isAgreed: boolean,
   ): Promise<Applied> {
     if (how === "own") {
       const callerKey = textField(effect.payload, "identityKey") ?? "";
@@ -89,6 +90,8 @@ export function createPasswords(): JournalHandler {
         byCaller(effect, here, secret, hands),
       );
       if (own !== "no") return own;
+      // No server has found the current password right.
+      if (!isAgreed) return refused("whoever asked for it did not show the current password");
     }
     const byKey = async (): Promise<Applied> => {
       const path = `/Users/Password?userId=${here}`;

@@ -203,7 +203,12 @@ async function make(effect: Effect, name: string, hands: JournalHands): Promise<
   const body = { Name: name, ...(password !== undefined && { Password: password }) };
   const answer = await hands.client.callWithKey("POST", "/Users/New", body);
   if (answer.outcome !== "answered" || answer.status !== 200) {
-    return { outcome: "not", applied: appliedOf(answer, `making user ${name}`) };
+    const applied = appliedOf(answer, `making user ${name}`);
+    if (applied.outcome !== "refused") return { outcome: "not", applied };
+    // The request itself, slower than whoever did it again, may have made them since they were looked for.
+    const read = await readUsers(hands);
+    const made = read.outcome === "read" ? byName(read.users, name) : undefined;
+    return made === undefined ? { outcome: "not", applied } : { outcome: "made", user: made };
   }
   const user = userHere(jsonOf(answer.text));
   if (user !== undefined) return { outcome: "made", user };

@@ -1,12 +1,13 @@
 // The worst moments for a server to die: right after a login, before any other server knows of it; right
 // after a logout; in the middle of what may not be done twice.
 
+import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import { beforeEach, expect, test } from "vitest";
+import { beforeEach, describe, expect, test } from "vitest";
 import { bothThere, pairBehindDoor } from "../support/front.ts";
 import { doorSees, statusOfToken } from "../support/household.ts";
 import type { StandIn } from "../support/jellyfin/start.ts";
-import { until, Viewer } from "../support/viewer.ts";
+import { type Answer, until, Viewer } from "../support/viewer.ts";
 
 const { pair, door } = await pairBehindDoor();
 
@@ -106,6 +107,72 @@ test("what may not be repeated is done once at most when its server dies in the 
   expect([status, await asked(other)]).toEqual([200, 1]);
   const made = await viewer.call("GET", "/Items?recursive=true&includeItemTypes=Playlist");
   expect(made.json().Items.map(({ Id }: { Id: string }) => Id)).toEqual([id]);
+});
+
+describe("a change that may not be sent twice is answered by who did it again:", () => {
+  /** The server that was sent it dies before it has done anything; answers with what the client was told. */
+  async function killedDuring(
+    viewer: Viewer,
+    path: string,
+    { query = "", body }: { readonly query?: string; readonly body?: unknown },
+  ): Promise<Answer> {
+    for (const server of [pair.a, pair.b]) {
+      await server.control("slow", { path, method: "POST", firstByteMs: 3000, times: 1 });
+      await server.control("forget-requests");
+    }
+    const answer = viewer.call("POST", path + query, { body });
+    await until(3000, "a server has it", async () => {
+      for (const server of [pair.a, pair.b]) {
+        if ((await server.requests({ method: "POST", path })).length === 0) continue;
+        await (server === pair.a ? pair.b : pair.a).control("clear");
+        await server.kill9();
+        return true;
+      }
+      return false;
+    });
+    return await answer;
+  }
+
+  async function owner(): Promise<Viewer> {
+    const viewer = await Viewer.enter(door.url);
+    await viewer.knownAt([pair.a, pair.b]);
+    return viewer;
+  }
+
+  /** A name that no earlier try of the test has taken. */
+  const newName = () => `una-${randomUUID().slice(0, 8)}`;
+
+  test("a user who is made, under the id that they keep", async () => {
+    const [viewer, name] = [await owner(), newName()];
+    const body = { Name: name, Password: name };
+    const made = await killedDuring(viewer, "/Users/New", { body });
+    expect([made.status, made.json().Name]).toEqual([200, name]);
+    expect((await Viewer.enter(door.url, { name })).userId).toBe(made.json().Id);
+    await bothThere(pair, door);
+    const users = (await viewer.call("GET", "/Users")).json() as { Name: string }[];
+    expect(users.filter(({ Name }) => Name === name)).toHaveLength(1);
+  });
+
+  test("a key", async () => {
+    const [viewer, name] = [await owner(), newName()];
+    const made = await killedDuring(viewer, "/Auth/Keys", { query: `?app=${name}` });
+    expect(made.status).toBe(204);
+    const { Items } = (await viewer.call("GET", "/Auth/Keys")).json() as {
+      Items: { AppName: string }[];
+    };
+    expect(Items.filter(({ AppName }) => AppName === name)).toHaveLength(1);
+  });
+
+  test("a password", async () => {
+    const [viewer, name] = [await owner(), newName()];
+    await viewer.call("POST", "/Users/New", { body: { Name: name, Password: name } });
+    const una = await Viewer.enter(door.url, { name });
+    await una.knownAt([pair.a, pair.b]);
+    const body = { CurrentPw: name, NewPw: "new" };
+    expect((await killedDuring(una, "/Users/Password", { body })).status).toBe(204);
+    expect((await una.call("GET", "/Users/Me")).status).toBe(200);
+    await expect(Viewer.enter(door.url, { name })).rejects.toThrow("401");
+  });
 });
 
 test("a server's own 500 is asked of another once, and two of them are the answer", async () => {

@@ -323,12 +323,12 @@ describe("a change whose server died before it could be told", () => {
     const { Policy } = await get(a, `/Users/${kid}`);
     const body = { ...(Policy as object), MaxActiveSessions: 4 };
     const intent = await cluster.intent("POST", `/Users/${kid}/Policy`, { body });
-    const redone = await handler.redo(cluster.placed(intent), cluster.hands("b"));
+    const redone = await handler.redo(cluster.placed(intent), cluster.hands("b"), true);
     expect(redone).toEqual({ outcome: "done" });
     expect((await get(b, `/Users/${kid}`)).Policy).toMatchObject({ MaxActiveSessions: 4 });
     const picture = { body: Buffer.from("me").toString("base64"), contentType: "image/png" };
     const face = await cluster.intent("POST", `/UserImage?userId=${kid}`, picture);
-    expect(await handler.redo(cluster.placed(face), cluster.hands("b"))).toEqual({
+    expect(await handler.redo(cluster.placed(face), cluster.hands("b"), true)).toEqual({
       outcome: "done",
     });
     expect(await (await call(b, "GET", `/UserImage?userId=${kid}`)).text()).toBe("me");
@@ -343,7 +343,7 @@ describe("a change whose server died before it could be told", () => {
     const options = { ...library?.LibraryOptions, EnablePhotos: false, SeasonZeroDisplayName: "0" };
     const path = "/Library/VirtualFolders/LibraryOptions";
     const intent = await cluster.intent("POST", path, { body: { Id, LibraryOptions: options } });
-    const redone = await handler.redo(cluster.placed(intent), cluster.hands("b"));
+    const redone = await handler.redo(cluster.placed(intent), cluster.hands("b"), true);
     expect(redone).toEqual({ outcome: "done" });
     const [now] = (await get(b, "/Library/VirtualFolders")) as unknown as {
       LibraryOptions: object;
@@ -361,7 +361,7 @@ describe("a change whose server died before it could be told", () => {
     const intent = await cluster.intent("POST", `/Users/${kid}/Policy`, {
       body: { IsHidden: true },
     });
-    expect(await handler.redo(cluster.placed(intent), cluster.hands("b"))).toMatchObject({
+    expect(await handler.redo(cluster.placed(intent), cluster.hands("b"), true)).toMatchObject({
       outcome: "again",
     });
     await b.restart();

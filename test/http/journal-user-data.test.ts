@@ -243,7 +243,7 @@ describe("a change that a dead server took with it", () => {
       const asked = { userId: viewer.userId, identityKey: key, body };
       const intent = await cluster.intent(method, path, asked);
       const before = (await b.requests()).length;
-      const redone = await handler.redo(cluster.placed(intent), cluster.hands("b"));
+      const redone = await handler.redo(cluster.placed(intent), cluster.hands("b"), true);
       expect(redone).toEqual({ outcome: "done" });
       expect(await dataAt(b, episode)).toMatchObject(expected);
       const sent = (await b.requests()).slice(before).filter((one) => one.method !== "GET");
@@ -268,7 +268,7 @@ describe("a change that a dead server took with it", () => {
       { userId, identityKey: key },
     );
     const before = await dataAt(b, film);
-    const redone = await handler.redo(cluster.placed(intent), cluster.hands("b"));
+    const redone = await handler.redo(cluster.placed(intent), cluster.hands("b"), true);
     expect(redone.outcome).toBe("refused");
     expect(await dataAt(b, film)).toEqual(before);
   });
@@ -279,7 +279,7 @@ describe("a change that a dead server took with it", () => {
       identityKey: "nobody",
     });
     const before = (await b.requests()).length;
-    const redone = await handler.redo(cluster.placed(intent), cluster.hands("b"));
+    const redone = await handler.redo(cluster.placed(intent), cluster.hands("b"), true);
     expect(redone.outcome).toBe("refused");
     expect((await b.requests()).length).toBe(before);
   });

@@ -173,13 +173,13 @@ describe("a user who was made at one server", () => {
     const body = { Name: "dan", Password: "dans-word" };
     const intent = await cluster.intent("POST", "/Users/New", { body });
     const told = "d".repeat(32);
-    const redone = await users.redo(cluster.placed(intent), cluster.hands("b"));
+    const redone = await users.redo(cluster.placed(intent), cluster.hands("b"), true);
     expect(redone).toEqual({ outcome: "done" });
     const published = await cluster.publish(users, "b", intent, { id: told, name: "dan" });
     expect(published).toMatchObject({ outcome: "effects", effects: [{ userId: told }] });
     expect(known().idAt("b", told)).toBe((await userAt(b, "dan"))?.Id);
     // Done again, nobody is made twice.
-    expect(await users.redo(cluster.placed(intent), cluster.hands("b"))).toEqual({
+    expect(await users.redo(cluster.placed(intent), cluster.hands("b"), true)).toEqual({
       outcome: "done",
     });
   });
@@ -325,6 +325,22 @@ describe("a password", () => {
     expect(Object.keys(identity?.tokens ?? {})).toEqual(["a"]);
     // Who holds the old token of b is the same login still.
     expect(identity?.formerHashes).toContain(hashOf(tokens.b ?? ""));
+  });
+
+  test("that no server has agreed to is only set by who knows the current one", async () => {
+    const { intent: made, id, facts } = await make("ian", "one");
+    await cluster.carry(users, made, { ...aToB, facts });
+    const { key } = await login("ian", "one", id, "ian-tv");
+    const redo = async (current: string) => {
+      const asked = { body: { CurrentPw: current, NewPw: "two" }, userId: id, identityKey: key };
+      const intent = await cluster.intent("POST", "/Users/Password", asked);
+      const { outcome } = await passwords.redo(cluster.placed(intent), cluster.hands("b"), false);
+      return outcome;
+    };
+    expect(await redo("a guess")).toBe("refused");
+    expect((await logIn(b, "ian", "one", "x")).status).toBe(200);
+    expect(await redo("one")).toBe("done");
+    expect((await logIn(b, "ian", "two", "x")).status).toBe(200);
   });
 
   test("that an administrator sets ends that user's logins everywhere", async () => {

@@ -37,7 +37,7 @@ const lists: JournalHandler = {
   lane: (entry) => inner.lane(entry),
   publish: (intent, outcome, hands, context) => inner.publish(intent, outcome, led(hands), context),
   apply: (effect, hands, fresh) => inner.apply(effect, led(hands), fresh),
-  redo: (intent, hands) => inner.redo(intent, led(hands)),
+  redo: (intent, hands, isAgreed) => inner.redo(intent, led(hands), isAgreed),
 };
 const library = createLibrary();
 
@@ -275,7 +275,9 @@ describe("playlists", () => {
       body: "",
     };
     const redone = { ...listIntent("appended", id), request };
-    expect((await lists.redo(cluster.placed(redone), cluster.hands("b"))).outcome).toBe("done");
+    expect((await lists.redo(cluster.placed(redone), cluster.hands("b"), true)).outcome).toBe(
+      "done",
+    );
     expect(await entries(pair.b, id)).toEqual(films.slice(0, 2));
   });
 });
@@ -304,7 +306,9 @@ describe("collections", () => {
       Id: string;
     };
     const again = collection("created", "", `name=Kept&ids=${films[2]}`);
-    expect((await lists.redo(cluster.placed(again), cluster.hands("b"))).outcome).toBe("done");
+    expect((await lists.redo(cluster.placed(again), cluster.hands("b"), true)).outcome).toBe(
+      "done",
+    );
     expect((await members(pair.b, Id)).sort()).toEqual([films[0], films[2]].sort());
   });
 });

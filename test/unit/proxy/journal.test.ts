@@ -36,11 +36,21 @@ let replicas: string[];
 /** What the leader has said to have done again, by intent. */
 const redone = new Map<string, Note>();
 const listeners = new Set<(note: Note) => void>();
+/** Users by id, at b alone. */
+const usersAtB = new Map<string, object>();
+const someone = "99999999222233334444555555555555";
+
+function answerOf(replica: string, method: string, path: string) {
+  const user = usersAtB.get(path.split("/").at(-1) ?? "");
+  const isThere = replica === "b" && method === "GET" && user !== undefined;
+  return { outcome: "answered", status: isThere ? 200 : 404, text: JSON.stringify(user) } as const;
+}
 
 beforeEach(() => {
   nowMs = 0;
   replicas = ["a", "b"];
   redone.clear();
+  usersAtB.clear();
   store = openEmbeddedStore({ limits: { changesKept: 10, revokedKeepMs: 1, callLimitMs: 1000 } });
   const metrics = createMetrics("0");
   const writer = new JournalWriter({
@@ -65,6 +75,9 @@ beforeEach(() => {
     clock: { monotonicMs: () => nowMs },
     log: silent as never,
     metrics,
+    clientOf: (replica) => ({
+      callWithKey: async (method, path) => answerOf(replica, method, path),
+    }),
     replicaNames: () => replicas,
     noteStoreFailure: () => undefined,
     limits: { ...journalLimits, waitLimitMs: 1000, reportIntervalMs: 40, redoneWaitLimitMs: 400 },
@@ -350,6 +363,12 @@ test("a pace lets a burst through, then one for each interval, and each key has 
   expect(at([60_000, 60_000, 60_000, 60_000])).toEqual([true, true, true, false]);
 });
 
+test("a change that nobody asks for who is known is a server's to refuse, and not written down", async () => {
+  const { identity: _, ...request } = asked("POST", "/Users/New", { Name: "Mallory" });
+  await journal.before({ ...request, identity: undefined });
+  expect(await entries()).toEqual([]);
+});
+
 describe("a change that broke off", () => {
   /** It was sent to a, which died of it; answers its intent's id. */
   async function broken(request: Attended): Promise<string> {
@@ -359,7 +378,7 @@ describe("a change that broke off", () => {
   }
 
   function say(intentId: string, itemId = item): void {
-    const note = { ...redoneNote(intentId, "b", itemId), expiresAtMs: 0 };
+    const note = { ...redoneNote(intentId, "b", { itemId, userId: someone }), expiresAtMs: 0 };
     redone.set(intentId, note);
     for (const listener of [...listeners]) listener(note);
   }
@@ -386,11 +405,45 @@ describe("a change that broke off", () => {
   test.each([
     ["POST", `/Playlists/${item}/Items?ids=${item}`],
     ["DELETE", `/Items/${item}`],
+    ["POST", "/Auth/Keys?app=mine"],
+    ["DELETE", `/Users/${someone}`],
+    ["DELETE", `/Items/${item}/Images/Primary`],
   ])("with nothing to tell is answered with nothing: %s %s", async (method, target) => {
     const request = asked(method, target);
     const id = await broken(request);
     say(id);
     expect((await journal.rescued(request))?.reply.head.status).toBe(204);
+  });
+
+  test.each([
+    ["application/json", `{"Id":"${someone}","Name":"Ann"}`],
+    ['application/json;profile="CamelCase"', `{"id":"${someone}","name":"Ann"}`],
+  ])("is answered with the user that it made, spelled as %s", async (accept, text) => {
+    const plain = asked("POST", "/Users/New", { Name: "Ann", Password: "secret" });
+    const request = { ...plain, rawHeaders: [...plain.rawHeaders, "Accept", accept] };
+    const id = await broken(request);
+    say(id);
+    usersAtB.set(someone, { Id: someone, Name: "Ann" });
+    const rescued = await journal.rescued(request);
+    expect([rescued?.reply.head.status, rescued?.reply.body.toString()]).toEqual([200, text]);
+  });
+
+  test("is not answered with a user who is gone again", async () => {
+    const request = asked("POST", "/Users/New", { Name: "Ann" });
+    say(await broken(request));
+    expect(await journal.rescued(request)).toBeUndefined();
+  });
+
+  test.each([
+    ["POST", `/Audio/${item}/Lyrics?fileName=a.lrc`, "[00:01]La"],
+    ["POST", `/Audio/${item}/RemoteSearch/Lyrics/x`, undefined],
+    ["POST", "/LiveTv/TunerHosts", { Type: "m3u" }],
+    ["POST", "/Users/ForgotPassword/Pin", { Pin: "1234" }],
+    ["POST", `/Items/${item}/Images/Primary`, "x".repeat(journalLimits.bodyLimitCharacters + 1)],
+  ])("and whose answer nobody else has is not waited for: %s %s", async (method, target, body) => {
+    const request = asked(method, target, body);
+    say(await broken(request));
+    expect(await journal.rescued(request)).toBeUndefined();
   });
 
   test("is given up when the leader has not done it in time", async () => {
@@ -413,10 +466,13 @@ describe("a change that broke off", () => {
   });
 
   test.each([
-    ["", item],
-    ["b", "7"],
-    ["b", ""],
-  ])("is not answered by a note that makes no sense: of %j, about %j", (replica, itemId) => {
-    expect(readRedone(redoneNote("x", replica, itemId))).toBeUndefined();
-  });
+    ["", item, ""],
+    ["b", "7", ""],
+    ["b", "", "7"],
+  ])(
+    "is not answered by a note that makes no sense: of %j, about %j of %j",
+    (replica, itemId, of) => {
+      expect(readRedone(redoneNote("x", replica, { itemId, userId: of }))).toBeUndefined();
+    },
+  );
 });

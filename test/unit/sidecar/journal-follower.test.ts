@@ -163,7 +163,7 @@ function startAt(
     isReachable: async () => false,
     urgent: () => undefined,
     onEvent: (event) => events.push(event),
-    noteRedone: async ({ id }, itemId) => void redone.push([id, itemId]),
+    noteRedone: async ({ id }, { itemId }) => void redone.push([id, itemId]),
     noteCursor: async () => undefined,
     reconcile: options.reconcile ?? (async () => true),
   });
