@@ -53,7 +53,7 @@ export function deviceOf(identity: Identity): DeviceFields {
 }
 
 /** What that replica calls the identity's user (core/cluster/user-aliases.ts). */
-function idAt({ memory, seal }: Tools, replica: string, { userId }: Identity): string {
+export function idAt({ memory, seal }: Tools, replica: string, { userId }: Identity): string {
   return userAliasesOf(memory, seal).idAt(replica, userId);
 }
 
@@ -110,7 +110,7 @@ async function mintUnderClaim(
   const user = await client.user(userId);
   if (user.outcome === "failed") return serverAway(user);
   if (user.outcome === "refused") return { end: "keyRefused" };
-  if (user.outcome === "unknownUser") return { end: "unknownUser" };
+  if (user.outcome === "unknownUser") return { end: "unknownUser", askedAs: userId };
   if (user.user.isDisabled) return { end: "disabled" };
 
   if (proof === "askOthers") {
@@ -135,8 +135,9 @@ async function mintUnderClaim(
       return serverAway(authorized);
     case "keyRefused":
     case "notAllowed":
-    case "unknownUser":
       return { end: authorized.outcome };
+    case "unknownUser":
+      return { end: "unknownUser", askedAs: userId };
     case "unknownCode":
       return { end: "serverAway", message: "the server forgot the QuickConnect request" };
   }

@@ -2,7 +2,8 @@
 // the cycle, a bounded number at one time, so that a slow server delays only what needs that server; the
 // next cycle comes when something changed, when an action ended, or after `cycleIntervalMs`.
 
-import { endGhost, mint, record, settle, sweep, type Tools, verify } from "./act.ts";
+import type { Identity } from "../core/cluster/identity.ts";
+import { endGhost, idAt, mint, record, settle, sweep, type Tools, verify } from "./act.ts";
 import {
   type Action,
   afterMint,
@@ -134,7 +135,7 @@ export class Cycle {
   async #mint({ identity, proof }: Extract<Action, { type: "mint" }>): Promise<void> {
     const { tools, observer, limits, onMintEnd } = this.#options;
     const startedMs = tools.monotonicMs();
-    const end = await mint(tools, identity, proof);
+    const end = unlessMadeSince(await mint(tools, identity, proof), identity, tools);
     const nowMs = tools.monotonicMs();
     onMintEnd?.(end.end, nowMs - startedMs);
     const name = `mint ${identity.key}`;
@@ -201,4 +202,13 @@ export class Cycle {
     });
     this.#wake = () => undefined;
   }
+}
+
+/**
+ * A user of whom this server knew nothing may have been made there, and told of, since it was asked: nobody tells of
+ * them again, so that the login would wait for a minute.
+ */
+function unlessMadeSince(end: MintEnd, identity: Identity, tools: Tools): MintEnd {
+  if (end.end !== "unknownUser") return end;
+  return idAt(tools, tools.replica, identity) === end.askedAs ? end : { end: "stale" };
 }

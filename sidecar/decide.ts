@@ -358,7 +358,8 @@ export type MintEnd =
   | { readonly end: "notAccepted" }
   | { readonly end: "nobodyToAsk" }
   | { readonly end: "disabled" }
-  | { readonly end: "unknownUser" }
+  /** `askedAs`: the id that the server was asked for. */
+  | { readonly end: "unknownUser"; readonly askedAs: string }
   | { readonly end: "switchedOff" }
   | { readonly end: "notAllowed" }
   | { readonly end: "keyRefused" }

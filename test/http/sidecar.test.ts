@@ -4,6 +4,8 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { hashOf, sealContext } from "../../core/cluster/identity.ts";
 import { verifyMember } from "../../core/cluster/member.ts";
+import { putNote } from "../../core/cluster/notes.ts";
+import { aliasNoteId, aliasText } from "../../core/cluster/user-aliases.ts";
 import { openEmbeddedStore } from "../../core/store/embedded.ts";
 import { openRedisStore } from "../../core/store/redis.ts";
 import { gatherFacts } from "../../sidecar/facts.ts";
@@ -196,6 +198,35 @@ describe("nobody gets a token", () => {
         await eventually(() =>
           cluster.sidecars.get("c")?.problems().get(key)?.includes("does not have the user"),
         );
+      });
+    } finally {
+      await c.stop();
+    }
+  });
+
+  test("who is made there only while it is asked for them: then they do, at once", async () => {
+    const c = await startStandIn({ name: "c", mediaDir: media.path });
+    try {
+      const options = { problemRetryMs: 60_000 };
+      await within({ servers: { a, c }, options }, async (cluster) => {
+        const login = await logIn(a, "root", "d-alias");
+        const here = (await logIn(c, "root", "d-other")).userId;
+        await eventually(() => cluster.sidecars.get("c")?.sight().health === "healthy");
+        await c.control("slow", { path: `/Users/${login.userId}`, firstByteMs: 400, times: 1 });
+        await cluster.record(login, "a");
+        await eventually(
+          async () => (await c.requests({ path: `/Users/${login.userId}` })).length > 0,
+        );
+        const alias = { replica: "c", userId: login.userId, here, views: {} };
+        const id = aliasNoteId("c", login.userId);
+        const note = {
+          kind: "userAlias",
+          id,
+          replica: "c",
+          value: aliasText(alias, seal),
+        } as const;
+        await putNote(cluster, note, 0);
+        expect(await statusOf(c, await cluster.tokenAt(login, "c", 5000))).toBe(200);
       });
     } finally {
       await c.stop();
