@@ -51,6 +51,9 @@ interface Watched {
   broken: number;
   probesUntilWizard: number;
   isWizardComplete: boolean;
+  readonly sinceMs: number;
+  /** Whether it was ready or unfit once: what it knows was there to be asked for. */
+  wasUp: boolean;
 }
 
 export class Health {
@@ -103,6 +106,8 @@ export class Health {
         broken: 0,
         probesUntilWizard: 0,
         isWizardComplete: false,
+        sinceMs: this.#options.clock.monotonicMs(),
+        wasUp: false,
       };
       this.#watched.set(config.name, watched);
       this.#options.metrics.replicaState.set(config.name, state);
@@ -186,14 +191,19 @@ export class Health {
     });
   }
 
-  /** Resolves when every replica has been looked at once, or after `limitMs`. */
+  /**
+   * Resolves when every replica has been seen up once. One that has not within `limitMs` of being named is not
+   * waited for: a door that has just started must not take a server that is slow just then for one that is away.
+   */
   async everyFirstLook(limitMs: number): Promise<void> {
     const { clock } = this.#options;
-    const deadlineMs = clock.monotonicMs() + limitMs;
-    while ([...this.#view.replicas.values()].some(({ state }) => state === "unknown")) {
-      const leftMs = deadlineMs - clock.monotonicMs();
-      if (leftMs <= 0) return;
-      await this.changed(this.#view.version, leftMs);
+    for (;;) {
+      const leftMs = [...this.#watched.values()]
+        .filter(({ wasUp }) => !wasUp)
+        .map(({ sinceMs }) => sinceMs + limitMs - clock.monotonicMs());
+      const longestMs = Math.max(0, ...leftMs);
+      if (longestMs === 0) return;
+      await this.changed(this.#view.version, longestMs);
     }
   }
 
@@ -281,6 +291,8 @@ export class Health {
   #observe(name: string, state: ReplicaState, reason: string): void {
     const before = this.#view;
     const known = before.replicas.get(name);
+    const watched = this.#watched.get(name);
+    if (watched !== undefined && (state === "ready" || state === "unfit")) watched.wasUp = true;
     this.#view = withObservation(before, name, state, reason, this.#options.clock.monotonicMs());
     if (known?.state !== state) {
       this.#options.metrics.replicaState.set(name, state);

@@ -33,6 +33,8 @@ afterEach(async () => {
     await server.ready();
     await server.control("clear");
     await server.control("encoder", { fails: false });
+    // What a failed test left behind is not the next one's.
+    for (const pid of runningFfmpegs(server)) process.kill(pid, "SIGKILL");
   }
   await doorSees(door, 2, 8000);
 });
@@ -72,6 +74,16 @@ class Watcher {
     const bytes = (await reply.arrayBuffer()).byteLength;
     const explain = reply.headers.get("x-jellybloom-explain") ?? "";
     return { status: reply.status, explain, bytes };
+  }
+
+  /** Begins at the beginning, whatever was watched of it before. */
+  async forget(servers: readonly StandIn[]): Promise<void> {
+    await this.viewer.call("DELETE", `/UserPlayedItems/${this.itemId}`);
+    for (const server of servers) {
+      await until(5000, "nothing of it was watched", async () => {
+        return (await positionAt(server, this.viewer, this.itemId)) === 0;
+      });
+    }
   }
 
   async report(what: "" | "/Progress" | "/Stopped", seconds: number): Promise<number> {
@@ -129,13 +141,14 @@ test("a play goes on within 3 s of its server's death, from the segment that is 
   expect(tookMs).toBeLessThan(3000);
   expect(ffmpegs.most).toBe(1);
   const sentence = `play ${watcher.playSessionId} goes on at ${other.name} from segment 2`;
-  await until(2000, "a sentence in the log", () => door.log().includes(sentence));
+  await until(8000, "a sentence in the log", () => door.log().includes(sentence));
 });
 
 test("a frozen server that thaws lets go of the play: no ffmpeg, no session, no old position", async () => {
   const viewer = await newViewer("kid");
   const [home, other] = await viewer.homeAmong(pair);
   const watcher = await Watcher.begin(viewer);
+  await watcher.forget([home, other]);
   await watcher.report("", 0);
   expect((await watcher.segment(0)).status).toBe(200);
   expect(await watcher.report("/Progress", 10)).toBe(204);
@@ -154,8 +167,8 @@ test("a frozen server that thaws lets go of the play: no ffmpeg, no session, no 
   await home.ready();
   const thawedMs = performance.now();
   for (const number of [4, 5, 6]) expect((await watcher.segment(number)).status).toBe(200);
-  await until(2000, "the thawed server encodes nothing", () => runningFfmpegs(home).length === 0);
-  await until(2000, "the thawed server shows nothing", async () => {
+  await until(8000, "the thawed server encodes nothing", () => runningFfmpegs(home).length === 0);
+  await until(8000, "the thawed server shows nothing", async () => {
     return (await playsAt(home, viewer.deviceId)) === 0;
   });
   // What it had been sent while it was frozen has been carried out by now.
@@ -179,19 +192,22 @@ test("a play that leaves a draining server is never encoded twice at one time", 
   expect((await watcher.segment(0)).status).toBe(200);
   expect(runningFfmpegs(home).length).toBe(1);
   const ffmpegs = new FfmpegWatch([home, other]);
-  const drained = runCli([
-    ...["drain", home.name, "--admin", door.admin, "--cluster-key", CLUSTER_KEY],
-  ]);
-  let number = 1;
-  await until(10_000, "the play has moved", async () => {
-    const { status, explain } = await watcher.segment(number++);
-    expect(status).toBe(200);
-    return explain.startsWith(other.name);
-  });
-  await drained;
-  await ffmpegs.stop();
-  expect(ffmpegs.most).toBe(1);
-  await runCli(["undrain", home.name, "--admin", door.admin, "--cluster-key", CLUSTER_KEY]);
+  const at = [home.name, "--admin", door.admin, "--cluster-key", CLUSTER_KEY];
+  const drained = runCli(["drain", ...at]);
+  try {
+    let number = 1;
+    await until(10_000, "the play has moved", async () => {
+      const { status, explain } = await watcher.segment(number++);
+      expect(status).toBe(200);
+      return explain.startsWith(other.name);
+    });
+    await drained;
+    await ffmpegs.stop();
+    expect(ffmpegs.most).toBe(1);
+  } finally {
+    await drained;
+    await runCli(["undrain", ...at]);
+  }
 });
 
 test("a home that cannot encode: the viewer sees no error, and the play is bound to another", async () => {
@@ -213,7 +229,7 @@ test("a home that cannot encode: the viewer sees no error, and the play is bound
   expect(await positionAt(home, viewer, watcher.itemId)).toBe(12);
   // At the end nothing of it goes on encoding.
   await watcher.report("/Stopped", 13);
-  await until(2000, "nobody encodes", () => runningFfmpegs(other).length === 0);
+  await until(8000, "nobody encodes", () => runningFfmpegs(other).length === 0);
 });
 
 test("when two films have failed there, the next one is not even tried there", async () => {

@@ -11,16 +11,9 @@ import { Logins } from "../../proxy/logins.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
 import { defaultSeal, eventually, storeLimits } from "./sidecar-cluster.ts";
 
-const facts: IdentityFacts = {
-  kind: "user",
-  userId: "0123456789abcdef0123456789abcdef",
-  userName: "root",
-  deviceId: "chair",
-  client: "Test",
-  device: "Chair",
-  version: "1",
-};
-const key = identityKey(facts.userId, facts.deviceId);
+let facts: IdentityFacts;
+let key: string;
+let devices = 0;
 
 let redis: RedisServer;
 let store: Store;
@@ -38,8 +31,19 @@ afterAll(async () => {
 });
 
 beforeEach(async () => {
+  // A device of its own: what an earlier test, or an earlier try of this one, has left is not this login's.
+  facts = {
+    kind: "user",
+    userId: "0123456789abcdef0123456789abcdef",
+    userName: "root",
+    deviceId: `chair-${++devices}`,
+    client: "Test",
+    device: "Chair",
+    version: "1",
+  };
+  key = identityKey(facts.userId, facts.deviceId);
   const log = openLog({ level: "silent", format: "json", fd: 2 }).log;
-  store = await openRedisStore({ url: redis.url, limits: { ...storeLimits, callLimitMs: 200 } });
+  store = await openRedisStore({ url: redis.url, limits: { ...storeLimits, callLimitMs: 1000 } });
   memory = new Memory({ store, seal: defaultSeal, log, tokensRemembered: 10, storeRetryMs: 50 });
   logins = new Logins({
     ...{ store, memory, seal: defaultSeal, log, metrics: createMetrics("1"), now: Date.now },
@@ -82,6 +86,11 @@ async function thaw(): Promise<void> {
   memory.noteStoreSuccess();
 }
 
+/** One that no other test, and no other try of this one, has used: a token that was logged out stays so. */
+function tokenOf(name: string): string {
+  return `${name} of ${facts.deviceId}`;
+}
+
 async function storedTokens(): Promise<readonly string[]> {
   const { identities } = await store.load();
   return identities.flatMap((identity) =>
@@ -91,34 +100,34 @@ async function storedTokens(): Promise<readonly string[]> {
 
 test("a login counts at once, and is in the store when that is back", async () => {
   freeze();
-  await logins.record({ token: "first", facts }, "a");
-  expect(memory.standingOf("first").standing).toBe("current");
+  await logins.record({ token: tokenOf("first"), facts }, "a");
+  expect(memory.standingOf(tokenOf("first")).standing).toBe("current");
   await thaw();
-  await eventually(async () => (await storedTokens()).includes(hashOf("first")));
+  await eventually(async () => (await storedTokens()).includes(hashOf(tokenOf("first"))));
 });
 
 test("a logout counts at once, and every server has to hear of it when the store is back", async () => {
-  const identity = await logins.record({ token: "second", facts }, "a");
+  const identity = await logins.record({ token: tokenOf("second"), facts }, "a");
   freeze();
   await logins.end(identity, "a logout");
-  expect(memory.standingOf("second").standing).toBe("revoked");
+  expect(memory.standingOf(tokenOf("second")).standing).toBe("revoked");
   await thaw();
   await eventually(async () => {
     const { revocations } = await store.load();
-    return revocations.some(({ tokens }) => tokens.a?.hash === hashOf("second"));
+    return revocations.some(({ tokens }) => tokens.a?.hash === hashOf(tokenOf("second")));
   });
   expect(await storedTokens()).toEqual([]);
 });
 
 test("of logins and logouts on one device the last one counts when the store is back", async () => {
   freeze();
-  await logins.end(await logins.record({ token: "third", facts }, "a"), "a logout");
-  await logins.record({ token: "fourth", facts }, "a");
+  await logins.end(await logins.record({ token: tokenOf("third"), facts }, "a"), "a logout");
+  await logins.record({ token: tokenOf("fourth"), facts }, "a");
   await thaw();
-  await eventually(async () => (await storedTokens()).includes(hashOf("fourth")));
+  await eventually(async () => (await storedTokens()).includes(hashOf(tokenOf("fourth"))));
   // Whatever was told after it would have ended it by now.
   await new Promise((resolve) => setTimeout(resolve, 500));
-  expect(await storedTokens()).toEqual([hashOf("fourth")]);
-  expect(memory.standingOf("fourth").standing).toBe("current");
-  expect(memory.standingOf("third").standing).toBe("revoked");
+  expect(await storedTokens()).toEqual([hashOf(tokenOf("fourth"))]);
+  expect(memory.standingOf(tokenOf("fourth")).standing).toBe("current");
+  expect(memory.standingOf(tokenOf("third")).standing).toBe("revoked");
 });

@@ -4,29 +4,31 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, afterEach, beforeEach, expect, test } from "vitest";
 import { type DoorProcess, startDoor } from "../support/door.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
 import { until, Viewer } from "../support/viewer.ts";
 import { emptyFolder } from "./sidecar-cluster.ts";
 
 const media = emptyFolder();
-const data = mkdtempSync(join(tmpdir(), "jellybloom-lost-key-"));
+let data: string;
 let a: StandIn;
 let b: StandIn;
 let stopPair: () => Promise<void>;
 const doors: DoorProcess[] = [];
 
-beforeAll(async () => {
+beforeEach(async () => {
+  data = mkdtempSync(join(tmpdir(), "jellybloom-lost-key-"));
   ({ a, b, stop: stopPair } = await startPair({ mediaDir: media.path }));
 });
 
-afterAll(async () => {
-  for (const door of doors) await door.stop();
+afterEach(async () => {
+  for (const door of doors.splice(0)) await door.stop();
   await stopPair();
-  media.remove();
   rmSync(data, { recursive: true, force: true });
 });
+
+afterAll(() => media.remove());
 
 async function open(clusterKey: string, folder = data): Promise<DoorProcess> {
   const args = ["--cluster-key", clusterKey];
@@ -52,7 +54,7 @@ test("under another key nobody is logged out, and the log names who cannot be mo
 
   // Store and key lost: each login is known again by its server's word, and is carried on as ever. Its server is the
   // last that the door gets to see.
-  await home.control("slow", { path: "/health", firstByteMs: 700 });
+  await home.control("slow", { path: "/health", firstByteMs: 500 });
   const third = await open("another-key-of-this-cluster", join(data, "empty"));
   const again = viewer.at(third.url);
   expect((await again.call("GET", "/Users/Me")).status).toBe(200);

@@ -1,6 +1,7 @@
 // How often servers are looked at: often while somebody uses the door, seldom while nobody does, at once when they come.
+// And for how long one that has just been named may be slow before it counts as away.
 
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import type { ReplicaConfig } from "../../../core/cluster/replica.ts";
 import type { JellyfinClient } from "../../../core/jellyfin/client.ts";
 import { createMetrics } from "../../../core/service/metrics.ts";
@@ -12,6 +13,8 @@ const quietAfterMs = 60_000;
 let probes: string[];
 let isInUse: boolean;
 let answer: "healthy" | "starting";
+/** What b answers instead of that. */
+let answerOfB: "silent" | "refused" | undefined;
 let health: Health;
 let stop: AbortController;
 
@@ -20,6 +23,7 @@ beforeEach(() => {
   probes = [];
   isInUse = false;
   answer = "healthy";
+  answerOfB = undefined;
   stop = new AbortController();
   const info = { startupWizardCompleted: true };
   health = new Health({
@@ -35,20 +39,28 @@ beforeEach(() => {
       ({
         health: async () => {
           probes.push(name);
-          return { state: answer, reason: "" };
+          if (name === "b" && answerOfB === "silent") await slow(500);
+          return { state: name === "b" ? (answerOfB ?? answer) : answer, reason: "" };
         },
         publicInfo: async () => ({ outcome: "ok", info }),
         close: async () => undefined,
       }) as unknown as JellyfinClient,
   });
   health.setReplicas(replicas);
-  void health.run(stop.signal);
 });
+
+function look(): void {
+  void health.run(stop.signal);
+}
 
 afterEach(() => {
   stop.abort();
   vi.useRealTimers();
 });
+
+function slow(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
 
 /** How often both servers are asked in so many seconds. */
 async function probesIn(seconds: number): Promise<number> {
@@ -58,6 +70,7 @@ async function probesIn(seconds: number): Promise<number> {
 }
 
 test("a door that nobody uses looks half as often after a minute, and at both servers at once when somebody comes", async () => {
+  look();
   expect(await probesIn(10)).toBe(20);
   await vi.advanceTimersByTimeAsync(quietAfterMs);
   expect(await probesIn(10)).toBe(10);
@@ -70,6 +83,7 @@ test("a door that nobody uses looks half as often after a minute, and at both se
 });
 
 test("whoever asks now and then, or has something open, keeps it looking", async () => {
+  look();
   for (let time = 0; time < 3; time++) {
     health.noteUse(performance.now());
     await vi.advanceTimersByTimeAsync(quietAfterMs - 5000);
@@ -84,8 +98,53 @@ test("whoever asks now and then, or has something open, keeps it looking", async
 });
 
 test("a server on its way up is looked at four times a second, whoever is there", async () => {
+  look();
   await vi.advanceTimersByTimeAsync(2 * quietAfterMs);
   answer = "starting";
   await vi.advanceTimersByTimeAsync(3000);
   expect(await probesIn(10)).toBe(80);
+});
+
+describe("the first looks", () => {
+  const limitMs = 3000;
+
+  /** After how many ms everybody counts as looked at, for somebody who asks now. */
+  function waitMs(): Promise<number> {
+    const fromMs = performance.now();
+    return health.everyFirstLook(limitMs).then(() => performance.now() - fromMs);
+  }
+
+  test.each(["silent", "refused"] as const)(
+    "wait for a server that is %s at first",
+    async (how) => {
+      answerOfB = how;
+      look();
+      const waited = waitMs();
+      await vi.advanceTimersByTimeAsync(1600);
+      expect(health.view.replicas.get("b")?.state).toBe(how === "silent" ? "frozen" : "dead");
+      answerOfB = undefined;
+      await vi.advanceTimersByTimeAsync(5000);
+      expect(await waited).toBeGreaterThan(1500);
+      expect(await waited).toBeLessThan(2700);
+    },
+  );
+
+  test("wait for one that stays away only as long as it is new", async () => {
+    answerOfB = "refused";
+    look();
+    await vi.advanceTimersByTimeAsync(1000);
+    const waited = waitMs();
+    await vi.advanceTimersByTimeAsync(5000);
+    expect(await waited).toBe(2000);
+    expect(await waitMs()).toBe(0);
+  });
+
+  test("are over for one that was up and died", async () => {
+    look();
+    await vi.advanceTimersByTimeAsync(100);
+    answerOfB = "refused";
+    await vi.advanceTimersByTimeAsync(1500);
+    expect(health.view.replicas.get("b")?.state).toBe("dead");
+    expect(await waitMs()).toBe(0);
+  });
 });
