@@ -34,8 +34,24 @@ export class HeldSegment {
     this.#slabs = slabs;
   }
 
-  /** Copies what was read; more than the length is a bug of the caller's framing and is dropped. */
+  /** Where its next bytes belong, as far as they lie in one piece; undefined when it is whole. */
+  room(): Buffer | undefined {
+    const offset = this.#filled % slabBytes;
+    const left = Math.min(slabBytes - offset, this.length - this.#filled);
+    if (left === 0) return undefined;
+    return this.#slabs[Math.floor(this.#filled / slabBytes)]?.subarray(offset, offset + left);
+  }
+
+  /**
+   * Copies what was read, unless it was read into `room()`; more than the length is a bug of the caller's
+   * framing and is dropped.
+   */
   append(chunk: Buffer): void {
+    const room = this.room();
+    if (room?.buffer === chunk.buffer && room.byteOffset === chunk.byteOffset) {
+      this.#filled += chunk.length;
+      return;
+    }
     let at = 0;
     while (at < chunk.length && this.#filled < this.length) {
       const slab = this.#slabs[Math.floor(this.#filled / slabBytes)];

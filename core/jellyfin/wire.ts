@@ -1,6 +1,6 @@
 // The wire: HTTP/1.1 towards servers, as little of it as we need and as cheap as it can be. A
-// request is one buffered write; an answer is read into one reused buffer per connection and handed on as
-// views of it, so that a film's bytes are never copied in JavaScript.
+// request is one buffered write; an answer is read into one reused buffer per connection, or where its
+// receiver keeps it, and handed on as views of that, so that a film's bytes are never copied in JavaScript.
 //
 // It promises that every exchange ends with exactly one of `onEnd` and `onBroken` (or nothing after
 // `abort`), and that what broke says what the replica may have seen. Whatever is not plain RFC 9112
@@ -38,6 +38,12 @@ export interface WireSink {
    * After false nothing more is read until `resume()`, and the view stays as it is until then.
    */
   onData(chunk: Buffer): boolean;
+  /**
+   * Where the next bytes of a body of known length are to be read: they are handed to `onData` there, and nobody
+   * else uses that memory until the exchange is over. Undefined: into the connection's own buffer. Who gives room
+   * never answers false to `onData`.
+   */
+  room?(): Buffer | undefined;
   onEnd(): void;
   /** `why` is for the log: no secrets. */
   onBroken(phase: BrokenPhase, why: string): void;
@@ -301,12 +307,14 @@ class Connection implements Outgoing {
       });
       this.#socket.once("secureConnect", () => this.#connected());
     } else {
+      const readBuffer = Buffer.allocUnsafeSlow(options.readBufferBytes);
       this.#socket = connectTcp({
         host,
         port,
         noDelay: true,
         onread: {
-          buffer: Buffer.allocUnsafeSlow(options.readBufferBytes),
+          // Asked before the first read and after each.
+          buffer: () => this.#roomInSink() ?? readBuffer,
           callback: (length: number, buffer: Uint8Array): boolean =>
             this.#feed((buffer as Buffer).subarray(0, length)),
         },
@@ -411,6 +419,10 @@ class Connection implements Outgoing {
     if (exchange === undefined || exchange.isOver) return;
     exchange.isOver = true;
     exchange.sink.onBroken(phase, why);
+  }
+
+  #roomInSink(): Buffer | undefined {
+    return this.#state === reading.length ? this.#exchange?.sink.room?.() : undefined;
   }
 
   /** Takes what was read; false: read no more until `resume`. */

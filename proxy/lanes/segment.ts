@@ -69,6 +69,10 @@ class SegmentFetch implements WireSink {
     this.#settle({ kind: "noRoom" });
   }
 
+  room(): Buffer | undefined {
+    return this.#segment?.room();
+  }
+
   onData(chunk: Buffer): boolean {
     if (this.#segment !== undefined) this.#segment.append(chunk);
     // Whatever is not the segment is an error's text, and small.

@@ -192,8 +192,38 @@ class Remembering implements WireSink {
   }
 }
 
-function send(pool: WirePool, request: WireRequest = get, reader?: Reader): Remembering {
-  const sink = new Remembering(reader);
+/** Has what comes read into memory of its own, in places of a few bytes. */
+class Keeping extends Remembering {
+  readonly memory = Buffer.alloc(8 * 1024 * 1024);
+  readonly placeBytes: number;
+  filled = 0;
+  /** Bytes that were read straight into the memory. */
+  straight = 0;
+
+  constructor(placeBytes: number) {
+    super();
+    this.placeBytes = placeBytes;
+  }
+
+  room(): Buffer {
+    if (this.endings.length > 0) this.wrong.push("a question after the end");
+    return this.memory.subarray(this.filled, this.filled + this.placeBytes);
+  }
+
+  override onData(piece: Buffer): boolean {
+    if (piece.buffer !== this.memory.buffer) piece.copy(this.memory, this.filled);
+    else if (piece.byteOffset !== this.memory.byteOffset + this.filled) this.wrong.push("a gap");
+    else this.straight += piece.length;
+    this.filled += piece.length;
+    return super.onData(piece);
+  }
+}
+
+/** `room`: its memory is read into. */
+type How = Reader | "room" | undefined;
+
+function send(pool: WirePool, request: WireRequest = get, how?: How): Remembering {
+  const sink = how === "room" ? new Keeping(3) : new Remembering(how);
   sink.exchange = pool.send(request, sink);
   return sink;
 }
@@ -405,7 +435,7 @@ function delivered(answer: Answer, socket: Socket, pieces: readonly string[]): v
 async function checkAnswer(
   answer: Answer,
   pool: WirePool,
-  reader: Reader | undefined,
+  reader: How,
   how: string,
 ): Promise<void> {
   const sink = send(pool, answer.isHead === true ? head : get, reader);
@@ -427,9 +457,9 @@ describe.each(answers)("an answer told by $name", (answer) => {
     let pieces: readonly string[] = [answer.bytes];
     const served = await serve((socket) => delivered(answer, socket, pieces));
     for (const readBufferBytes of [64 * 1024, 1, 2, 3, 4, 5, 7, 11, 16]) {
-      for (const reader of [undefined, pauseEach]) {
+      for (const reader of [undefined, pauseEach, "room" as const]) {
         const pool = poolTo(served.origin, { readBufferBytes });
-        const how = `buffer of ${readBufferBytes}${reader === undefined ? "" : ", pausing"}`;
+        const how = `buffer of ${readBufferBytes}, ${reader === pauseEach ? "pausing" : reader}`;
         await checkAnswer(answer, pool, reader, how);
         expect(pool.size, how).toBe(answer.stays ? 1 : 0);
         if (answer.stays) {
@@ -453,7 +483,7 @@ describe.each(answers)("an answer told by $name", (answer) => {
     const one = async () => {
       while (split < answer.bytes.length) {
         const at = split++;
-        for (const reader of [undefined, pauseEach]) {
+        for (const reader of [undefined, pauseEach, "room" as const]) {
           const base = answer.isHead === true ? head : get;
           const request = { ...base, head: base.head.replace(" / ", ` /${at} `) };
           const sink = send(pool, request, reader);
@@ -1445,6 +1475,60 @@ async function checkPaused(origin: string, each: PausedCase): Promise<void> {
   }
 }
 
+describe("who gives room", () => {
+  const body = Buffer.alloc(5 * 1024 * 1024, "0123456789abcdef-");
+
+  test("has all but the first bytes read straight into it, and nobody writes there afterwards", async () => {
+    let isFirst = true;
+    const served = await serve((socket) => {
+      const text = isFirst ? body : Buffer.alloc(100_000, "x");
+      isFirst = false;
+      socket.write(`${ok}Content-Length: ${text.length}\r\n\r\n`);
+      socket.write(text);
+    });
+    const pool = poolTo(served.origin);
+    const sink = new Keeping(1024 * 1024);
+    sink.exchange = pool.send(get, sink);
+    expect([await sink.over, sink.wrong]).toEqual([{ kind: "end" }, []]);
+    expect(sink.straight).toBeGreaterThan(body.length - 64 * 1024 - 1);
+    const next = send(pool);
+    expect(await next.over).toEqual({ kind: "end" });
+    expect(served.connections).toHaveLength(1);
+    expect(sink.memory.subarray(0, body.length).equals(body)).toBe(true);
+    expect(sink.memory.subarray(body.length).every((byte) => byte === 0)).toBe(true);
+  });
+
+  test("is not asked where lengths stand between the bytes, or none is told", async () => {
+    const told = [`${chunked}${(1000).toString(16)}\r\n${"x".repeat(1000)}\r\n0\r\n\r\n`, ok];
+    for (const bytes of told) {
+      const served = await serve((socket) => {
+        socket.write(bytes.slice(0, 200));
+        setTimeout(() => socket.end(bytes.slice(200) + (bytes === ok ? "\r\nall of it" : "")), 20);
+      });
+      const sink = new Keeping(1000);
+      sink.exchange = poolTo(served.origin).send(get, sink);
+      expect([await sink.over, sink.straight]).toEqual([{ kind: "end" }, 0]);
+    }
+  });
+
+  test("and leaves in the midst is not written to any more", async () => {
+    let server: Socket | undefined;
+    const served = await serve((socket) => {
+      server = socket;
+      socket.write(`${ok}Content-Length: ${body.length}\r\n\r\n`);
+      socket.write(body.subarray(0, 1_000_000));
+    });
+    const sink = new Keeping(1024 * 1024);
+    sink.exchange = poolTo(served.origin).send(get, sink);
+    await until(() => sink.filled === 1_000_000);
+    sink.exchange.abort();
+    server?.write(body.subarray(1_000_000, 2_000_000));
+    await sleep(50);
+    expect(sink.memory.subarray(1_000_000).every((byte) => byte === 0)).toBe(true);
+    expect(sink.endings).toEqual([]);
+  });
+});
+
 describe("a pause", () => {
   test.each(pausedCases)("$name: the end is told after it, not before", async (each) => {
     const served = await serve((socket) => {
@@ -1642,14 +1726,14 @@ describe("whatever comes", () => {
         fc.array(piece, { maxLength: 12 }),
         fc.constantFrom("end" as const, "end" as const, "reset" as const),
         fc.constantFrom(1, 3, 17, 64 * 1024),
+        fc.constantFrom<How>(undefined, pauseEach, "room"),
         fc.boolean(),
-        fc.boolean(),
-        async (hasStatus, pieces, finish, readBufferBytes, pauses, isHead) => {
+        async (hasStatus, pieces, finish, readBufferBytes, reader, isHead) => {
           stream = hasStatus ? [ok, ...pieces] : pieces;
           how = finish;
           const pool = poolTo(served.origin, { readBufferBytes, connectLimitMs: 1000 });
           cleanups.pop();
-          const sink = send(pool, isHead ? head : get, pauses ? pauseEach : undefined);
+          const sink = send(pool, isHead ? head : get, reader);
           const ending = await sink.over;
           counts[ending.kind]++;
           await new Promise(setImmediate);
@@ -1685,8 +1769,8 @@ describe("whatever comes", () => {
         fc.boolean(),
         fc.array(fc.nat(2000), { maxLength: 5 }),
         fc.constantFrom(1, 2, 13, 100, 4096),
-        fc.boolean(),
-        async (parts, isChunked, cuts, readBufferBytes, pauses) => {
+        fc.constantFrom<How>(undefined, pauseEach, "room"),
+        async (parts, isChunked, cuts, readBufferBytes, reader) => {
           const body = Buffer.concat(parts);
           const framed = isChunked
             ? Buffer.concat([
@@ -1703,7 +1787,7 @@ describe("whatever comes", () => {
           pieces = [0, ...places].map((from, index) => framed.subarray(from, places[index]));
           const pool = poolTo(served.origin, { readBufferBytes });
           cleanups.pop();
-          const sink = send(pool, get, pauses ? pauseEach : undefined);
+          const sink = send(pool, get, reader);
           expect(await sink.over).toEqual({ kind: "end" });
           expect(sink.body.equals(body)).toBe(true);
           expect(sink.wrong).toEqual([]);
