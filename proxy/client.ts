@@ -99,7 +99,9 @@ export class Client {
       undefined,
       now,
     );
-    response.onClosed = () => client.#closed(response.writableFinished);
+    // Named before it is assigned: see docs/decisions/028.
+    const onClosed = () => client.#closed(response.writableFinished);
+    response.onClosed = onClosed;
     return client;
   }
 

@@ -225,10 +225,11 @@ export class Health {
         state.state === "ready" ? this.#readyIntervalMs() : Math.min(probeIntervalMs, 250);
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, restMs(waitMs, performance.now()));
-        watched.wake = () => {
+        const wake = () => {
           clearTimeout(timer);
           resolve();
         };
+        watched.wake = wake;
       });
     }
   }

@@ -223,7 +223,8 @@ export class Sending {
     const length = client.head.headers["content-length"];
     if (length !== undefined) headers.push("content-length", length);
     const leaving = new AbortController();
-    client.onLeft = () => leaving.abort();
+    const onLeft = () => leaving.abort();
+    client.onLeft = onLeft;
     let isTooLarge = false;
     const limited = watchedForSize(body, () => {
       isTooLarge = true;

@@ -195,14 +195,17 @@ export class Cycle {
   async #pause(ms: number): Promise<void> {
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, ms);
-      this.#wake = () => {
+      const wake = () => {
         clearTimeout(timer);
         resolve();
       };
+      this.#wake = wake;
     });
-    this.#wake = () => undefined;
+    this.#wake = doNothing;
   }
 }
+
+const doNothing = () => undefined;
 
 /**
  * A user of whom this server knew nothing may have been made there, and told of, since it was asked: nobody tells of

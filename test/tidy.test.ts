@@ -91,6 +91,13 @@ test("only the commands and the launcher import while running", () => {
   expect(late.filter((file) => !mayImportLate.includes(file))).toEqual([]);
 });
 
+test("no closure is assigned to a property where it is written: V8 would make it old (decision 028)", () => {
+  const assigned = /[\w\])]\.#?\w+ (\?\?|\|\|)?= (async )?(function\b|(\([^()]*\)|\w+)(: [^=]+)? =>)/;
+  const found = productionSources.filter((file) => !file.startsWith("tools/"));
+  const wrong = found.filter((file) => assigned.test(withoutComments(read(file))));
+  expect(wrong).toEqual([]);
+});
+
 test("every source opens with a paragraph that says what it is", () => {
   const silent = sources.filter((file) => headOf(file, "//").length < 60 && !hasBlockHead(file));
   expect(silent).toEqual([]);

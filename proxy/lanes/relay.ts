@@ -114,10 +114,11 @@ export class RelayAttempt implements WireSink {
     this.#options = options;
     this.#expected = expected;
     this.#resolve = resolve;
-    options.client.onLeft = () => {
+    const onLeft = () => {
       this.#exchange.abort();
       this.#settle({ kind: "clientLeft" });
     };
+    options.client.onLeft = onLeft;
     const pool = options.holdLimitBytes > 0 ? attempt.link.message : attempt.link.bytes;
     this.#exchange = pool.send(attempt.wire, this);
     this.#link = attempt.link;

@@ -48,10 +48,11 @@ class SegmentFetch implements WireSink {
     this.#client = client;
     this.#memory = memory;
     this.#resolve = resolve;
-    client.onLeft = () => {
+    const onLeft = () => {
       this.#exchange.abort();
       this.#settle({ kind: "clientLeft" });
     };
+    client.onLeft = onLeft;
     this.#exchange = attempt.link.bytes.send(attempt.wire, this);
     this.#link = attempt.link;
     this.#running = track(attempt, this.#exchange);
