@@ -98,12 +98,15 @@ export class Exchange {
     if (!this.isOver) this.connection?.resume();
   }
 
-  /** Ends it without a word to the sink; the replica sees its connection closed at once. */
-  abort(): void {
+  /**
+   * Ends it without a word to the sink; the replica sees its connection closed at once. `isViewDropped`: nobody reads
+   * any more in the view that was handed out last, though `onData` answered false.
+   */
+  abort(isViewDropped = false): void {
     if (this.isOver) return;
     this.isOver = true;
     this.#pool.forget(this);
-    this.connection?.destroy();
+    this.connection?.destroy(isViewDropped);
   }
 
   /** Ends it as broken from outside: the replica was found to be gone. */
@@ -125,6 +128,9 @@ export class Exchange {
 const spareConnections = 4;
 const burstIdleLimitMs = 3000;
 
+/** Read buffers of connections that are gone, kept for the next ones: new ones are garbage that lies outside the heap. */
+const spareBuffersLimit = 16;
+
 /** Connections to one replica, of one kind (small reads or large). */
 export class WirePool {
   readonly options: WirePoolOptions;
@@ -134,6 +140,7 @@ export class WirePool {
   readonly #idle: Connection[] = [];
   readonly #all = new Set<Connection>();
   readonly #waiting: Exchange[] = [];
+  readonly #spareBuffers: Buffer[] = [];
   #isClosed = false;
 
   constructor(options: WirePoolOptions) {
@@ -177,6 +184,8 @@ export class WirePool {
    * sooner than the few that ordinary use takes up again.
    */
   sweep(): void {
+    // One at a time: after a busy second they are gone in a quarter of a minute.
+    this.#spareBuffers.pop();
     const nowMs = this.options.now();
     const oldestMs = nowMs - this.options.idleLimitMs;
     const burstMs = nowMs - burstIdleLimitMs;
@@ -216,6 +225,16 @@ export class WirePool {
     connection.idleSinceMs = this.options.now();
     if (this.options.lingers === false) connection.holdProcess(false);
     this.#idle.push(connection);
+  }
+
+  /** For a connection's reads; its own until it gives it back, or is forgotten with it. */
+  takeBuffer(): Buffer {
+    return this.#spareBuffers.pop() ?? Buffer.allocUnsafeSlow(this.options.readBufferBytes);
+  }
+
+  /** Nobody reads in it any more, and nothing is read into it. */
+  giveBuffer(buffer: Buffer): void {
+    if (this.#spareBuffers.length < spareBuffersLimit) this.#spareBuffers.push(buffer);
   }
 
   /** A connection is gone. */
@@ -279,6 +298,7 @@ class Connection implements Outgoing {
   idleSinceMs = 0;
   readonly #pool: WirePool;
   readonly #socket: Socket;
+  #readBuffer: Buffer | undefined;
   #connectTimer: NodeJS.Timeout | undefined;
   #exchange: Exchange | undefined;
   /** The request's head while it waits in the outbox. */
@@ -307,7 +327,8 @@ class Connection implements Outgoing {
       });
       this.#socket.once("secureConnect", () => this.#connected());
     } else {
-      const readBuffer = Buffer.allocUnsafeSlow(options.readBufferBytes);
+      const readBuffer = pool.takeBuffer();
+      this.#readBuffer = readBuffer;
       this.#socket = connectTcp({
         host,
         port,
@@ -379,17 +400,23 @@ class Connection implements Outgoing {
 
   /** Ends the exchange as broken, if there is one, and the connection with it. */
   breakOff(why: string): void {
+    // Somebody may still read in what was handed out last: the buffer is theirs.
+    if (this.#isPaused) this.#readBuffer = undefined;
     this.#isPaused = false;
     this.#broken(why);
   }
 
-  destroy(): void {
+  destroy(isViewDropped = false): void {
     clearTimeout(this.#connectTimer);
     this.#exchange = undefined;
     this.#unsent = undefined;
     this.#state = reading.idle;
     this.#pool.lost(this);
+    // Its handle is closed with this: nothing is read into the buffer from here on.
     this.#socket.destroy();
+    const isFree = isViewDropped || !this.#isPaused;
+    if (isFree && this.#readBuffer !== undefined) this.#pool.giveBuffer(this.#readBuffer);
+    this.#readBuffer = undefined;
   }
 
   #connected(): void {

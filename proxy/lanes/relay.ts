@@ -115,7 +115,8 @@ export class RelayAttempt implements WireSink {
     this.#expected = expected;
     this.#resolve = resolve;
     const onLeft = () => {
-      this.#exchange.abort();
+      // Its socket is closed, and whatever it had not taken is written nowhere.
+      this.#exchange.abort(true);
       this.#settle({ kind: "clientLeft" });
     };
     options.client.onLeft = onLeft;

@@ -1529,6 +1529,63 @@ describe("who gives room", () => {
   });
 });
 
+describe("a read buffer", () => {
+  const flood = (socket: Socket, letter: string) => {
+    socket.write(`${ok}Content-Length: 1000000\r\n\r\n${letter.repeat(200_000)}`);
+  };
+
+  /** An exchange whose reader stops at the first bytes, with the view that it has in its hands. */
+  async function stopped(pool: WirePool): Promise<{ sink: Remembering; view: Buffer }> {
+    let view: Buffer | undefined;
+    const sink = send(pool, get, (piece) => {
+      view = piece;
+      return false;
+    });
+    await until(() => view !== undefined);
+    return { sink, view: view ?? Buffer.alloc(0) };
+  }
+
+  test("is used again by the next connection when its own is gone", async () => {
+    const served = await serve((socket) => flood(socket, "a"));
+    const pool = poolTo(served.origin);
+    const seen = new Set<ArrayBufferLike>();
+    for (let round = 0; round < 50; round++) {
+      const { sink, view } = await stopped(pool);
+      seen.add(view.buffer);
+      sink.exchange?.abort(true);
+      const other = new Remembering((piece) => {
+        seen.add(piece.buffer);
+        return true;
+      });
+      other.exchange = pool.send(fresh, other);
+      await until(() => other.pieces.length > 0);
+      other.exchange.abort();
+    }
+    expect(served.connections.length).toBe(100);
+    expect(seen.size).toBeLessThan(4);
+  });
+
+  test.each<[string, (pool: WirePool, sink: Remembering) => void]>([
+    ["is aborted", (_pool, sink) => sink.exchange?.abort()],
+    ["is broken off", (_pool, sink) => sink.exchange?.breakOff("it is gone")],
+    ["ends with its pool's", (pool) => pool.close()],
+  ])("in which somebody still reads is nobody else's when the exchange %s", async (_how, end) => {
+    let letter = "a";
+    const served = await serve((socket) => flood(socket, letter));
+    const pool = poolTo(served.origin);
+    const { sink, view } = await stopped(pool);
+    const before = Buffer.from(view);
+    end(pool, sink);
+    letter = "b";
+    // The same pool where it is open; a closed one has no connections that could read.
+    const others = [1, 2, 3].map(() => send(pool));
+    await sleep(100);
+    for (const other of others) other.exchange?.abort();
+    expect(view.equals(before)).toBe(true);
+    expect(pool.takeBuffer().buffer).not.toBe(view.buffer);
+  });
+});
+
 describe("a pause", () => {
   test.each(pausedCases)("$name: the end is told after it, not before", async (each) => {
     const served = await serve((socket) => {
