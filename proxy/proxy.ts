@@ -33,6 +33,7 @@ import { repeat, sleep } from "../core/service/loop.ts";
 import { type Metrics, statusClass } from "../core/service/metrics.ts";
 import type { Address } from "../core/service/options.ts";
 import type { Seal } from "../core/service/seal.ts";
+import { youngLimit } from "../core/service/young.ts";
 import { type Member, type Store, StoreUnavailable } from "../core/store/store.ts";
 import type { Attendant } from "./attendant.ts";
 import { createApiKeysAttendant } from "./attendants/api-keys.ts";
@@ -138,6 +139,8 @@ export interface AssembledProxy {
 }
 
 const sweepIntervalMs = 1000;
+/** With 64 requests under way a larger young generation saves nothing that can be measured. */
+const youngLimitBytes = 64 * 1024 * 1024;
 /** What changes is told at once; this is for what others tell, and for a store that went away silently. */
 const meetIntervalMs = 2000;
 const sightTtlMs = 5000;
@@ -538,11 +541,13 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
         const plainIntervalMs = Math.min(
           ...[sweepIntervalMs, config.headersTimeLimitMs / 4, config.keepAliveLimitMs / 4],
         );
+        const lookAtYoung = youngLimit(youngLimitBytes);
         await Promise.all([
           repeat(plainIntervalMs, signal, async () => plain.sweep()),
           repeat(sweepIntervalMs, signal, async () => {
             links.sweep();
             segments.sweep();
+            lookAtYoung();
             memory.forgetExpiredPins(clock.wallMs());
           }),
         ]);

@@ -92,7 +92,8 @@ test("only the commands and the launcher import while running", () => {
 });
 
 test("no closure is assigned to a property where it is written: V8 would make it old (decision 028)", () => {
-  const assigned = /[\w\])]\.#?\w+ (\?\?|\|\|)?= (async )?(function\b|(\([^()]*\)|\w+)(: [^=]+)? =>)/;
+  const assigned =
+    /[\w\])]\.#?\w+ (\?\?|\|\|)?= (async )?(function\b|(\([^()]*\)|\w+)(: [^=]+)? =>)/;
   const found = productionSources.filter((file) => !file.startsWith("tools/"));
   const wrong = found.filter((file) => assigned.test(withoutComments(read(file))));
   expect(wrong).toEqual([]);
