@@ -54,6 +54,9 @@ export interface SidecarLog {
   error(message: string): void;
 }
 
+/** How often a server that is not healthy is looked at, in ms; as often as a door does. */
+const awayIntervalMs = 250;
+
 export interface SidecarOptions extends DecideLimits {
   /** This program's version, as the presence says it. */
   readonly version: string;
@@ -365,7 +368,10 @@ export function createSidecar(parts: SidecarParts): Sidecar {
     while (!signal.aborted) {
       nextLook = new AbortController();
       await watchServer();
-      await rest(options.healthIntervalMs, signal, nextLook.signal);
+      // Who else looks may have missed that it was away, and so does not say when it is back.
+      const { healthIntervalMs } = options;
+      const waitMs = isHealthy() ? healthIntervalMs : Math.min(healthIntervalMs, awayIntervalMs);
+      await rest(waitMs, signal, nextLook.signal);
     }
   }
 

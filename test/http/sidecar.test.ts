@@ -598,7 +598,7 @@ describe("several Jellyblooms", () => {
   });
 });
 
-test("a server that went away is noticed at once when somebody says so", async () => {
+test("a server that went away is noticed at once when somebody says so, and that it is back though nobody does", async () => {
   await within({ options: { healthIntervalMs: 60_000 } }, async (cluster) => {
     const sidecar = cluster.sidecars.get("b");
     await eventually(() => sidecar?.sight().health === "healthy");
@@ -607,6 +607,8 @@ test("a server that went away is noticed at once when somebody says so", async (
     expect(sidecar?.sight().health).toBe("healthy");
     sidecar?.lookNow();
     await eventually(() => sidecar?.sight().health === "unhealthy", 1000);
+    await b.control("clear");
+    await eventually(() => sidecar?.sight().health === "healthy", 5000);
   });
 });
 
