@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import { connect } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type DoorProcess, startDoor } from "../support/door.ts";
+import { doorUses } from "../support/household.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
 import { makeMedia } from "../support/media.ts";
 import {
@@ -42,6 +43,8 @@ beforeAll(async () => {
       args: ["--body-buffer-limit", "64KiB"],
     }),
   ]);
+  // Before it has caught up nobody would be placed there.
+  await doorUses(door, 2);
   const login = await fetch(`${door.url}/Users/AuthenticateByName`, {
     method: "POST",
     headers: { authorization: device, "content-type": "application/json" },
