@@ -5,7 +5,7 @@
 
 import type { BehindCause } from "../core/cluster/journal-cursor.ts";
 import type { ReplicaConfig, ReplicaState } from "../core/cluster/replica.ts";
-import { isGone } from "../core/cluster/replica.ts";
+import { awayLookIntervalMs, isGone } from "../core/cluster/replica.ts";
 import {
   type ClusterView,
   initialView,
@@ -222,7 +222,9 @@ export class Health {
       this.#observe(watched.config.name, state.state, state.reason);
       // A server on its way up is asked more often: every moment of it somebody may be waiting.
       const waitMs =
-        state.state === "ready" ? this.#readyIntervalMs() : Math.min(probeIntervalMs, 250);
+        state.state === "ready"
+          ? this.#readyIntervalMs()
+          : Math.min(probeIntervalMs, awayLookIntervalMs);
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, restMs(waitMs, performance.now()));
         const wake = () => {

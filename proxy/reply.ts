@@ -66,13 +66,13 @@ export function told(rawHeaders: readonly string[], value: unknown): HeldReply {
   return ownReply(200, "OK", text, ["Content-Type", "application/json; charset=utf-8"]);
 }
 
-/** Objects whose names are values of their own: they keep their case (System.Text.Json renames properties only). */
-const dictionaries = new Set(["ImageTags", "ProviderIds", "ImageBlurHashes", "Trickplay"]);
-
 /** The id of a list that was made (PlaylistCreationResult, CollectionCreationResult). */
 export function listCreated(rawHeaders: readonly string[], id: string): HeldReply {
   return told(rawHeaders, { Id: id });
 }
+
+/** Objects whose names are values of their own: they keep their case (System.Text.Json renames properties only). */
+const dictionaries = new Set(["ImageTags", "ProviderIds", "ImageBlurHashes", "Trickplay"]);
 
 /** With its names as Jellyfin's CamelCase profile has them. */
 export function camelCased(value: unknown): unknown {

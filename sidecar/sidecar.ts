@@ -24,6 +24,7 @@ import { swapIds } from "../core/cluster/id-swap.ts";
 import { proveMember } from "../core/cluster/member.ts";
 import type { Memory } from "../core/cluster/memory.ts";
 import { putNote } from "../core/cluster/notes.ts";
+import { awayLookIntervalMs } from "../core/cluster/replica.ts";
 import type { SeenSession } from "../core/cluster/sessions.ts";
 import { userAliasesOf } from "../core/cluster/user-aliases.ts";
 import type { HealthAnswer, JellyfinClient } from "../core/jellyfin/client.ts";
@@ -53,9 +54,6 @@ export interface SidecarLog {
   warn(message: string): void;
   error(message: string): void;
 }
-
-/** How often a server that is not healthy is looked at, in ms; as often as a door does. */
-const awayIntervalMs = 250;
 
 export interface SidecarOptions extends DecideLimits {
   /** This program's version, as the presence says it. */
@@ -370,7 +368,9 @@ export function createSidecar(parts: SidecarParts): Sidecar {
       await watchServer();
       // Who else looks may have missed that it was away, and so does not say when it is back.
       const { healthIntervalMs } = options;
-      const waitMs = isHealthy() ? healthIntervalMs : Math.min(healthIntervalMs, awayIntervalMs);
+      const waitMs = isHealthy()
+        ? healthIntervalMs
+        : Math.min(healthIntervalMs, awayLookIntervalMs);
       await rest(waitMs, signal, nextLook.signal);
     }
   }

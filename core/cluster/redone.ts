@@ -16,6 +16,11 @@ export interface Redone {
   readonly userId: string;
 }
 
+/** What a note says, with the replica that has it. */
+export interface RedoneThere extends Redone {
+  readonly replica: string;
+}
+
 /** Whether anybody waits for a change of this kind: those of user data are sent to another server at once. */
 export function isRedoneAwaited(kind: IntentKind): boolean {
   return kind !== "userData";
@@ -33,7 +38,7 @@ export function redoneNote(
 /** What such a note says; undefined when there is none, or it makes no sense. */
 export function readRedone(
   note: Pick<Note, "replica" | "value"> | undefined,
-): (Redone & { readonly replica: string }) | undefined {
+): RedoneThere | undefined {
   if (note === undefined || note.replica === "") return undefined;
   const { itemId, userId } = parsedObject(note.value) ?? {};
   if (!isIdOrEmpty(itemId) || !isIdOrEmpty(userId)) return undefined;

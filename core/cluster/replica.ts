@@ -25,6 +25,9 @@ export interface ReplicaConfig {
  */
 export type ReplicaState = "unknown" | "ready" | "starting" | "unfit" | "frozen" | "dead";
 
+/** How often a server that is not ready is looked at, by doors and its sidecar, in ms: somebody may be waiting for it. */
+export const awayLookIntervalMs = 250;
+
 /** A replica as one process sees it now. Immutable: a change of state makes a new value. */
 export interface ReplicaObserved {
   readonly config: ReplicaConfig;

@@ -2,7 +2,7 @@
 // whose server died, or whose client left before the answer, nobody knows whether it was allowed. Before it is done
 // again in the cluster's own name it is judged here. Pure.
 
-import { fieldOf } from "../jellyfin/documents.ts";
+import { readPasswordFacts, readUserFacts } from "../jellyfin/documents.ts";
 import type { Intent, IntentKind } from "./journal.ts";
 
 /** Who asked, as a server knows them now. */
@@ -34,7 +34,7 @@ export function isAskedAsCaller(kind: IntentKind): boolean {
   }
 }
 
-/** Undefined: nobody who is logged in. */
+/** For the other kinds. `caller` undefined: nobody who is logged in. */
 export function mayChange(
   { kind, userId, facts }: Pick<Intent, "kind" | "userId" | "facts">,
   caller: Caller | undefined,
@@ -53,9 +53,9 @@ export function mayChange(
       // RequestHelpers.AssertCanUpdateUser.
       return isOwn && caller.changesOwnSettings;
     case "password":
-      return isOwn && caller.changesOwnSettings && fieldOf(facts, "how") === "own";
+      return isOwn && caller.changesOwnSettings && readPasswordFacts(facts)?.how === "own";
     case "user":
-      return isOwn && caller.changesOwnSettings && fieldOf(facts, "what") === "updated";
+      return isOwn && caller.changesOwnSettings && readUserFacts(facts)?.what === "updated";
     case "collection":
       // CollectionController: Policies.CollectionManagement.
       return caller.managesCollections;
@@ -64,6 +64,6 @@ export function mayChange(
       return true;
     default:
       // Policies.RequiresElevation, and whatever no rule here names.
-      return isAskedAsCaller(kind);
+      return false;
   }
 }

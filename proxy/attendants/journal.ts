@@ -22,7 +22,7 @@ import {
   type Outcome,
 } from "../../core/cluster/journal.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
-import { isRedoneAwaited, type Redone, readRedone } from "../../core/cluster/redone.ts";
+import { isRedoneAwaited, type RedoneThere, readRedone } from "../../core/cluster/redone.ts";
 import { forgetSecret, keepSecret } from "../../core/cluster/secret.ts";
 import { readUserDataFacts } from "../../core/cluster/user-data.ts";
 import { bodyLeftOut, type ChangeDraft } from "../../core/jellyfin/change-request.ts";
@@ -237,7 +237,7 @@ export class Journal implements Attendant {
   }
 
   /** What the leader says of it when it has done it; undefined: not in time, or nobody waits any more. */
-  async #redone(id: string, asked: Attended): Promise<ReturnType<typeof readRedone>> {
+  async #redone(id: string, asked: Attended): Promise<RedoneThere | undefined> {
     const { memory, clock, limits } = this.#parts;
     const endMs = clock.monotonicMs() + limits.redoneWaitLimitMs;
     for (;;) {
@@ -255,7 +255,7 @@ export class Journal implements Attendant {
   async #replyTo(
     { rawHeaders }: Attended,
     what: ToldOfChange,
-    { itemId, userId, replica }: Redone & { readonly replica: string },
+    { itemId, userId, replica }: RedoneThere,
   ): Promise<HeldReply | undefined> {
     switch (what) {
       case "nothing":
