@@ -1565,6 +1565,20 @@ describe("a read buffer", () => {
     expect(seen.size).toBeLessThan(4);
   });
 
+  test("is kept sixteen times at most, and one less after each sweep", async () => {
+    const served = await serve((socket) => flood(socket, "a"));
+    const pool = poolTo(served.origin);
+    const seen = new Set<ArrayBufferLike>();
+    const many = await Promise.all(Array.from({ length: 30 }, () => stopped(pool)));
+    for (const { sink, view } of many) {
+      seen.add(view.buffer);
+      sink.exchange?.abort(true);
+    }
+    for (let sweeps = 0; sweeps < 5; sweeps++) pool.sweep();
+    const taken = Array.from({ length: 30 }, () => pool.takeBuffer());
+    expect([seen.size, taken.filter(({ buffer }) => seen.has(buffer)).length]).toEqual([30, 11]);
+  });
+
   test.each<[string, (pool: WirePool, sink: Remembering) => void]>([
     ["is aborted", (_pool, sink) => sink.exchange?.abort()],
     ["is broken off", (_pool, sink) => sink.exchange?.breakOff("it is gone")],
