@@ -6,6 +6,7 @@ import {
   type Credentials,
   readCredentials,
 } from "../core/jellyfin/credentials.ts";
+import { plainQuery } from "../core/jellyfin/plain-query.ts";
 import {
   emptyPlaybackQuery,
   type PlaybackQuery,
@@ -19,6 +20,7 @@ export interface RequestFacts {
   /** As it came. Holds secrets: never logged as it is. */
   readonly target: string;
   readonly path: string;
+  /** What is sent to a server, too: `plainQuery` of the target's. */
   readonly rawQuery: string;
   readonly route: Route;
   readonly params: RouteParams;
@@ -66,7 +68,7 @@ export function readFacts(
 ): RequestFacts {
   const question = target.indexOf("?");
   const path = question < 0 ? target : target.slice(0, question);
-  const rawQuery = question < 0 ? "" : target.slice(question + 1);
+  const rawQuery = question < 0 ? "" : plainQuery(target.slice(question + 1));
   const { route, params } = matchRoute(method, path, baseSegments);
   const { credentialHeaders, isBrowser, cookie } = headerFacts;
   return {

@@ -94,6 +94,11 @@ export function badHead(status: number, why: string): HeldReply {
 
 const allowedMethods = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
+/** A request that no two programs would read alike. */
+export function badRequest(why: string): HeldReply {
+  return ownReply(400, "Bad Request", `${why}\n`);
+}
+
 export function tooLarge(limitBytes: number): HeldReply {
   return ownReply(
     413,

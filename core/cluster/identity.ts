@@ -66,6 +66,11 @@ export function identityKey(userId: string, deviceId: string): string {
   return `${normalId(userId)}.${hashOf(deviceId).slice(0, 24)}`;
 }
 
+/** The user in an identity's key, as 32 lower-case hex digits; undefined: an API key, or no key of ours. */
+export function userOfKey(key: string): string | undefined {
+  return /^([0-9a-f]{32})\./.exec(key)?.[1];
+}
+
 /** The identity of an API key, which has no user and no device. */
 export function apiKeyIdentityKey(token: string): string {
   return `apikey.${hashOf(token).slice(0, 24)}`;

@@ -14,6 +14,8 @@ export type Caller =
       readonly userId: string;
       readonly isAdministrator: boolean;
       readonly isDisabled: boolean;
+      /** UserPolicy.EnableRemoteAccess is off, or AccessSchedules says when: where and when they asked nobody knows any more. */
+      readonly isRestricted: boolean;
       /** UserPolicy.EnableUserPreferenceAccess. */
       readonly changesOwnSettings: boolean;
       /** UserPolicy.EnableCollectionManagement. */
@@ -41,7 +43,7 @@ export function mayChange(
 ): boolean {
   if (caller === undefined) return false;
   if (caller.kind === "apiKey") return true;
-  if (caller.isDisabled) return false;
+  if (caller.isDisabled || caller.isRestricted) return false;
   if (caller.isAdministrator) return true;
   const isOwn = userId !== "" && userId === caller.userId;
   switch (kind) {

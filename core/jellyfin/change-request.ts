@@ -7,7 +7,8 @@
 
 import type { IntentKind, IntentRequest } from "../cluster/journal.ts";
 import { decodeQueryText } from "./paths.ts";
-import { queryValue, unwrapped } from "./playback.ts";
+import { isCredentialName } from "./plain-query.ts";
+import { queryValue } from "./playback.ts";
 import type { Route, RouteParams } from "./routes.ts";
 
 /** A request that may change something. */
@@ -82,28 +83,16 @@ export function keptQuery(rawQuery: string, names: readonly string[]): string {
 /** A query without anything that lets somebody in, for routes whose parameters are not all known; without `?`. */
 export function cleanedQuery(rawQuery: string): string {
   if (rawQuery === "") return "";
-  return unwrapped(rawQuery)
+  return rawQuery
     .split("&")
     .filter((pair) => {
       const equals = pair.indexOf("=");
       // Looked at twice decoded: who reads it next may decode once more than the server would.
       const name = decodeQueryText(decodeQueryText(equals < 0 ? pair : pair.slice(0, equals)));
-      return pair !== "" && !/[=&]/.test(name) && !credentialNames.has(name.trim().toLowerCase());
+      return pair !== "" && !/[=&]/.test(name) && !isCredentialName(name);
     })
     .join("&");
 }
-
-const credentialNames: ReadonlySet<string> = new Set([
-  "apikey",
-  "api_key",
-  "token",
-  "accesstoken",
-  "access_token",
-  "authorization",
-  "x-emby-token",
-  "x-emby-authorization",
-  "x-mediabrowser-token",
-]);
 
 /** The path of a route with its parameters put in. */
 function pathOf(pattern: string, params: RouteParams): string {
@@ -139,11 +128,31 @@ export function plainGuid(value: unknown): string | undefined {
   return id === undefined || id.length !== 32 || /^0+$/.test(id) ? undefined : id;
 }
 
-/** Whose data a route with a user in its path or query changes (RequestHelpers.GetUserId); empty: nobody's. */
+/**
+ * Whose data a route with a user in its path or query changes (RequestHelpers.GetUserId); empty: nobody's. Of a route that
+ * has the user in its path the server does not look at the query.
+ */
 export function userMeant({ params, rawQuery, caller }: ChangeAsked): string {
+  if (params.userId !== undefined) return plainGuid(params.userId) ?? "";
   return (
-    plainGuid(params.userId) ??
-    plainGuid(queryValue(rawQuery, "userId")) ??
-    (caller?.kind === "user" ? caller.userId : "")
+    plainGuid(queryValue(rawQuery, "userId")) ?? (caller?.kind === "user" ? caller.userId : "")
   );
+}
+
+/**
+ * Whether the user whom a request names, if it names one, is read here as .NET reads it. The server looks whether its caller
+ * may change that user, and the journal changes the one that is read here: who could be two people is neither's.
+ * In a query an empty Guid is the caller (RequestHelpers.GetUserId); in a path there is no use for it.
+ */
+export function isUserPlain({
+  params,
+  rawQuery,
+}: Pick<ChangeAsked, "params" | "rawQuery">): boolean {
+  if (params.userId !== undefined) return plainGuid(params.userId) !== undefined;
+  const named = queryValue(rawQuery, "userId") ?? "";
+  return named.trim() === "" || plainGuid(named) !== undefined || isEmptyGuid(named);
+}
+
+function isEmptyGuid(text: string): boolean {
+  return /^[{(]?(?:0{32}|0{8}(?:-0{4}){3}-0{12})[)}]?$/.test(text);
 }

@@ -18,7 +18,7 @@ import {
   userMeant,
 } from "./change-request.ts";
 import { isGated } from "./gated.ts";
-import { queryValue } from "./playback.ts";
+import { listIn, queryValue } from "./playback.ts";
 import type { Route } from "./routes.ts";
 
 /** What an intent of kind `playlist` or `collection` does. */
@@ -153,11 +153,11 @@ function metadataReader({ pattern }: Route): ChangeReader | undefined {
 }
 
 function readMetadata(asked: ChangeAsked): ChangeDraft | undefined {
-  const ids = idsIn(asked.rawQuery, "ids");
-  const itemId = plainGuid(asked.params.itemId) ?? ids[0];
+  const { params, rawQuery } = asked;
+  const itemId = params.itemId === undefined ? idsIn(rawQuery, "ids")[0] : plainGuid(params.itemId);
   if (itemId === undefined) return undefined;
   const facts: MetadataFacts = { what: "repeat" };
-  const request = requestOf(asked, cleanedQuery(asked.rawQuery), textOf(asked, "application/json"));
+  const request = requestOf(asked, cleanedQuery(rawQuery), textOf(asked, "application/json"));
   return { kind: "metadata", userId: "", itemId, request, facts };
 }
 
@@ -199,11 +199,10 @@ function libraryReader(route: Route): ChangeReader | undefined {
 }
 
 function readGone(asked: ChangeAsked): ChangeDraft | undefined {
-  const own = plainGuid(asked.params.itemId);
-  const ids = own === undefined ? idsIn(asked.rawQuery, "ids") : [own];
+  const ids = idsMeant(asked);
   if (ids.length === 0) return undefined;
   const facts: ItemGoneFacts = { ids };
-  const request = requestOf(asked, own === undefined ? `ids=${ids.join(",")}` : "");
+  const request = requestOf(asked, asked.params.itemId === undefined ? `ids=${ids.join(",")}` : "");
   return { kind: "itemGone", userId: "", itemId: ids[0] ?? "", request, facts };
 }
 
@@ -214,17 +213,17 @@ function plain(asked: ChangeAsked, kind: "virtualFolder" | "libraryNews"): Chang
 
 // ---- Small things -----------------------------------------------------------------------------------------
 
-/** The ids of a list parameter, which clients repeat or separate by commas; each once, in their order. */
+/** The items of a route that has one in its path, of which the query says nothing, or many in its query. */
+export function idsMeant({ params, rawQuery }: Pick<ChangeAsked, "params" | "rawQuery">): string[] {
+  if (params.itemId === undefined) return idsIn(rawQuery, "ids");
+  const own = plainGuid(params.itemId);
+  return own === undefined ? [] : [own];
+}
+
+/** The ids of a list parameter; each once, in their order. What is none is left out, as the server does. */
 export function idsIn(rawQuery: string, name: string): string[] {
-  const found = new Set<string>();
-  for (const [key, value] of new URLSearchParams(rawQuery)) {
-    if (key.toLowerCase() !== name.toLowerCase()) continue;
-    for (const part of value.split(",")) {
-      const id = plainGuid(part);
-      if (id !== undefined && found.size < idsLimit) found.add(id);
-    }
-  }
-  return [...found];
+  const ids = listIn(rawQuery, name).flatMap((part) => plainGuid(part) ?? []);
+  return [...new Set(ids)].slice(0, idsLimit);
 }
 
 function textOf({ bodyText, body }: ChangeAsked, contentType: string): RequestBody {

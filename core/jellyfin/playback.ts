@@ -46,40 +46,39 @@ export function readPlaybackQuery(rawQuery: string): PlaybackQuery {
     ...emptyPlaybackQuery,
   };
   let isStatic: string | undefined;
-  const query = unwrapped(rawQuery);
-  const length = query.length;
+  const length = rawQuery.length;
   for (let from = 0; from < length; ) {
-    let to = query.indexOf("&", from);
+    let to = rawQuery.indexOf("&", from);
     if (to < 0) to = length;
-    const equals = query.indexOf("=", from);
+    const equals = rawQuery.indexOf("=", from);
     if (equals > from && equals < to) {
-      switch (boundName(query, from, equals)) {
+      switch (boundName(rawQuery, from, equals)) {
         case "playsessionid":
-          found.playSessionId ??= valueIn(query, equals, to);
+          found.playSessionId ??= valueIn(rawQuery, equals, to);
           break;
         case "deviceid":
-          found.deviceId ??= valueIn(query, equals, to);
+          found.deviceId ??= valueIn(rawQuery, equals, to);
           break;
         case "mediasourceid":
-          found.mediaSourceId ??= valueIn(query, equals, to);
+          found.mediaSourceId ??= valueIn(rawQuery, equals, to);
           break;
         case "livestreamid":
-          found.liveStreamId ??= valueIn(query, equals, to);
+          found.liveStreamId ??= valueIn(rawQuery, equals, to);
           break;
         case "tag":
-          found.tag ??= valueIn(query, equals, to);
+          found.tag ??= valueIn(rawQuery, equals, to);
           break;
         case "secret":
-          found.secret ??= valueIn(query, equals, to);
+          found.secret ??= valueIn(rawQuery, equals, to);
           break;
         case "code":
-          found.code ??= valueIn(query, equals, to);
+          found.code ??= valueIn(rawQuery, equals, to);
           break;
         case "userid":
-          found.userId ??= valueIn(query, equals, to);
+          found.userId ??= valueIn(rawQuery, equals, to);
           break;
         case "static":
-          isStatic ??= valueIn(query, equals, to);
+          isStatic ??= valueIn(rawQuery, equals, to);
           break;
       }
     }
@@ -93,7 +92,7 @@ export function readPlaybackQuery(rawQuery: string): PlaybackQuery {
 export function queryValue(rawQuery: string, name: string): string | undefined {
   if (rawQuery === "") return undefined;
   const wanted = name.toLowerCase();
-  for (const pair of unwrapped(rawQuery).split("&")) {
+  for (const pair of rawQuery.split("&")) {
     const equals = pair.indexOf("=");
     const rawName = equals < 0 ? pair : pair.slice(0, equals);
     // A name can only be longer than wanted when it is encoded.
@@ -105,16 +104,28 @@ export function queryValue(rawQuery: string, name: string): string | undefined {
   return undefined;
 }
 
+/**
+ * The values of a list parameter, in any letter case of its name. Clients repeat the parameter or separate values by commas,
+ * and not both: of a repeated one each is a value, commas and all (CommaDelimitedCollectionModelBinder).
+ */
+export function listIn(rawQuery: string, name: string): string[] {
+  const wanted = name.toLowerCase();
+  const values: string[] = [];
+  for (const [key, value] of new URLSearchParams(rawQuery)) {
+    if (key.toLowerCase() === wanted) values.push(value);
+  }
+  const [only = ""] = values;
+  return values.length === 1 ? only.split(",") : values;
+}
+
 /** The query with one value for a name, in the place of whatever it had under that name in any letter case. */
 export function withQueryValue(rawQuery: string, name: string, value: string): string {
   const wanted = name.toLowerCase();
-  const others = unwrapped(rawQuery)
-    .split("&")
-    .filter((pair) => {
-      const equals = pair.indexOf("=");
-      const rawName = equals < 0 ? pair : pair.slice(0, equals);
-      return pair !== "" && decodeQueryText(rawName).toLowerCase() !== wanted;
-    });
+  const others = rawQuery.split("&").filter((pair) => {
+    const equals = pair.indexOf("=");
+    const rawName = equals < 0 ? pair : pair.slice(0, equals);
+    return pair !== "" && decodeQueryText(rawName).toLowerCase() !== wanted;
+  });
   return [...others, `${name}=${encodeURIComponent(value)}`].join("&");
 }
 
@@ -365,16 +376,6 @@ function boundName(query: string, from: number, to: number): string | undefined 
 
 function valueIn(query: string, equals: number, to: number): string | undefined {
   return equals + 1 === to ? undefined : decodeQueryText(query.slice(equals + 1, to));
-}
-
-/**
- * Some clients encode the whole query (`?deviceId%3Dx%26tag%3Dy`): one name without a value that contains an
- * `=` once decoded. Jellyfin reads the decoded text then, but only after it has looked for the token
- * (UrlDecodeQueryFeature, behind UseAuthentication).
- */
-export function unwrapped(rawQuery: string): string {
-  if (rawQuery.indexOf("=") >= 0 || rawQuery.indexOf("&") >= 0) return rawQuery;
-  return rawQuery.indexOf("%") < 0 ? rawQuery : decodeQueryText(rawQuery);
 }
 
 function parseObject(body: string): Record<string, unknown> | undefined {

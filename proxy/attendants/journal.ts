@@ -25,7 +25,7 @@ import type { Memory } from "../../core/cluster/memory.ts";
 import { isRedoneAwaited, type RedoneThere, readRedone } from "../../core/cluster/redone.ts";
 import { forgetSecret, keepSecret } from "../../core/cluster/secret.ts";
 import { readUserDataFacts } from "../../core/cluster/user-data.ts";
-import { bodyLeftOut, type ChangeDraft } from "../../core/jellyfin/change-request.ts";
+import { bodyLeftOut, type ChangeDraft, isUserPlain } from "../../core/jellyfin/change-request.ts";
 import { changeReader, type ToldOfChange, toldOfChange } from "../../core/jellyfin/changes.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { headerIn } from "../../core/jellyfin/raw-headers.ts";
@@ -38,7 +38,7 @@ import type { Seal } from "../../core/service/seal.ts";
 import { type Store, StoreUnavailable } from "../../core/store/store.ts";
 import type { Attendant, Attended, Rescued } from "../attendant.ts";
 import type { HeldReply } from "../client.ts";
-import { listCreated, noContent, textOfReply, told, unavailable } from "../reply.ts";
+import { badRequest, listCreated, noContent, textOfReply, told, unavailable } from "../reply.ts";
 import { nextCall } from "./leader.ts";
 import { Pace } from "./pace.ts";
 
@@ -156,6 +156,7 @@ export class Journal implements Attendant {
     if (replicas.length < 2) return undefined;
     // Whom nobody knows a server will refuse: they write nothing into the journal.
     if (asked.identity === undefined && !asked.facts.route.anonymous) return undefined;
+    if (!isUserPlain(asked.facts)) return badRequest("The id of a user cannot be read.");
     const draft = draftOf(asked);
     if (draft === undefined) return undefined;
     const intent = this.#intentOf(draft, asked);

@@ -21,7 +21,12 @@
 import { listsLeaseOf } from "../../core/cluster/journal-cursor.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
-import { idsIn, isListCreation, isWrittenAtLeader } from "../../core/jellyfin/changes-library.ts";
+import {
+  idsIn,
+  idsMeant,
+  isListCreation,
+  isWrittenAtLeader,
+} from "../../core/jellyfin/changes-library.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { bodyValue, queryValue } from "../../core/jellyfin/playback.ts";
 import type { Clock } from "../../core/service/clock.ts";
@@ -265,10 +270,8 @@ function isList({ facts }: Attended): boolean {
 
 /** What a deletion names, in its path or its query. */
 function deletedIds({ facts }: Attended): readonly string[] {
-  const { route, params, rawQuery } = facts;
-  if (!route.methods.includes("DELETE") || route.kind !== "library") return [];
-  const own = plainGuid(params.itemId);
-  return own === undefined ? idsIn(rawQuery, "ids") : [own];
+  const { route } = facts;
+  return route.methods.includes("DELETE") && route.kind === "library" ? idsMeant(facts) : [];
 }
 
 /** What names a list that is to be made: its route and folder; undefined: none is to be made. */

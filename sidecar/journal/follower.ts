@@ -30,7 +30,7 @@ import type { Redone } from "../../core/cluster/redone.ts";
 import { backOffMs, rest, sleep, untilAborted } from "../../core/service/loop.ts";
 import type { JournalCursor, JournalEnds, JournalEntry } from "../../core/store/journal.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
-import type { Applied, EffectDraft, JournalHandler, JournalHands } from "./handler.ts";
+import type { EffectDraft, JournalHandler, JournalHands } from "./handler.ts";
 import { Lanes, type WorkEnd } from "./lanes.ts";
 import type { Known, KnownField, Ledger } from "./ledger.ts";
 import {
@@ -42,7 +42,7 @@ import {
   type RedoLimits,
   redoStep,
 } from "./open-intents.ts";
-import { rightsTo } from "./rights.ts";
+import { rightsOver, rightsTo } from "./rights.ts";
 
 export interface FollowerLimits extends RedoLimits {
   /** Lanes worked at beside each other. */
@@ -163,7 +163,7 @@ interface Recent {
   readonly atMs: number;
 }
 
-const notAllowed: Applied = { outcome: "refused", why: "whoever asked for it may not have it" };
+const notAllowed = { outcome: "refused", why: "whoever asked for it may not have it" } as const;
 
 export class Follower {
   readonly #parts: FollowerParts;
@@ -846,10 +846,16 @@ export class Follower {
       this.#close(open);
       return "done";
     }
+    const rights = await rightsOver(placed.entry, hands);
     const wroteAtMs = this.#wroteAt.get(lane) ?? Number.NEGATIVE_INFINITY;
     // The clocks of store and machine are compared seldom: half a second covers what they differ by.
     const isRaced = wroteAtMs >= placed.atMs - 500;
-    const published = await handler.publish(placed, open.outcome, hands, { isRaced });
+    const published =
+      rights === "may"
+        ? await handler.publish(placed, open.outcome, hands, { isRaced })
+        : rights === "again"
+          ? ({ outcome: "again", why: "its users cannot be read now" } as const)
+          : ({ outcome: "given up", why: notAllowed.why } as const);
     switch (published.outcome) {
       case "again":
         if (!this.#isHealthy || tries < 3 * limits.triesLimit) return { again: published.why };
@@ -1010,7 +1016,7 @@ export class Follower {
     if (isNewerOpen || !hands.leads()) return later();
     // A server that said yes has looked whether they may.
     const isAgreed = hasSucceeded(open);
-    const rights = isAgreed ? "may" : await rightsTo(entry, hands);
+    const rights = isAgreed ? await rightsOver(entry, hands) : await rightsTo(entry, hands);
     if (rights === "again") return later();
     const redone = rights === "may" ? await handler.redo(placed, hands, isAgreed) : notAllowed;
     switch (redone.outcome) {

@@ -17,7 +17,7 @@ import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { type ListDeed, listDeeds } from "../../core/jellyfin/changes-library.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
-import { queryValue } from "../../core/jellyfin/playback.ts";
+import { listIn, queryValue } from "../../core/jellyfin/playback.ts";
 import { objectOf, parsedObject, recordsIn } from "../../core/service/json.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
 import { serverEyes } from "../tasks/media.ts";
@@ -112,7 +112,11 @@ class Lists implements JournalHandler {
     hands: JournalHands,
   ): Promise<Published> {
     if (entry.kind === "itemGone") {
-      const ids = idsOf(objectOf(entry.facts)?.ids);
+      const asked = idsOf(objectOf(entry.facts)?.ids);
+      const left = await idsLeft(asked, hands);
+      if (left === undefined) return { outcome: "again", why: "its items cannot be looked at now" };
+      // Only what is gone here: a server may say yes to a request of which it has done a part.
+      const ids = asked.filter((id) => !left.has(id));
       const effects = [{ userId: "", itemId: ids[0] ?? "", payload: { ids } }];
       return { outcome: "effects", effects: ids.length === 0 ? [] : effects };
     }
@@ -354,15 +358,8 @@ class Lists implements JournalHandler {
 
   // ---- Doing it again, as the leader ----------------------------------------------------------------
 
-  async redo({ entry }: Placed<Intent>, hands: JournalHands): Promise<Applied> {
-    if (entry.kind === "itemGone") {
-      const ids = idsOf(objectOf(entry.facts)?.ids);
-      const { replica } = hands;
-      const own = await mayDelete(ids, hands);
-      if (own.outcome !== "done") return own;
-      hands.log.info(`a deletion whose server is gone is done again on ${replica}`);
-      return await this.#repeat(entry, hands);
-    }
+  async redo({ entry }: Placed<Intent>, hands: JournalHands, isAgreed: boolean): Promise<Applied> {
+    if (entry.kind === "itemGone") return await this.#redoGone(entry, hands, isAgreed);
     const kind: ListKind = entry.kind === "collection" ? "collection" : "playlist";
     const what = deedIn(entry.facts);
     if (what === undefined) return refused("what it changes makes no sense");
@@ -377,6 +374,20 @@ class Lists implements JournalHandler {
     }
     if (what === "appended" && (await this.#hasTail(entry, kind, hands))) return done;
     return await this.#repeat(entry, hands);
+  }
+
+  /** A deletion, files and all, of what is left of its items here. */
+  async #redoGone(entry: Intent, hands: JournalHands, isAgreed: boolean): Promise<Applied> {
+    const ids = idsOf(objectOf(entry.facts)?.ids);
+    if (ids.length === 0) return refused("what it deletes makes no sense");
+    const left = await idsLeft(ids, hands);
+    if (left === undefined) return again("its items cannot be looked at now");
+    // Nobody has looked whether its caller may delete anything at all.
+    if (left.size === 0) return isAgreed ? skipped : refused("nothing is left that says who may");
+    hands.log.info(`a deletion whose server is gone is done again on ${hands.replica}`);
+    const { request } = entry;
+    const query = request.query === "" ? "" : `ids=${[...left].join(",")}`;
+    return await this.#repeat({ ...entry, request: { ...request, query } }, hands);
   }
 
   /** The request as it was, by the identity's own token: it may do what its user may. */
@@ -697,32 +708,34 @@ async function mayRemove(id: string, { client, replica, log }: JournalHands): Pr
   return refused("the files of a deleted item are still seen there");
 }
 
-/** Before a deletion is done again, files and all: nothing of it is a surprise to this server. */
-async function mayDelete(ids: readonly string[], { client }: JournalHands): Promise<Applied> {
-  if (ids.length === 0) return refused("what it deletes makes no sense");
-  const answer = await client.callWithKey("GET", `/Items?ids=${ids.slice(0, idsAtOnce).join(",")}`);
-  if (answer.outcome === "failed") return again(answer.message);
-  const left = recordsIn(parsedObject(answer.text)?.Items);
-  return left.length === 0 ? skipped : done;
+/** Of these items, those that this server has; undefined: it cannot be asked now. */
+async function idsLeft(
+  ids: readonly string[],
+  { client }: JournalHands,
+): Promise<ReadonlySet<string> | undefined> {
+  const left = new Set<string>();
+  for (let from = 0; from < ids.length; from += idsAtOnce) {
+    const some = ids.slice(from, from + idsAtOnce);
+    const query = `ids=${some.join(",")}&enableImages=false&limit=${idsAtOnce}`;
+    const answer = await client.callWithKey("GET", `/Items?${query}`);
+    if (answer.outcome !== "answered" || answer.status !== 200) return undefined;
+    for (const { Id } of recordsIn(parsedObject(answer.text)?.Items)) {
+      const id = plainGuid(Id);
+      if (id !== undefined) left.add(id);
+    }
+  }
+  return left;
 }
 
 /** Of these items, those that this server does not have; undefined: none, or it cannot be asked. */
 async function firstLacking(
   ids: readonly string[],
-  { client }: JournalHands,
+  hands: JournalHands,
 ): Promise<ReadonlySet<string> | undefined> {
   const wanted = [...new Set(ids)];
-  const lacking = new Set<string>();
-  for (let from = 0; from < wanted.length; from += idsAtOnce) {
-    const some = wanted.slice(from, from + idsAtOnce);
-    const query = `ids=${some.join(",")}&enableImages=false&limit=${idsAtOnce}`;
-    const answer = await client.callWithKey("GET", `/Items?${query}`);
-    if (answer.outcome !== "answered" || answer.status !== 200) return undefined;
-    const there = new Set(
-      recordsIn(parsedObject(answer.text)?.Items).map(({ Id }) => plainGuid(Id)),
-    );
-    for (const id of some) if (!there.has(id)) lacking.add(id);
-  }
+  const left = await idsLeft(wanted, hands);
+  if (left === undefined) return undefined;
+  const lacking = new Set(wanted.filter((id) => !left.has(id)));
   return lacking.size === 0 ? undefined : lacking;
 }
 
@@ -802,11 +815,7 @@ function bodyField(entry: Intent, name: string): unknown {
 
 /** The ids of a list parameter, repeated ones included: an item may be added twice. */
 function idsIn(query: string, name: string): readonly string[] {
-  const found: string[] = [];
-  for (const [key, value] of new URLSearchParams(query)) {
-    if (key.toLowerCase() === name) found.push(...value.split(","));
-  }
-  return idsOf(found);
+  return idsOf(listIn(query, name));
 }
 
 function idsOf(value: unknown): readonly string[] {

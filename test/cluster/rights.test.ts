@@ -13,6 +13,8 @@ import { until, Viewer } from "../support/viewer.ts";
 
 /** The sidecar begins to do a change again 0.3 s after its outcome. */
 const longEnoughMs = 2500;
+/** What one server has done is on the other within a tenth of this. */
+const spreadMs = 600;
 
 const media = emptyFolder();
 let pair: Awaited<ReturnType<typeof startPair>>;
@@ -120,6 +122,90 @@ describe.each(["nobody", "an ordinary user"])("asked for by %s", (who) => {
     // The passwords are what they were.
     for (const name of ["root", "kid"]) await Viewer.enter(door.url, { name });
   });
+});
+
+/** Who could be two people is not done; a server that reads it in one way only, asked through the door, reads the door's. */
+const twoReadings: readonly (readonly [string, (mine: string, theirs: string) => Ask])[] = [
+  [
+    "a query that is encoded as a whole",
+    (_mine, theirs) => ({
+      method: "POST",
+      path: `/Users/Password?userid%3D${theirs}`,
+      body: { CurrentPw: "kid", NewPw: "kid" },
+    }),
+  ],
+  [
+    "that query with an empty value behind it",
+    (_mine, theirs) => ({
+      method: "POST",
+      path: `/Users/Password?UserId%3D${theirs}=`,
+      body: { CurrentPw: "kid", NewPw: "kid" },
+    }),
+  ],
+  [
+    "an empty id in the path, and another in the query",
+    (_mine, theirs) => ({
+      method: "POST",
+      path: `/Users/${"0".repeat(32)}/Configuration?userId=${theirs}`,
+      body: { SubtitleLanguagePreference: "xxx" },
+    }),
+  ],
+  [
+    "an id in the path that only .NET can read, and another in the query",
+    (mine, theirs) => ({
+      method: "POST",
+      path: `/Users/${"%20".repeat(80)}${mine}/Configuration?userId=${theirs}`,
+      body: { SubtitleLanguagePreference: "xxx" },
+    }),
+  ],
+];
+
+test.each(twoReadings)("with %s nobody else is changed", async (_what, ask) => {
+  for (const server of [pair.a, pair.b]) await server.control("clear");
+  const before = await configurationsOf();
+  const { method, path, body } = ask(kid.userId, owner.userId);
+  const { status } = await kid.call(method, path, { body });
+  expect([400, 401, 403, 404]).toContain(status);
+  await sleep(spreadMs);
+  expect(await configurationsOf()).toEqual(before);
+  for (const server of [pair.a, pair.b]) await Viewer.enter(server.url, { name: "root" });
+  // And is still logged in, everywhere.
+  expect((await owner.call("GET", "/Users/Me")).status).toBe(200);
+});
+
+async function configurationsOf(): Promise<unknown[]> {
+  return await Promise.all(
+    [pair.a, pair.b].map(async (server) => {
+      const reply = await withKey(server, "GET", `/Users/${owner.userId}`);
+      return ((await reply.json()) as { Configuration: unknown }).Configuration;
+    }),
+  );
+}
+
+test("nobody deletes somebody else's playlist, by whatever list of ids, left or not", async () => {
+  for (const server of [pair.a, pair.b]) await server.control("clear");
+  const body = { Name: "kept", Ids: [], UserId: owner.userId };
+  const { Id } = (await owner.call("POST", "/Playlists", { body })).json() as { Id: string };
+  const isThere = async (server: StandIn) => {
+    const reply = await withKey(server, "GET", `/Items?ids=${Id}`);
+    return ((await reply.json()) as { Items: unknown[] }).Items.length === 1;
+  };
+  for (const server of [pair.a, pair.b]) {
+    await until(8000, "it is there", () => isThere(server));
+  }
+  // One of several values is a whole id, so that the server deletes nothing and is content.
+  expect((await kid.call("DELETE", `/Items?ids=x&ids=${Id},${Id}`)).status).toBe(204);
+  expect((await kid.call("DELETE", `/Items?ids=${Id}`)).status).toBe(401);
+  await slowChanges();
+  const unknown = "f".repeat(32);
+  await askAndLeave({ method: "DELETE", path: `/Items?ids=${unknown},${Id}` }, kid);
+  const many = Array.from({ length: 150 }, (_, at) => (at + 1).toString(16).padStart(32, "0"));
+  await askAndLeave({ method: "DELETE", path: `/Items?ids=${many.join(",")},${Id}` }, kid);
+  await sleep(longEnoughMs);
+  for (const server of [pair.a, pair.b]) {
+    await server.control("clear");
+    expect(await isThere(server)).toBe(true);
+  }
 });
 
 test("asked for by an administrator and left, it is done again everywhere", async () => {

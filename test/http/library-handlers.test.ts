@@ -407,9 +407,20 @@ describe("items", () => {
     expect(applied).toEqual({ outcome: "refused", why: "what it says makes no sense" });
   });
 
+  test("a deletion of what a server never had is done again only where another server agreed to it", async () => {
+    const film = "f".repeat(32);
+    const gone = cluster.placed(intent("itemGone", { itemId: film, facts: { ids: [film] } }));
+    const redone = (isAgreed: boolean) => lists.redo(gone, cluster.hands("a"), isAgreed);
+    expect((await redone(true)).outcome).toBe("skipped");
+    expect((await redone(false)).outcome).toBe("refused");
+  });
+
   test("a deleted film goes from b only once its file is gone there, too", async () => {
     const film = films.at(-1) ?? "";
     const gone = intent("itemGone", { itemId: film, facts: { ids: [film] } });
+    // A server that says yes and still has it has deleted something else.
+    expect(await cluster.carry(lists, gone, fromAToB)).toEqual([]);
+    await ask(pair.a, "DELETE", `/Items/${film}`);
     expect(await cluster.carry(lists, gone, fromAToB)).toEqual([
       "refused: the files of a deleted item are still seen there",
     ]);

@@ -32,7 +32,38 @@ export class Refusal extends Error {
   }
 }
 
-const NOTHING = new Map<string, string[]>();
+interface BoundQuery {
+  readonly values: ReadonlyMap<string, string[]>;
+  /** Its names count by their letter case. */
+  readonly isWrapped: boolean;
+}
+
+/** As ASP.NET reads it, and UrlDecodeQueryFeature after it: one name without a value may be a whole encoded query. */
+function boundQuery(search: string): BoundQuery {
+  const values = byLowerCase(search);
+  const [only, ...others] = [...new URLSearchParams(search)];
+  const isWrapped =
+    only !== undefined && others.length === 0 && only[1] === "" && only[0].includes("=");
+  if (!isWrapped) return { values, isWrapped };
+  const decoded = new Map<string, string[]>();
+  for (const pair of only[0].split("&")) {
+    const end = pair.indexOf("=");
+    if (end < 0) continue;
+    const name = pair.slice(0, end);
+    decoded.set(name, [...(decoded.get(name) ?? []), pair.slice(end + 1)]);
+  }
+  return { values: decoded, isWrapped };
+}
+
+function byLowerCase(search: string): Map<string, string[]> {
+  const values = new Map<string, string[]>();
+  for (const [key, value] of new URLSearchParams(search)) {
+    const known = values.get(key.toLowerCase());
+    if (known === undefined) values.set(key.toLowerCase(), [value]);
+    else known.push(value);
+  }
+  return values;
+}
 
 export class Exchange {
   readonly request: IncomingMessage;
@@ -44,7 +75,7 @@ export class Exchange {
   /** The values of the route's variable segments, in order. */
   params: readonly string[] = [];
   body: Buffer = Buffer.alloc(0);
-  #query: Map<string, string[]> | undefined;
+  #query: BoundQuery | undefined;
   #credentials: Credentials | undefined;
   #caller: Caller | undefined;
 
@@ -72,20 +103,20 @@ export class Exchange {
 
   queryAll(name: string): readonly string[] {
     if (this.search === "") return [];
-    if (this.#query === undefined) {
-      this.#query = new Map();
-      for (const [key, value] of new URLSearchParams(this.search)) {
-        const known = this.#query.get(key.toLowerCase());
-        if (known === undefined) this.#query.set(key.toLowerCase(), [value]);
-        else known.push(value);
-      }
-    }
-    return (this.#query ?? NOTHING).get(name.toLowerCase()) ?? [];
+    this.#query ??= boundQuery(this.search);
+    const { values, isWrapped } = this.#query;
+    return values.get(isWrapped ? name : name.toLowerCase()) ?? [];
   }
 
-  /** The values of a list parameter, which clients repeat or separate by commas. */
+  /** A parameter as the handler of tokens finds it, which comes before a whole query is decoded. */
+  queryAsItCame(name: string): string | undefined {
+    return byLowerCase(this.search).get(name.toLowerCase())?.[0];
+  }
+
+  /** The values of a list parameter (CommaDelimitedCollectionModelBinder): repeated, each is one, commas and all. */
   list(name: string): string[] {
-    return this.queryAll(name).flatMap((value) => value.split(",").filter((part) => part !== ""));
+    const values = this.queryAll(name);
+    return values.length === 1 ? (values[0] ?? "").split(",").filter(Boolean) : [...values];
   }
 
   param(index: number): string {

@@ -168,9 +168,10 @@ export class World {
     this.libraryNews.note(change);
   }
 
-  credentials(exchange: Pick<Exchange, "request" | "query">): Credentials {
+  credentials(exchange: Pick<Exchange, "request" | "queryAsItCame">): Credentials {
     const legacy = this.configuration("system").EnableLegacyAuthorization === true;
-    return readCredentials(exchange.request.headers, (name) => exchange.query(name), legacy);
+    const inQuery = (name: string) => exchange.queryAsItCame(name);
+    return readCredentials(exchange.request.headers, inQuery, legacy);
   }
 
   /** The caller's address as the server sees it, after known proxies. */

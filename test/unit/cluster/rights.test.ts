@@ -11,6 +11,7 @@ const user = {
   userId: me,
   isAdministrator: false,
   isDisabled: false,
+  isRestricted: false,
   changesOwnSettings: true,
   managesCollections: false,
 } as const satisfies Caller;
@@ -28,6 +29,13 @@ test("administrators and API keys may everything, unless they are disabled", () 
     expect(mayChange(asking(kind, other), admin)).toBe(true);
     expect(mayChange(asking(kind, other), { kind: "apiKey" })).toBe(true);
     expect(mayChange(asking(kind, me), { ...admin, isDisabled: true })).toBe(false);
+  }
+});
+
+test("whoever may come in only from at home, or at times, may nothing of which nobody knows where and when", () => {
+  for (const isAdministrator of [true, false]) {
+    const restricted: Caller = { ...user, isAdministrator, isRestricted: true };
+    for (const kind of judged) expect(mayChange(asking(kind, me), restricted)).toBe(false);
   }
 });
 

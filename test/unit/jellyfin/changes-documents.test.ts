@@ -2,6 +2,7 @@
 // route that makes one, and that no secret is in any of them.
 
 import { describe, expect, test } from "vitest";
+import { isUserPlain } from "../../../core/jellyfin/change-request.ts";
 import { documentChange } from "../../../core/jellyfin/changes-documents.ts";
 import {
   readPasswordFacts,
@@ -318,5 +319,39 @@ describe("facts from the journal", () => {
     for (const text of ["", "null", "{}", '{"current":1,"next":"x"}']) {
       expect(readPasswordSecret(text)).toBeUndefined();
     }
+  });
+});
+
+describe("the user whom a request names", () => {
+  const zero = "0".repeat(32);
+  const wide = `${" ".repeat(80)}${ann}`;
+  // RequestHelpers.GetUserId; of a route with the user in its path the server does not look at the query.
+  test.each([
+    [`/Users/${bob}/Configuration?userId=${ann}`, bob],
+    [`/Users/${zero}/Configuration?userId=${bob}`, undefined],
+    [`/Users/${encodeURIComponent(wide)}/Configuration?userId=${bob}`, undefined],
+    [`/Users/Configuration?userId=${bob}`, bob],
+    [`/Users/Configuration?userId=${zero}`, ann],
+    ["/Users/Configuration?userId=", ann],
+    ["/Users/Configuration", ann],
+  ])("in %s is %s", (target, expected) => {
+    expect(draftOf("POST", target, as({}))?.userId).toBe(expected);
+  });
+
+  test.each<[Record<string, string>, string, boolean]>([
+    [{ userId: ann }, `userId=${"x".repeat(200)}`, true],
+    [{ userId: dashed }, "", true],
+    [{ userId: zero }, "", false],
+    [{ userId: "{0xaaaaaaaa,0xaaaa,0xaaaa,{0xaa,0xaa,0xaa,0xaa,0xaa,0xaa,0xaa,0xaa}}" }, "", false],
+    [{ userId: wide }, "", false],
+    [{}, `UserId=${encodeURIComponent(wide)}`, false],
+    [{}, "userId=somebody", false],
+    [{}, `userId=${zero}`, true],
+    [{}, "userId=00000000-0000-0000-0000-000000000000", true],
+    [{}, "userId=%20", true],
+    [{}, `userId=${ann}&userId=somebody`, true],
+    [{}, "", true],
+  ])("%j %s can be read: %s", (params, rawQuery, expected) => {
+    expect(isUserPlain({ params, rawQuery })).toBe(expected);
   });
 });

@@ -75,7 +75,7 @@ describe("the draft of a change", () => {
       { file: "lyrics", what: "added" },
     ],
     ["DELETE", `/Items/${dashed}`, "itemGone", id, { ids: [id] }],
-    ["DELETE", `/Items?ids=${id},${other}&ids=${id}`, "itemGone", id, { ids: [id, other] }],
+    ["DELETE", `/Items?ids=${id},${other},${id}`, "itemGone", id, { ids: [id, other] }],
     ["POST", "/Library/Media/Updated", "libraryNews", "", {}],
     ["POST", "/Library/Series/Added?tvdbId=1", "libraryNews", "", {}],
     ["POST", "/Library/VirtualFolders?name=Films", "virtualFolder", "", {}],

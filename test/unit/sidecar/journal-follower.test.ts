@@ -132,6 +132,7 @@ function startAt(
     readonly handler?: JournalHandler;
     readonly limits?: Partial<FollowerLimits>;
     readonly store?: Store;
+    readonly client?: FollowerParts["hands"]["client"];
   } = {},
 ): Running {
   const { server = new ToyServer(), ledger = new MemoryLedger() } = options;
@@ -152,7 +153,7 @@ function startAt(
     hands: {
       ...{ replica, memory, seal, log, clock: systemClock, store: options.store ?? theStore() },
       // The toy's handler asks no server.
-      client: undefined as never,
+      client: options.client ?? (undefined as never),
       peer: () => undefined,
       leads: () => options.leads ?? false,
     },
@@ -245,6 +246,68 @@ describe("a change", () => {
     expect(a.follower.openCount).toBe(0);
     expect(a.events).not.toContain("published");
   });
+
+  const [kid, root, other] = ["1", "2", "3"].map((digit) => digit.repeat(32)) as [
+    string,
+    string,
+    string,
+  ];
+  const users = JSON.stringify(
+    [kid, root].map((Id) => ({ Id, Name: Id, Policy: { IsAdministrator: Id === root } })),
+  );
+  const client = {
+    callWithKey: async () => ({ outcome: "answered", status: 200, text: users }) as const,
+  } as unknown as FollowerParts["hands"]["client"];
+
+  test.each([
+    ["an ordinary user", kid, other, false],
+    ["somebody who is not there any more", other, kid, false],
+    ["themselves", kid, kid, true],
+    ["an administrator", root, other, true],
+    ["nobody in particular", kid, "", true],
+  ])(
+    "of somebody else's that a server agreed to is told only of an administrator: %s",
+    async (_who, caller, userId, isTold) => {
+      const a = startAt("a", { client });
+      const one = {
+        ...intent("film", { favourite: true }),
+        userId,
+        identityKey: `${caller}.device`,
+      };
+      await write(one, outcome(one, "a"));
+      await until(3000, "it is decided", async () =>
+        [...a.events, ...a.said].some((said) => /^published$|told to nobody/.test(said)),
+      );
+      expect(a.events.includes("published")).toBe(isTold);
+    },
+  );
+
+  test.each([
+    [kid, 0],
+    [root, 1],
+  ])(
+    "of somebody else's whose server agreed and died is done again only for an administrator",
+    async (caller, times) => {
+      const b = startAt("b", { client, leads: true });
+      const one = {
+        ...intent("film", { favourite: true }),
+        userId: other,
+        identityKey: `${caller}.device`,
+      };
+      await write(one, outcome(one, "a"));
+      const after = intent("another", { favourite: true });
+      await write(after, outcome(after, "a"));
+      await until(
+        3000,
+        "the next is done again",
+        async () => b.server.of("another").favourite === true,
+      );
+      expect([b.server.redone, b.server.of("film").favourite === true]).toEqual([
+        1 + times,
+        times === 1,
+      ]);
+    },
+  );
 
   test("written twice is one", async () => {
     const b = startAt("b");

@@ -225,16 +225,28 @@ export function deleteItem(ask: Exchange, id: string): void {
   const { world } = ask;
   const item = world.library.get(id);
   if (item === undefined) throw new Refusal(404, "problem");
-  const own = world.lists.remove(item.id);
-  if (!own && !ask.caller.isAdmin) throw new Refusal(401, { json: "Unauthorized access" });
-  if (own) return;
+  if (!mayDelete(ask, item.id)) throw new Refusal(401, { json: "Unauthorized access" });
+  if (world.lists.remove(item.id)) return;
   if (writesMedia(world)) rmSync(item.path, { recursive: true, force: true });
   world.library.remove(item.id);
 }
 
+/** Playlist.CanDelete and BoxSet.IsAuthorizedToDelete. */
+function mayDelete({ caller, world }: Exchange, id: string): boolean {
+  if (caller.isAdmin) return true;
+  const list = world.database.lists.get(id);
+  if (list?.kind === "Playlist") return list.ownerId === caller.userId;
+  const user = world.database.users.get(caller.userId ?? "");
+  return list?.kind === "BoxSet" && user?.policy.EnableCollectionManagement === true;
+}
+
 function addDeletionRoutes(routes: Routes): void {
   routes.add("DELETE", "/Items", "user", (ask) => {
-    for (const id of ask.list("ids")) deleteItem(ask, parseId(id) ?? "");
+    for (const text of ask.list("ids")) {
+      const id = parseId(text);
+      // What is no id is left out, and not missed.
+      if (id !== undefined) deleteItem(ask, id);
+    }
     ask.noContent();
   });
   for (const path of [
