@@ -5,7 +5,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Part } from "../support/door.ts";
 import type { StandIn } from "../support/jellyfin/start.ts";
-import { type Loss, losses, type Write } from "./checker.ts";
+import { changeOf, initialOf, saysOf } from "./changes.ts";
+import { type Adding, type Loss, losses, miscounts, type Write } from "./checker.ts";
 import type { ChaosWorld, Device } from "./world.ts";
 
 export interface ChaosPlan {
@@ -21,6 +22,8 @@ export interface ChaosPlan {
 export interface ChaosResult {
   readonly operations: number;
   readonly acknowledged: number;
+  /** Of the operations: additions to playlists. */
+  readonly addings: number;
   readonly kills: number;
   readonly lost: readonly Loss[];
   /** After the last deed was undone and all was healthy again: until all servers were equal, in ms. */
@@ -31,26 +34,11 @@ export interface ChaosResult {
   readonly memoryMiB: number;
 }
 
-type Field = "position" | "favourite" | "likes" | "played";
-const shown: Readonly<Record<Field, string>> = {
-  position: "PlaybackPositionTicks",
-  favourite: "IsFavorite",
-  likes: "Likes",
-  played: "Played",
-};
-const initial: Readonly<Record<Field, unknown>> = {
-  position: 0,
-  favourite: false,
-  likes: null,
-  played: false,
-};
 /** A client gives up after this. */
 const patienceMs = 20_000;
-/** Between a tenth and four fifths of ten minutes, where a server keeps the position it is told. */
-const firstTicks = 700_000_000;
 
 export async function runChaos(world: ChaosWorld, plan: ChaosPlan): Promise<ChaosResult> {
-  const writes: Write[] = [];
+  const history: History = { writes: [], addings: [] };
   const deeds = new Deeds(world, plan);
   const ended = new AbortController();
   const endsAtMs = performance.now() + plan.durationMs;
@@ -62,7 +50,7 @@ export async function runChaos(world: ChaosWorld, plan: ChaosPlan): Promise<Chao
     while (performance.now() < endsAtMs) {
       const beganMs = performance.now();
       operations++;
-      await oneChange(world, device, index, turn++, plan, writes);
+      await oneChange(world, device, index, turn++, plan, history);
       await sleep(Math.max(0, pauseMs - (performance.now() - beganMs)));
     }
   });
@@ -90,21 +78,25 @@ export async function runChaos(world: ChaosWorld, plan: ChaosPlan): Promise<Chao
   }
   const [one] = states;
   const found = (register: string): unknown => {
-    const [userId, itemId, field] = register.split("/");
-    const text = one?.get(`${userId}/${itemId}`) ?? "{}";
-    return (JSON.parse(text) as Record<string, unknown>)[shown[field as Field]];
+    const [userId, key, field = ""] = register.split("/");
+    return saysOf(one?.get(`${userId}/${key}`) ?? "{}", field);
   };
-  const lost = losses(writes, found, (register) => initial[register.split("/")[2] as Field]);
+  const { writes, addings } = history;
+  const lost = [
+    ...losses(writes, found, (register) => initialOf(register.split("/")[2] ?? "")),
+    ...miscounts(addings, found),
+  ];
   const { seen } = await world.journal();
   return {
     operations,
-    acknowledged: writes.filter(({ isAcknowledged }) => isAcknowledged).length,
+    acknowledged: [...writes, ...addings].filter(({ isAcknowledged }) => isAcknowledged).length,
+    addings: addings.length,
     kills: deeds.kills,
     lost,
     equalAfterMs,
     differing: differing.length > 0 ? differing : late,
     seenEffects: seen,
-    memoryMiB: world.sidecarMemoryMiB(),
+    memoryMiB: Math.max(deeds.memoryMiB, world.sidecarMemoryMiB()),
   };
 }
 
@@ -118,81 +110,40 @@ export function differences(states: readonly ReadonlyMap<string, string>[]): str
   return differing;
 }
 
-/**
- * One change by one device. Marks are made on films of their own, because a mark and a position are written by the same
- * request there, and a register must have one kind of writer to be judged.
- */
+interface History {
+  readonly writes: Write[];
+  readonly addings: Adding[];
+}
+
+/** One change by one device, which now and then comes by another door. */
 async function oneChange(
-  { films, doors }: ChaosWorld,
-  { viewer, userId }: Device,
+  world: ChaosWorld,
+  device: Device,
   index: number,
   turn: number,
   { random }: ChaosPlan,
-  writes: Write[],
+  { writes, addings }: History,
 ): Promise<void> {
-  const half = Math.floor(films.length / 2);
-  const chance = random();
-  const isMark = chance > 0.85;
-  const film = films[(isMark ? half : 0) + Math.floor(random() * half)] ?? "";
+  const { doors } = world;
   const door = doors[(index + (random() < 0.1 ? 1 : 0)) % doors.length];
-  const at = door === undefined ? viewer : viewer.at(door.url);
-  const ticks = firstTicks + turn * 1000;
-  const on = random() < 0.5;
-  const change = ((): {
-    field: Field;
-    value: unknown;
-    method: string;
-    path: string;
-    body?: unknown;
-  } => {
-    if (isMark) {
-      const method = on ? "POST" : "DELETE";
-      return { field: "played", value: on, method, path: `/UserPlayedItems/${film}` };
-    }
-    if (chance < 0.3) {
-      const method = on ? "POST" : "DELETE";
-      return { field: "favourite", value: on, method, path: `/UserFavoriteItems/${film}` };
-    }
-    if (chance < 0.4) {
-      const path = `/UserItems/${film}/Rating`;
-      return on
-        ? { field: "likes", value: true, method: "POST", path: `${path}?likes=true` }
-        : { field: "likes", value: null, method: "DELETE", path };
-    }
-    if (chance < 0.55) {
-      return {
-        field: "position",
-        value: ticks,
-        method: "POST",
-        path: `/UserItems/${film}/UserData`,
-        body: { PlaybackPositionTicks: ticks },
-      };
-    }
-    const report = chance < 0.7 ? "Progress" : "Stopped";
-    return {
-      field: "position",
-      value: ticks,
-      method: "POST",
-      path: `/Sessions/Playing/${report}`,
-      body: { ItemId: film, PositionTicks: ticks },
-    };
-  })();
+  const at = door === undefined ? device.viewer : device.viewer.at(door.url);
+  const { key, field, value, method, path, body } = changeOf(world, device, turn, random);
   const write: Write = {
-    register: `${userId}/${film}/${change.field}`,
-    value: change.value,
+    register: `${device.userId}/${key}/${field}`,
+    value,
     startedMs: performance.now(),
     endedMs: Number.POSITIVE_INFINITY,
     isAcknowledged: false,
   };
-  writes.push(write);
+  (value === undefined ? addings : writes).push(write);
   try {
-    const reply = await fetch(at.url + change.path, {
-      method: change.method,
+    const reply = await fetch(at.url + path, {
+      method,
       headers: {
         authorization: at.authorization,
-        ...(change.body !== undefined && { "content-type": "application/json" }),
+        ...(body !== undefined && { "content-type": "application/json" }),
       },
-      body: change.body === undefined ? null : JSON.stringify(change.body),
+      body: body === undefined ? null : JSON.stringify(body),
       signal: AbortSignal.timeout(patienceMs),
     });
     await reply.arrayBuffer();
@@ -208,6 +159,8 @@ class Deeds {
   readonly #world: ChaosWorld;
   readonly #plan: ChaosPlan;
   kills = 0;
+  /** The most that any sidecar had which was killed. */
+  memoryMiB = 0;
 
   constructor(world: ChaosWorld, plan: ChaosPlan) {
     this.#world = world;
@@ -271,14 +224,20 @@ class Deeds {
     const index = Math.floor(this.#plan.random() * this.#world.sidecars.length);
     this.#plan.say(`the sidecar of ${this.#world.servers[index]?.name} is killed`);
     this.kills++;
+    this.#noteMemory();
     await restart(this.#one([this.#world.sidecars[index]]), this.#plan.random() * 1500);
   }
 
   async #killAllSidecars(): Promise<void> {
     this.#plan.say("all sidecars are killed");
+    this.#noteMemory();
     this.kills += this.#world.sidecars.length;
     const waitMs = this.#plan.random() * 1500;
     await Promise.all(this.#world.sidecars.map((sidecar) => restart(sidecar, waitMs)));
+  }
+
+  #noteMemory(): void {
+    this.memoryMiB = Math.max(this.memoryMiB, this.#world.sidecarMemoryMiB());
   }
 
   async #killDoor(): Promise<void> {

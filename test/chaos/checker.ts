@@ -16,6 +16,9 @@ export interface Write {
   isAcknowledged: boolean;
 }
 
+/** One adding to a list, which counts each time. */
+export type Adding = Omit<Write, "value">;
+
 export interface Loss {
   readonly register: string;
   readonly found: unknown;
@@ -41,6 +44,21 @@ export function losses(
     if (!own.some(({ isAcknowledged }) => isAcknowledged)) expected.push(initial(register));
     const value = found(register);
     if (!expected.includes(value)) result.push({ register, found: value, expected });
+  }
+  return result;
+}
+
+/** Lists that hold a thing less often than it was added with an acknowledgement, or more often than anybody tried to. */
+export function miscounts(
+  addings: readonly Adding[],
+  found: (register: string) => unknown,
+): Loss[] {
+  const result: Loss[] = [];
+  for (const [register, own] of Map.groupBy(addings, (adding) => adding.register)) {
+    const least = own.filter(({ isAcknowledged }) => isAcknowledged).length;
+    const count = found(register);
+    if (typeof count === "number" && count >= least && count <= own.length) continue;
+    result.push({ register, found: count, expected: [least, own.length] });
   }
   return result;
 }

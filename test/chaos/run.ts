@@ -60,7 +60,7 @@ if (only.has("chaos") || only.has("spread") || only.has("fields")) {
         say: values.quiet ? () => undefined : say,
       });
       say(
-        `${result.operations} changes, ${result.acknowledged} acknowledged, ${result.kills} kills`,
+        `${result.operations} changes (${result.addings} of playlists), ${result.acknowledged} acknowledged, ${result.kills} kills`,
       );
       for (const { register, found, expected } of result.lost.slice(0, 20)) {
         say(`lost: ${register} is ${String(found)}, and should be one of ${expected.join(", ")}`);

@@ -19,6 +19,7 @@ import { type StandIn, startStandIn } from "../support/jellyfin/start.ts";
 import { makeLibrary } from "../support/journal-library.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
 import { Viewer } from "../support/viewer.ts";
+import { preferencesPath } from "./changes.ts";
 
 export interface ChaosOptions {
   readonly servers: number;
@@ -56,11 +57,13 @@ export interface ChaosWorld {
   readonly redis: RedisServer;
   readonly devices: readonly Device[];
   readonly films: readonly string[];
-  /** By `<user id>/<item id>`; one map for each server. */
+  /** A playlist of each person, by user id. */
+  readonly playlists: ReadonlyMap<string, string>;
+  /** By `<user id>/<item id>`, and by `<user id>/<document>`; one map for each server. */
   states(): Promise<readonly ReadonlyMap<string, StateText>[]>;
   /** Effects in the journal that no intent asked for, and entries of each type. */
   journal(): Promise<{ readonly seen: readonly string[]; readonly entries: number }>;
-  /** The largest resident memory of a sidecar, in MiB. */
+  /** The most resident memory that a sidecar which runs now has had, in MiB. */
   sidecarMemoryMiB(): number;
   stop(): Promise<void>;
 }
@@ -119,9 +122,17 @@ export async function startChaosWorld(options: ChaosOptions): Promise<ChaosWorld
     if (listed === undefined) throw new Error("there is nobody");
     const films = (listed.json().Items as { Id: string }[]).map(({ Id }) => Id);
     const users = [...new Set(devices.map(({ userId }) => userId))];
+    const playlists = new Map<string, string>();
+    for (const { userId, user, viewer } of devices) {
+      if (playlists.has(userId)) continue;
+      const body = { Name: `${user}'s`, UserId: userId, MediaType: "Video" };
+      const made = await viewer.call("POST", "/Playlists", { body });
+      if (made.status !== 200) throw new Error(`making a playlist answered ${made.status}`);
+      playlists.set(userId, (made.json() as { Id: string }).Id);
+    }
     return {
-      ...{ servers, sidecars, doors, redis, devices, films, stop },
-      states: () => Promise.all(servers.map((server) => statesOf(server, users))),
+      ...{ servers, sidecars, doors, redis, devices, films, playlists, stop },
+      states: () => Promise.all(servers.map((server) => statesOf(server, users, playlists))),
       journal: () => readJournal(redis.url),
       sidecarMemoryMiB: () => Math.max(...sidecars.map(({ pid }) => residentMiB(pid))),
     };
@@ -152,8 +163,24 @@ async function makeUsers(server: StandIn, count: number): Promise<string[]> {
 export async function statesOf(
   server: StandIn,
   users: readonly string[],
+  playlists: ReadonlyMap<string, string> = new Map(),
 ): Promise<ReadonlyMap<string, StateText>> {
   const states = new Map<string, StateText>();
+  const read = async (path: string): Promise<Record<string, unknown>> => {
+    const headers = { authorization: `MediaBrowser Token="${server.apiKey}"` };
+    const reply = await fetch(server.url + path, { headers });
+    // What is not there yet is equal to nothing.
+    return reply.ok ? ((await reply.json()) as Record<string, unknown>) : {};
+  };
+  for (const [userId, list] of playlists) {
+    const { Items = [] } = await read(`/Playlists/${list}/Items?userId=${userId}`);
+    const entries = (Items as { Id: string }[]).map(({ Id }) => Id);
+    states.set(`${userId}/playlist`, JSON.stringify(entries));
+    const preferences = await read(`${preferencesPath}&userId=${userId}`);
+    states.set(`${userId}/display-preferences`, JSON.stringify(preferences));
+    const { Configuration } = await read(`/Users/${userId}`);
+    states.set(`${userId}/configuration`, JSON.stringify(Configuration));
+  }
   for (const userId of users) {
     const reply = await fetch(
       `${server.url}/Items?recursive=true&enableUserData=true&includeItemTypes=Movie,Episode&userId=${userId}`,
@@ -218,7 +245,8 @@ async function readJournal(url: string): Promise<{ seen: string[]; entries: numb
   }
 }
 
+/** The most that a process has had of resident memory since it began. */
 export function residentMiB(pid: number): number {
-  const line = /VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"));
+  const line = /VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"));
   return Number(line?.[1] ?? 0) / 1024;
 }

@@ -21,5 +21,6 @@ test("no acknowledged change is lost and all servers agree while any of them, si
   expect(result.lost, told.join("\n")).toEqual([]);
   expect(result.differing, told.join("\n")).toEqual([]);
   expect(result.acknowledged).toBeGreaterThan(50);
+  expect(result.addings).toBeGreaterThan(0);
   expect(result.kills).toBeGreaterThan(2);
 });
