@@ -52,6 +52,8 @@ export class Learning {
         if (result === undefined) break;
         const identity = await logins.record(result, job.replica);
         logins.forgetUnknown(result.token);
+        // The answer stays the server's own, and whoever shows that token is refused.
+        if (identity === undefined) break;
         if (homes.homeOf(identity.userId) === undefined) {
           const first = this.#firstHome(identity.userId, job.replica);
           await homes.claim(identity.userId, first, "first login of this user");

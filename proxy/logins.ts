@@ -18,7 +18,7 @@ import type { Credentials } from "../core/jellyfin/credentials.ts";
 import type { Log } from "../core/service/log.ts";
 import type { Metrics } from "../core/service/metrics.ts";
 import type { Seal } from "../core/service/seal.ts";
-import type { Store } from "../core/store/store.ts";
+import { type Store, StoreUnavailable } from "../core/store/store.ts";
 
 export interface LoginsOptions {
   readonly store: Store;
@@ -67,19 +67,32 @@ export class Logins {
     });
   }
 
-  /** A login passed through this proxy: a new generation of the identity begins with its token. */
-  async record(result: AuthenticationResult, origin: string): Promise<Identity> {
-    const { memory, metrics } = this.#options;
+  /**
+   * A login passed through this proxy: a new generation of the identity begins with its token. Undefined when none
+   * begins, because the token was logged out before: Jellyfin answers whoever shows the secret of a QuickConnect login
+   * again with the first answer, for ten minutes (`QuickConnectManager.GetAuthorizedRequest`). Undefined, too, when the
+   * store did not take it though it is there: it is taken up when it is first shown.
+   */
+  async record(result: AuthenticationResult, origin: string): Promise<Identity | undefined> {
+    const { memory, metrics, log } = this.#options;
     const { token, facts } = result;
     const key = identityKey(facts.userId, facts.deviceId);
+    const standing = memory.standingOf(token);
+    if (standing.standing === "revoked") return undefined;
     metrics.logins.add();
     if (memory.storeAvailable) {
       try {
         return await this.#recordInStore(key, result, origin);
       } catch (error) {
+        if (!(error instanceof StoreUnavailable)) {
+          log.error({ err: error }, "a login was not written down");
+          return undefined;
+        }
         memory.noteStoreFailure(error);
       }
     }
+    // As the store does: a token that the current generation has already begins no other.
+    if (standing.standing === "current" && standing.identity.key === key) return standing.identity;
     const generation = (memory.identities.get(key)?.generation ?? 0) + 1;
     this.#later(`login ${key}`, async () => {
       await this.#recordInStore(key, result, origin);
@@ -140,7 +153,7 @@ export class Logins {
     key: string,
     result: AuthenticationResult,
     origin: string,
-  ): Promise<Identity> {
+  ): Promise<Identity | undefined> {
     const { store, memory, seal } = this.#options;
     const { token, facts } = result;
     const hash = hashOf(token);
@@ -158,6 +171,10 @@ export class Logins {
       if (answer.outcome === "recorded") {
         memory.apply({ type: "identity", identity: answer.identity });
         return answer.identity;
+      }
+      if (answer.outcome === "revoked") {
+        memory.apply({ type: "revoked", identityKey: key, hashes: [hash] });
+        return undefined;
       }
       expectedGeneration = answer.generation + 1;
     }
@@ -251,6 +268,7 @@ export class Logins {
         }
         return undefined;
       } catch (error) {
+        if (!(error instanceof StoreUnavailable)) throw error;
         memory.noteStoreFailure(error);
       }
     }
@@ -268,6 +286,7 @@ export class Logins {
     this.#unsaved.set(name, tell);
   }
 
+  /** What fails though the store is there is tried again the next time; whatever waits behind it is told now. */
   async #tellStore(): Promise<void> {
     for (const [name, tell] of [...this.#unsaved]) {
       try {
@@ -275,8 +294,11 @@ export class Logins {
         // There may be something newer by that name meanwhile.
         if (this.#unsaved.get(name) === tell) this.#unsaved.delete(name);
       } catch (error) {
-        this.#options.memory.noteStoreFailure(error);
-        return;
+        if (error instanceof StoreUnavailable) {
+          this.#options.memory.noteStoreFailure(error);
+          return;
+        }
+        this.#options.log.error({ err: error }, `the store was not told of ${name}`);
       }
     }
   }

@@ -39,6 +39,7 @@ import {
   type StoreLimits,
   StoreNotOpened,
   StoreUnavailable,
+  type TokenOutcome,
   tooManyNotes,
 } from "./store.ts";
 
@@ -465,9 +466,8 @@ function embeddedStore(
         if (known !== undefined && hashesOf(known).includes(login.hash)) {
           return { outcome: "recorded", identity: known };
         }
-        if (login.expectedGeneration !== generation + 1 || isRevoked(login.hash, nowMs)) {
-          return { outcome: "stale", generation };
-        }
+        if (isRevoked(login.hash, nowMs)) return { outcome: "revoked" };
+        if (login.expectedGeneration !== generation + 1) return { outcome: "stale", generation };
         const identity: Identity = {
           key: login.key,
           ...login.facts,
@@ -485,7 +485,7 @@ function embeddedStore(
     },
 
     addToken(record) {
-      return transition((nowMs): LoginOutcome => {
+      return transition((nowMs): TokenOutcome => {
         const { key, facts, replica, hash, sealed } = record;
         const known = identityOf(key);
         const generation = known?.generation ?? 0;

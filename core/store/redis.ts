@@ -46,7 +46,6 @@ import {
   type LeaseAnswer,
   type LeaseClaim,
   LeaseUnavailable,
-  type LoginOutcome,
   type Member,
   type Note,
   type NoteKind,
@@ -59,6 +58,7 @@ import {
   type StoreLimits,
   StoreNotOpened,
   StoreUnavailable,
+  type TokenOutcome,
   tooManyNotes,
 } from "./store.ts";
 
@@ -104,6 +104,7 @@ export const scriptCodes = {
   LOST: -1,
   /** There are as many as are kept. */
   FULL: -2,
+  REVOKED: -2,
 } as const;
 
 /** How many fields or entries one command reads, so that none holds Redis up. */
@@ -413,7 +414,8 @@ function redisStore(
           ],
         ),
       );
-      return loginOutcome(code, text);
+      if (code === scriptCodes.REVOKED) return { outcome: "revoked" };
+      return tokenOutcome(code, text);
     },
 
     async addToken({ key, facts, generation, replica, hash, sealed }) {
@@ -433,7 +435,7 @@ function redisStore(
           ],
         ),
       );
-      return loginOutcome(code, text);
+      return tokenOutcome(code, text);
     },
 
     async dropToken(key, generation, replica, hash) {
@@ -1119,7 +1121,7 @@ function identityFrom(text: string): Identity {
   return identity;
 }
 
-function loginOutcome(code: number, text: string): LoginOutcome {
+function tokenOutcome(code: number, text: string): TokenOutcome {
   if (code === scriptCodes.STALE) return { outcome: "stale", generation: Number(text) };
   return { outcome: "recorded", identity: identityFrom(text) };
 }

@@ -234,13 +234,16 @@ export interface LoginRecord {
   readonly expectedGeneration: number;
 }
 
-export type LoginOutcome =
+export type TokenOutcome =
   | { readonly outcome: "recorded"; readonly identity: Identity }
   /**
    * Somebody else was faster; `generation` is what the identity has now (0: there is none). Seal for the
-   * next and repeat, a few times at most: a revoked hash is answered so, too, and will never be recorded.
+   * next and repeat, a few times at most.
    */
   | { readonly outcome: "stale"; readonly generation: number };
+
+/** `revoked`: the hash belongs to an ended generation. It is never recorded again, whatever the caller expects. */
+export type LoginOutcome = TokenOutcome | { readonly outcome: "revoked" };
 
 export interface HomeClaim {
   readonly userId: string;
@@ -303,14 +306,14 @@ export interface Store extends JournalStore, SecretStore {
   /**
    * A login was seen: a new generation begins, tokens of the old one are revoked (hashes only).
    * A hash that the current generation already has changes nothing and is answered `recorded`, so that a
-   * call whose answer was lost may be repeated.
+   * call whose answer was lost may be repeated. One of an ended generation is answered `revoked`.
    */
   recordLogin(login: LoginRecord): Promise<LoginOutcome>;
 
   /**
    * A valid token was seen for the first time (or a minted one is to be kept): adds it to the identity.
    * `generation` 0 means «there should be no such identity»: it is created with generation 1.
-   * Answers `stale` when the generation is another by now, or when `hash` is revoked.
+   * Answers `stale` when the generation is another by now, and with the expected one when `hash` is revoked.
    * An equal hash again changes nothing and is answered `recorded`. Another hash takes the place of the
    * replica's token, which becomes a former hash. The facts count only where there are no tokens yet.
    */
@@ -322,7 +325,7 @@ export interface Store extends JournalStore, SecretStore {
     readonly hash: string;
     /** Sealed for generation 1 when `generation` is 0. */
     readonly sealed: string;
-  }): Promise<LoginOutcome>;
+  }): Promise<TokenOutcome>;
 
   /**
    * Forgets one replica's token (the replica no longer knows it), so that it is minted again. Its hash

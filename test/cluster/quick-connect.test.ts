@@ -205,6 +205,45 @@ test("a consent outlives its server: before the television is told, and before i
   }
 });
 
+async function metricOf(admin: string, name: string): Promise<number> {
+  const text = await (await fetch(`${admin}/metrics`)).text();
+  return Number(new RegExp(`^${name} (\\d+)`, "m").exec(text)?.[1] ?? Number.NaN);
+}
+
+/**
+ * A television logs in, logs out, and shows its secret again: a server answers it for ten minutes as it did the first
+ * time (QuickConnectManager.GetAuthorizedRequest), with a token that is dead. Such an answer was taken for a failure of
+ * the store, for as long as the door ran: nothing was minted there, and passwords were refused with 503.
+ */
+async function shownAgain(door: DoorProcess, person: Viewer, otherUrl: string): Promise<void> {
+  const begun = await initiate(door.url, `tv-${randomBytes(6).toString("hex")}`);
+  const asked = (await begun.json()) as Asked;
+  const agreed = await person.call("POST", `/QuickConnect/Authorize?code=${asked.Code}`);
+  expect(agreed.status).toBe(200);
+  const { token } = await finish(door.url, asked);
+  const authorization = `MediaBrowser Token="${token}"`;
+  const failures = await metricOf(door.admin, "jellybloom_store_failures_total");
+  const out = await fetch(`${otherUrl}/Sessions/Logout`, {
+    method: "POST",
+    headers: { authorization },
+  });
+  expect(out.status).toBe(204);
+  for (let times = 0; times < 3; times += 1) {
+    expect((await finish(door.url, asked)).token).toBe(token);
+    expect(await statusOfToken(door.url, token)).toBe(401);
+  }
+  expect(await metricOf(door.admin, "jellybloom_store_failures_total")).toBe(failures);
+  expect(await metricOf(door.admin, "jellybloom_failsafe")).toBe(0);
+  expect(await statusOfToken(otherUrl, token)).toBe(401);
+}
+
+test("a secret that is shown again after a logout lets nobody in, and leaves the door as it was", async () => {
+  const door = doors[0] ?? (await open());
+  const person = await Viewer.enter(door.url, { name: "ann" });
+  await person.knownAt([home.a, home.b]);
+  await shownAgain(door, person, door.url);
+});
+
 test("a request is made again at a server that came back without its memory, and twice agreed is refused as ever", async () => {
   const door = doors[0] ?? (await open());
   const person = await Viewer.enter(door.url, { name: "cleo" });
@@ -263,6 +302,7 @@ describe("with doors and sidecars that meet in Redis", () => {
     ] as const) {
       for (let times = 0; times < 2; times += 1) await throughAKill(world, person, moment);
     }
+    await shownAgain(two[0], person, two[1].url);
     const asked = (await (await initiate(two[0].url, "tv-hidden")).json()) as Asked;
     const text = everythingIn(redis);
     expect(text).toContain("tv-hidden");

@@ -210,6 +210,7 @@ export async function startCluster({
           sealed: seal.seal(login.token, sealContext(key, generation, origin)),
           expectedGeneration: generation,
         });
+        if (recorded.outcome === "revoked") throw new Error("this login was logged out before");
         if (recorded.outcome === "stale") {
           generation = recorded.generation;
           continue;

@@ -14,7 +14,7 @@
 -- ARGV[7] sealed
 -- ARGV[8] expected generation
 -- ARGV[9] how long revoked hashes are kept, in ms
--- Returns { RECORDED, identity } or { STALE, generation as text }
+-- Returns { RECORDED, identity }, { STALE, generation as text } or { REVOKED, '' }
 
 local metaKey = KEYS[1]
 local changesKey = KEYS[2]
@@ -31,6 +31,7 @@ local expectedGeneration = tonumber(ARGV[8])
 local revokedKeepMs = tonumber(ARGV[9])
 local RECORDED = 1
 local STALE = -1
+local REVOKED = -2
 
 --- @include "clock"
 --- @include "openMeta"
@@ -48,9 +49,8 @@ if known then
     if knownHash == hash then return { RECORDED, stored } end
   end
 end
-if expectedGeneration ~= generation + 1 or isRevoked(revokedKey, hash) then
-  return { STALE, string.format('%.0f', generation) }
-end
+if isRevoked(revokedKey, hash) then return { REVOKED, '' } end
+if expectedGeneration ~= generation + 1 then return { STALE, string.format('%.0f', generation) } end
 
 local identity = cjson.decode(facts)
 identity.key = identityKey
