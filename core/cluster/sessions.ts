@@ -206,6 +206,33 @@ export function isShown(
   );
 }
 
+export interface SessionsAsked {
+  /** The replica that answered. */
+  readonly replica: string;
+  readonly onlooker: Onlooker;
+  readonly question: SessionsQuestion;
+  readonly nowMs: number;
+}
+
+/**
+ * The list for one onlooker, each device once. `own` is what the replica that was asked answered: it has looked at
+ * their rights and at what they asked for, and says more of its sessions than its notes do, but for those it lost.
+ * Whatever comes from a note, those among them, is shown as a server would show it.
+ */
+export function listFor(
+  own: readonly SeenSession[],
+  noted: readonly SeenSession[],
+  { replica, onlooker, question, nowMs }: SessionsAsked,
+  facts: UnionFacts,
+): SeenSession[] {
+  const others = noted.filter((session) => session.replica !== replica || session.isLost);
+  return unionOf([...own, ...others], facts).filter(
+    (session) =>
+      (session.replica === replica && !session.isLost) ||
+      isShown(session, onlooker, question, nowMs),
+  );
+}
+
 function containsUser(session: SeenSession, userId: string): boolean {
   return userId !== "" && (session.userId === userId || session.otherUserIds.includes(userId));
 }

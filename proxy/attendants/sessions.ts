@@ -10,7 +10,7 @@ import { sessionAsked } from "../../core/cluster/capabilities.ts";
 import { type Identity, normalId } from "../../core/cluster/identity.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
 import {
-  isShown,
+  listFor,
   type Onlooker,
   readSession,
   readSessionNote,
@@ -18,7 +18,6 @@ import {
   type SessionsQuestion,
   targetOf,
   type UnionFacts,
-  unionOf,
 } from "../../core/cluster/sessions.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import type { Clock } from "../../core/service/clock.ts";
@@ -148,12 +147,7 @@ export function createSessions(parts: SessionsParts): Sessions {
     const fresh = own
       .map((dto) => readSession(dto, replica))
       .filter((session) => session !== undefined);
-    // Of its own sessions the replica's answer says more than its notes, but for those it lost.
-    const others = seen().filter((session) => session.replica !== replica || session.isLost);
-    return unionOf([...fresh, ...others], facts).filter(
-      (session) =>
-        session.replica === replica || isShown(session, onlooker, question, clock.wallMs()),
-    );
+    return listFor(fresh, seen(), { replica, onlooker, question, nowMs: clock.wallMs() }, facts);
   }
 
   async function pushed(

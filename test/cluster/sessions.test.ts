@@ -74,6 +74,8 @@ describe.each(["up", "processes that meet in Redis"])("in the shape of %s", (sha
     return socket;
   }
 
+  const enter = (name: string): Promise<Viewer> => Viewer.enter(door.url, { name });
+
   const listed = async (by: Viewer): Promise<Listed[]> =>
     (await by.call("GET", "/Sessions")).json() as Listed[];
 
@@ -150,6 +152,48 @@ describe.each(["up", "processes that meet in Redis"])("in the shape of %s", (sha
     while (performance.now() < endMs) {
       expect(await sees()).toBe(1);
       await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  });
+
+  test("what a server lost by its restart is shown to whom a server would show it, in answers and pushes", async () => {
+    // With one server away both come to the other, and stay.
+    await pair.b.kill9();
+    await doorSees(door, 1);
+    const [root, otherRoot] = [await enter("root"), await enter("root")];
+    const [kid, otherKid] = [await enter("kid"), await enter("kid")];
+    for (const one of [root, kid]) expect(await one.home()).toBe("a");
+    await until(5000, "all of them in the notes", async () => (await listed(otherRoot)).length > 3);
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    await pair.a.kill9();
+    await pair.a.launch();
+    await pair.a.ready();
+    await doorSees(door, 1);
+    const devicesFor = async (by: Viewer, query = ""): Promise<string[]> => {
+      const list = (await by.call("GET", `/Sessions${query}`)).json() as Listed[];
+      return list.map(({ DeviceId }) => DeviceId);
+    };
+    await until(5000, "what it lost", async () => {
+      const devices = await devicesFor(root);
+      return [otherRoot, kid, otherKid].every(({ deviceId }) => devices.includes(deviceId));
+    });
+    const kids = await devicesFor(kid);
+    expect(kids).toContain(otherKid.deviceId);
+    for (const { deviceId } of [root, otherRoot]) expect(kids).not.toContain(deviceId);
+    expect(await devicesFor(kid, `?deviceId=${otherRoot.deviceId}`)).toEqual([]);
+    expect(await devicesFor(kid, `?deviceId=${otherKid.deviceId}`)).toEqual([otherKid.deviceId]);
+    await until(8000, "that it was not active lately", async () => {
+      return !(await devicesFor(kid, "?activeWithinSeconds=2")).includes(otherKid.deviceId);
+    });
+    const socket = await connected(kid);
+    socket.send("SessionsStart", "0,500");
+    await kid.call("POST", "/Sessions/Capabilities/Full", { body: controllable });
+    const told = (): Listed[][] =>
+      socket.messages
+        .filter(({ MessageType }) => MessageType === "Sessions")
+        .map(({ Data }) => Data as Listed[]);
+    await until(5000, "a pushed list", () => told().length > 0);
+    for (const { deviceId } of [root, otherRoot]) {
+      expect(told().flat()).not.toContainEqual(expect.objectContaining({ DeviceId: deviceId }));
     }
   });
 

@@ -5,6 +5,7 @@ import { describe, expect, test } from "vitest";
 import {
   isShown,
   lastingPart,
+  listFor,
   lostKeepMs,
   readSession,
   readSessionNote,
@@ -147,5 +148,36 @@ describe("who sees a session", () => {
     ],
   ])("%s", (_name, onlooker, question, expected) => {
     expect(isShown(session("a"), onlooker, question, nowMs)).toBe(expected);
+  });
+
+  // For a minute after its restart a replica's lost sessions are notes. They were shown to whoever asked there: everybody's
+  // names, devices and addresses, and what they watch.
+  const lost = { isLost: true };
+  const ours = session("a", { id: "cd".repeat(16), userId: other });
+  test.each<
+    [string, readonly SeenSession[], readonly SeenSession[], string, object, readonly SeenSession[]]
+  >([
+    ["what their server shows, as it is", [ours], [], user, {}, [ours]],
+    ["nothing that it notes beside its answer", [], [session("a")], user, {}, []],
+    ["their own session that it lost", [], [session("a", lost)], user, {}, [session("a", lost)]],
+    ["nobody else's that it lost", [], [session("a", lost)], other, {}, []],
+    ["none it lost of another device", [], [session("a", lost)], user, { deviceId: "x" }, []],
+    ["none it lost long ago", [], [session("a", lost)], user, { activeWithinSeconds: 10 }, []],
+    ["their own session elsewhere", [], [session("b")], user, {}, [session("b")]],
+    ["nobody else's elsewhere", [ours], [session("b")], other, {}, [ours]],
+  ])("is shown %s", (_name, own, noted, userId, asked, expected) => {
+    const question = { ...anyTime, ...asked };
+    const list = listFor(
+      own,
+      noted,
+      { replica: "a", onlooker: person(userId), question, nowMs },
+      facts(),
+    );
+    expect(list).toEqual(expected);
+  });
+
+  test("an administrator sees what a server lost of everybody", () => {
+    const asked = { replica: "a", onlooker: person(other, true), question: anyTime, nowMs };
+    expect(listFor([], [session("a", lost)], asked, facts())).toHaveLength(1);
   });
 });
