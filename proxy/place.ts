@@ -13,6 +13,8 @@ export interface Asked {
   readonly userId: string | undefined;
   /** The user's home as known; undefined when there is none yet. */
   readonly home: string | undefined;
+  /** The home of whom a request names that is nobody's yet, such as a login. */
+  readonly named?: string | undefined;
   /** The replica that our cookie names, a hint for browsers. */
   readonly cookie: string | undefined;
   /** The replica where the last identity seen from this address lives: where an image's tag came from. */
@@ -106,6 +108,7 @@ export function place(
   }
   const open = newPlaces(candidates, view);
   for (const [hint, why] of [
+    [asked.named, "home of whom it names"],
     [asked.cookie, "cookie"],
     [asked.addressReplica, "last login from this address"],
   ] as const) {

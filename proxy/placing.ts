@@ -5,6 +5,7 @@
 import { type Identity, normalId } from "../core/cluster/identity.ts";
 import { isGone } from "../core/cluster/replica.ts";
 import { stateOf } from "../core/cluster/view.ts";
+import { plainGuid } from "../core/jellyfin/change-request.ts";
 import { bodyValue } from "../core/jellyfin/playback.ts";
 import type { Route } from "../core/jellyfin/routes.ts";
 import type { Attendant } from "./attendant.ts";
@@ -187,11 +188,12 @@ export class Placing {
         prefer,
       };
     }
+    if (namesSomebody(facts.route)) return this.#askedOfName(job);
     return {
       pin: this.#pin(job),
       userId,
       home,
-      cookie: facts.cookie ?? this.#hintOfName(job),
+      cookie: facts.cookie,
       // Only pictures: people behind one address are to be spread, and a login is no sign of where from.
       addressReplica:
         facts.route.kind === "image" ? this.replicaByAddress.get(facts.origin.address) : undefined,
@@ -199,9 +201,7 @@ export class Placing {
         userId ??
         (identity?.kind === "apiKey"
           ? "api keys"
-          : (facts.itemId ??
-            this.#nameOf(job) ??
-            (facts.credentials.deviceId || facts.origin.address))),
+          : (facts.itemId ?? (facts.credentials.deviceId || facts.origin.address))),
       lacks: this.#lacking(job),
       barred: this.#barred(identity),
       foreign,
@@ -219,25 +219,42 @@ export class Placing {
     return isQuestion && stateOf(health.view, replica) === "ready" ? replica : undefined;
   }
 
-  /** A login goes to the home of the user it names, so that wrong passwords are counted in one place. */
-  #hintOfName(job: Job): string | undefined {
-    const { memory, homes } = this.#parts;
+  /**
+   * A login goes to the home of the user it names, or to where the name alone says when nobody here knows it: so wrong
+   * passwords are counted in one place, and a plugin that makes users at their first login makes each of them once. No
+   * cookie and no token that comes along has a say, or whoever guesses could choose a server for each guess.
+   */
+  #askedOfName(job: Job): Asked {
+    const { memory, homes, prefer } = this.#parts;
     const { route, params } = job.facts;
-    if (route.boundTo === "userInPath") return homes.homeOf(normalId(params.userId ?? ""));
     const name = this.#nameOf(job);
-    const userId = name === undefined ? undefined : memory.userIdOfName(name);
-    return userId === undefined ? undefined : homes.homeOf(userId);
+    const userId =
+      route.boundTo === "userInPath"
+        ? plainGuid(params.userId)
+        : name === undefined
+          ? undefined
+          : memory.userIdOfName(name);
+    return {
+      pin: this.#pin(job),
+      userId: undefined,
+      home: undefined,
+      named: userId === undefined ? undefined : homes.homeOf(userId),
+      cookie: undefined,
+      addressReplica: undefined,
+      // Those whose name cannot be read share a place, too.
+      hashKey: userId ?? name ?? "",
+      lacks: nowhere,
+      barred: nowhere,
+      prefer,
+    };
   }
 
-  /**
-   * The name a login is for, in lower case. All logins of one name go to one replica, also of a name that nobody
-   * here knows yet: so a plugin that makes users at their first login makes each of them once.
-   */
+  /** The name in the body, in upper case, by which Jellyfin finds a user (UserManager.GetUserByName). */
   #nameOf({ facts, bodyText }: Job): string | undefined {
-    const { route } = facts;
-    if (route.boundTo !== "userName" || bodyText === undefined) return undefined;
-    const name = bodyValue(bodyText, route.bodyName ?? "Username");
-    return typeof name === "string" && name !== "" ? name.toLowerCase() : undefined;
+    const { bodyName } = facts.route;
+    if (bodyName === undefined || bodyText === undefined) return undefined;
+    const name = bodyValue(bodyText, bodyName);
+    return typeof name === "string" && name !== "" ? name.toUpperCase() : undefined;
   }
 
   #pin(job: Job): Asked["pin"] {
@@ -304,4 +321,9 @@ export class Placing {
     }
     return left;
   }
+}
+
+/** Whether a request is for whom it names. A PIN names nobody: it belongs to the flow that was begun. */
+function namesSomebody({ boundTo, bodyName }: Route): boolean {
+  return boundTo === "userInPath" || (boundTo === "userName" && bodyName !== undefined);
 }

@@ -197,7 +197,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     parts.journal === undefined
       ? undefined
       : createLoginNews({
-          ...{ writer: parts.journal, seal, clock, log: log.log },
+          ...{ writer: parts.journal, seal, memory, clock, log: log.log },
           isCluster: () => health.view.replicas.size > 1,
         });
   const logins = new Logins({

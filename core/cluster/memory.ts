@@ -255,9 +255,12 @@ export class Memory {
     return opened;
   }
 
-  /** The user id of a user name seen in a login, so that the next login goes to the user's home. */
+  /**
+   * The user id of a user name seen in a login, so that the next login goes to the user's home. Names are compared in
+   * upper case, as Jellyfin does (UserManager.GetUserByName).
+   */
   userIdOfName(name: string): string | undefined {
-    return this.#userByName.get(name.toLowerCase());
+    return this.#userByName.get(name.toUpperCase());
   }
 
   pinOf(kind: PinKind, id: string, nowMs: number): Pin | undefined {
@@ -471,7 +474,7 @@ export class Memory {
       if (!this.#revokedHashes.has(hash)) this.#keyByHash.set(hash, identity.key);
     }
     if (identity.userName !== "") {
-      this.#userByName.set(identity.userName.toLowerCase(), identity.userId);
+      this.#userByName.set(identity.userName.toUpperCase(), identity.userId);
     }
     this.#version++;
     for (const listener of this.#identityListeners) listener(identity);

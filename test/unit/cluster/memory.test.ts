@@ -118,6 +118,14 @@ test("a newer generation takes the place of an older one, never the other way", 
 test("a user is found by name in any letter case", () => {
   memory.apply({ type: "identity", identity: identity(1, { a: "token-a" }) });
   expect(memory.userIdOfName("rOOT")).toBe(userId);
+  // Two small letters with one capital: Jellyfin compares in upper case (UserManager.GetUserByName).
+  const nikos = {
+    ...identity(1, { a: "token-b" }),
+    key: "nikos",
+    userName: "\u03bd\u03b9\u03ba\u03bf\u03c2",
+  };
+  memory.apply({ type: "identity", identity: nikos });
+  expect(memory.userIdOfName("\u03bd\u03b9\u03ba\u03bf\u03c3")).toBe(userId);
 });
 
 test("a home of an older epoch does not undo a move", () => {

@@ -256,6 +256,16 @@ const rows: readonly Row[] = [
     expected: { replica: hashedNext, reason: "cookie", claimsHome: false },
   },
   {
+    promise: "the home of whom it names decides for a login, before whatever cookie comes along",
+    asked: { named: hashedNext, cookie: hashed, addressReplica: hashed, prefer: hashed },
+    expected: { replica: hashedNext, reason: "home of whom it names", claimsHome: false },
+  },
+  {
+    promise: "a login of somebody whose home is away is spread by hash",
+    asked: { named: "gone" },
+    expected: { replica: hashed, reason: "nobody's: spread by hash" },
+  },
+  {
     promise: "the last login from the address decides when there is no cookie",
     asked: { addressReplica: hashedNext },
     expected: { replica: hashedNext, reason: "last login from this address", claimsHome: false },
