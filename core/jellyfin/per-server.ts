@@ -117,6 +117,16 @@ const keysByDocument = new Map<string, readonly string[]>(
 );
 
 /**
+ * Keys of a document, with a dot where one lies in an object, that belong to the server as it is installed: it keeps
+ * them when its data become a copy of another server's. What happened on a server is told by the data that came.
+ */
+export function installationKeys(document: string): readonly string[] {
+  return perServerTable
+    .filter((row) => row.document === document && row.why !== history)
+    .map(({ key }) => key);
+}
+
+/**
  * The document as this server is to have it: everything `wanted` says, in the spelling of `local` where letter case
  * differs, and the server's own values left as they are. A value that is this server's own and that it does not
  * have is left out.

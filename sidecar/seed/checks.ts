@@ -99,12 +99,12 @@ export async function requireServerId(source: ServerFolders): Promise<string> {
 
 // ---- Versions ---------------------------------------------------------------------------------------
 
-/** A version as numbers, for comparison: `10.11.11` is newer than `10.9`. */
+/** Versions compared number by number: `10.11.11` is newer than `10.9`, and none of `10.11` is newer than `10.11`. */
 export function isNewer(version: string, than: string): boolean {
   const parts = (text: string): number[] => (text.match(/\d+/g) ?? []).slice(0, 3).map(Number);
   const [left, right] = [parts(version), parts(than)];
-  for (let place = 0; place < 3; place++) {
-    const apart = (left[place] ?? 0) - (right[place] ?? 0);
+  for (const [place, limit] of right.entries()) {
+    const apart = (left[place] ?? 0) - limit;
     if (apart !== 0) return apart > 0;
   }
   return false;

@@ -232,6 +232,8 @@ export function checkDatabase(path: string, tables: readonly string[]): CheckedD
   }
 }
 
+const versionLimitMs = 2000;
+
 /**
  * The newest Jellyfin that has changed a database, which nobody has open, to a form of its own; undefined where it
  * does not tell (10.10 and older). Rows of Jellyfin's own migrations carry its version with four numbers
@@ -240,6 +242,28 @@ export function checkDatabase(path: string, tables: readonly string[]): CheckedD
 export function databaseVersion(path: string): string | undefined {
   const url = new URL("?immutable=1", pathToFileURL(path));
   const database = new DatabaseSync(url, { readOnly: true });
+  try {
+    return newestMigration(database);
+  } finally {
+    database.close();
+  }
+}
+
+/** The same of a database that may be in use; undefined also where it cannot be looked into now. */
+export function liveDatabaseVersion(path: string): string | undefined {
+  let database: DatabaseSync | undefined;
+  try {
+    database = new DatabaseSync(path, { readOnly: true, timeout: versionLimitMs });
+    return newestMigration(database);
+  } catch {
+    // Locked, in a folder that may only be read, or damaged: whoever needs to know it looks at a copy later.
+    return undefined;
+  } finally {
+    database?.close();
+  }
+}
+
+function newestMigration(database: DatabaseSync): string | undefined {
   try {
     const versions = database
       .prepare('SELECT DISTINCT "ProductVersion" AS version FROM "__EFMigrationsHistory"')
@@ -255,8 +279,6 @@ export function databaseVersion(path: string): string | undefined {
   } catch (error) {
     if (/no such table/.test(messageOf(error))) return undefined;
     throw error;
-  } finally {
-    database.close();
   }
 }
 

@@ -7,6 +7,12 @@ import { explained, refuse, refuseNewer, refuseRunningTarget } from "./checks.ts
 import { giveAttributes, syncFolder } from "./copy.ts";
 import { checkDatabase, databaseVersion } from "./database.ts";
 import { rootsOf, type ServerFolders, serverDatabases } from "./layout.ts";
+import {
+  dropOwnSettings,
+  giveOwnSettings,
+  keepOwnSettings,
+  keepsOwnSettings,
+} from "./own-settings.ts";
 import { moveDatabasePaths, readOwnPath } from "./paths.ts";
 import type { PlannedEntry, PlannedFile } from "./plan.ts";
 import { codeOf, SeedProblem } from "./problem.ts";
@@ -27,6 +33,7 @@ import {
   writeMarkers,
 } from "./target.ts";
 import { countText } from "./text.ts";
+import { recordedVersion } from "./version.ts";
 
 export interface Landing {
   /** Where the data come from: what they are called in sentences is relative to it. */
@@ -62,23 +69,26 @@ const toldTables = [
 /**
  * Stages by `stage` and puts what is staged into place, alone in the target. What the world does wrong comes out as a
  * SeedProblem that says how to go on.
+ *
+ * @returns whether the target held a server, whose own settings the copy has now.
  */
 export async function land(
   landing: Landing,
   mayKeep: boolean,
   stage: () => Promise<void>,
-): Promise<void> {
+): Promise<boolean> {
   const { target, marker, state } = landing;
   await openStaging(target);
   const unlock = lockTarget(target);
   try {
     await begin(landing, mayKeep);
     await stage();
+    await settle(landing);
     await landing.announce();
     await refuseRunningTarget(target);
     await writeMarkers(target, { ...marker, phase: "clearing" });
     if (state.kind === "server") await clearServer(target);
-    await finishPlacing(landing);
+    return await finishPlacing(landing);
   } catch (error) {
     throw explained(error, marker);
   } finally {
@@ -89,6 +99,9 @@ export async function land(
 /** Marks the target as unfinished and makes it ready to be copied into. */
 async function begin({ target, marker, state }: Landing, mayKeep: boolean): Promise<void> {
   if (!mayKeep) await emptyStaging(target);
+  // Of an unfinished copy they were kept when it was begun.
+  if (state.kind === "server") await keepOwnSettings(target, (await recordedVersion(target)) ?? "");
+  else if (state.kind === "empty") await dropOwnSettings(target);
   // What another source's copy left in place before it was interrupted was never a whole server.
   if (
     state.kind === "unfinished" &&
@@ -101,8 +114,19 @@ async function begin({ target, marker, state }: Landing, mayKeep: boolean): Prom
   await block(target, state.kind === "server");
 }
 
-/** Everything is staged: puts it into place. */
-async function finishPlacing({ target, marker, giveRoots }: Landing): Promise<void> {
+/** What is the replaced server's own stays its own. */
+async function settle({ target, tell }: Landing): Promise<void> {
+  for (const file of await giveOwnSettings(target)) {
+    tell(
+      `${file} of the server that is replaced cannot be read: the copy has the other server's ports, addresses, folders` +
+        " and hardware in it. Look at it before you start the copy.",
+    );
+  }
+}
+
+/** Everything is staged: puts it into place. Returns whether the copy has the settings of a server that was here. */
+async function finishPlacing({ target, marker, giveRoots }: Landing): Promise<boolean> {
+  const hasOwn = await keepsOwnSettings(target);
   await writeMarkers(target, { ...marker, phase: "placing" });
   await place(target);
   const placedId = await readServerId(target.dataFolder);
@@ -114,17 +138,18 @@ async function finishPlacing({ target, marker, giveRoots }: Landing): Promise<vo
   }
   await giveRoots();
   await finish(target);
+  return hasOwn;
 }
 
-/** An earlier run had everything staged and was interrupted while it put it into place. */
-export async function rollForward(landing: Landing, begun: Marker): Promise<void> {
+/** An earlier run had everything staged and was interrupted while it put it into place. Returns what `land` does. */
+export async function rollForward(landing: Landing, begun: Marker): Promise<boolean> {
   const { target, tell } = landing;
   tell(`The copy begun at ${begun.startedAt} was whole and only had to be put into place.`);
   await openStaging(target);
   const unlock = lockTarget(target);
   try {
     if (begun.phase === "clearing") await clearServer(target);
-    await finishPlacing(landing);
+    return await finishPlacing(landing);
   } catch (error) {
     throw explained(error, begun);
   } finally {

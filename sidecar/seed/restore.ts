@@ -145,8 +145,7 @@ async function restoreProven(
     let receiver: Receiver | undefined;
     const begun = state.kind === "unfinished" ? state.marker : undefined;
     if (begun !== undefined && begun.phase !== "copying" && isSameSource(begun, landing.marker)) {
-      await rollForward(landing, begun);
-      await tellEnd(landing, options, head);
+      await tellEnd(landing, options, head, await rollForward(landing, begun));
       return head;
     }
     const mayKeep = "marker" in state && maySkipStaged(state.marker, landing.marker);
@@ -159,7 +158,7 @@ async function restoreProven(
     refuseMounts(await findMounts(target, tops));
     tell(`${countText(head.files, "file")}, ${sizeText(head.bytes)}.`);
 
-    await land(landing, mayKeep, async () => {
+    const hasOwn = await land(landing, mayKeep, async () => {
       const progress = new Progress(head.bytes, options.progressIntervalMs, tell);
       receiver = new Receiver({ landing, head, progress, kind: input.kind });
       tell(keptBytes > 0 ? `Going on after ${sizeText(keptBytes)}.` : "Copying.");
@@ -174,7 +173,7 @@ async function restoreProven(
       await receiver.finish(names);
     });
     const last = receiver?.head ?? head;
-    await tellEnd(landing, options, last);
+    await tellEnd(landing, options, last, hasOwn);
     return last;
   } finally {
     await closeQuietly(first);
@@ -559,12 +558,13 @@ async function tellEnd(
   landing: Landing,
   options: RestoreOptions,
   head: ArchiveHead,
+  hasOwn: boolean,
 ): Promise<void> {
   const { target, tell } = landing;
   const version = head.version === "" ? "" : `, last run by Jellyfin ${head.version}`;
   tell(`Done: ${options.to} is a whole copy of server ${head.serverId}${version}.`);
   const settings = await readSettings(target.configFolder);
-  for (const advice of settingsAdvice(settings, target)) tell(`- ${advice}`);
+  for (const advice of settingsAdvice(settings, target, hasOwn)) tell(`- ${advice}`);
   if (head.position !== undefined) {
     tell(`The cluster's journal goes on from entry ${head.position.number} there.`);
   }

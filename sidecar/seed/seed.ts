@@ -114,12 +114,8 @@ export async function seed(options: SeedOptions, tell: Tell): Promise<void> {
     },
   };
   const begun = state.kind === "unfinished" ? state.marker : undefined;
-  if (begun !== undefined && begun.phase !== "copying" && isSameSource(begun, marker)) {
-    await rollForward(job, begun);
-  } else {
-    await copyServer(job);
-  }
-  await tellEnd(job);
+  const isWhole = begun !== undefined && begun.phase !== "copying" && isSameSource(begun, marker);
+  await tellEnd(job, isWhole ? await rollForward(job, begun) : await copyServer(job));
 }
 
 interface Job extends Landing {
@@ -127,7 +123,8 @@ interface Job extends Landing {
   readonly settings: ServerSettings;
 }
 
-async function copyServer(job: Job): Promise<void> {
+/** Returns what `land` does. */
+async function copyServer(job: Job): Promise<boolean> {
   const { target, marker, state, tell } = job;
   const walk = walkOptions(job);
   const plan = await planCopy(walk);
@@ -139,7 +136,7 @@ async function copyServer(job: Job): Promise<void> {
   await refuseClosedTarget(target);
   refuseMounts(await findMounts(target, topTargets(plan, target)));
 
-  await land(job, mayKeep, async () => {
+  return await land(job, mayKeep, async () => {
     const kept = plan.files.length - left.length;
     if (kept > 0) tell(`${countText(kept, "file")} of an earlier run need no copying.`);
     tell("Copying.");
@@ -291,11 +288,15 @@ function tellPlan(plan: CopyPlan, { options, source, tell }: Job): void {
   for (const note of firstOf(plan.notes, shownLimit)) tell(note);
 }
 
-async function tellEnd({ options, source, target, settings, marker, tell }: Job): Promise<void> {
+async function tellEnd(
+  { options, source, target, settings, marker, tell }: Job,
+  hasOwn: boolean,
+): Promise<void> {
   const version =
     settings.version === undefined ? "" : `, last run by Jellyfin ${settings.version}`;
   tell(`Done: ${options.to} is a whole copy of server ${marker.serverId}${version}.`);
-  for (const advice of settingsAdvice(settings, target)) tell(`- ${advice}`);
+  const copied = await readSettings(target.configFolder);
+  for (const advice of settingsAdvice(copied, target, hasOwn)) tell(`- ${advice}`);
   const mentioning = await filesThatMention(target, [source.dataFolder, source.configFolder]);
   for (const path of firstOf(mentioning, shownLimit)) {
     tell(`- ${path} names a folder of the old server: the new one must not write there.`);
@@ -305,6 +306,7 @@ async function tellEnd({ options, source, target, settings, marker, tell }: Job)
       "- Trickplay images were left out: the new server makes them when its task for them runs.",
     );
   }
+  if (hasOwn) return;
   const same = settings.version === undefined ? "the same version" : `Jellyfin ${settings.version}`;
   tell(
     `Next: start the new server with ${same} and the same media at the same paths; then` +

@@ -1,6 +1,7 @@
 // What a server's settings say about itself: its port, the addresses it gives to clients, the folders it
 // uses beyond its own. Two servers that were copied from one another have these alike, and some must not
-// stay so. Nothing is changed here: the owner is told what to look at. Element names are those of
+// stay so. Nothing is changed here: the owner is told what to look at (own-settings.ts keeps what a server that is
+// replaced had). Element names are those of
 // Jellyfin's NetworkConfiguration, ServerConfiguration, EncodingOptions and DatabaseConfigurationOptions
 // (10.10 to 12.0).
 
@@ -127,13 +128,23 @@ export function settingsProblems(settings: ServerSettings, folders: ServerFolder
   ];
 }
 
-/** Sentences on what the owner should look at before starting the copy (pure). */
-export function settingsAdvice(settings: ServerSettings, target: ServerFolders): string[] {
+/**
+ * Sentences on what the owner should look at before starting the copy (pure). `settings` are the copy's, of which
+ * `hasOwn` says that they are, where servers differ, those of the server that it replaces: they did well there.
+ */
+export function settingsAdvice(
+  settings: ServerSettings,
+  target: ServerFolders,
+  hasOwn: boolean,
+): string[] {
   const { httpPort, publishedAddresses, knownProxies, hardwareAcceleration } = settings;
   const network = join(target.configFolder, "network.xml");
   const advice = [
-    `Port: the new server listens on ${httpPort}, as the old one does. On the same machine,` +
-      ` without containers, give it another one: <InternalHttpPort> in ${network}.`,
+    hasOwn
+      ? "Kept as they were here: the server's name, ports and addresses, known proxies, folders and hardware. It" +
+        ` listens on ${httpPort}.`
+      : `Port: the new server listens on ${httpPort}, as the old one does. On the same machine,` +
+        ` without containers, give it another one: <InternalHttpPort> in ${network}.`,
     knownProxies.length === 0
       ? "KnownProxies is empty: set it to the door's address on both servers (Dashboard," +
         " Networking), or every visitor would count as local; the door refuses to be reachable" +
@@ -165,6 +176,16 @@ export function settingsAdvice(settings: ServerSettings, target: ServerFolders):
       "Quick Connect is off: switch it on on both servers (Dashboard, General); the door" +
         " needs it, and can keep it from clients (--quick-connect off).",
     );
+  }
+  const metadata = settings.ownFolders.get("MetadataPath");
+  if (hasOwn) {
+    if (metadata !== undefined && !isInside(metadata, target.dataFolder)) {
+      advice.push(
+        `MetadataPath is ${metadata}, as before, and the copy's pictures are in ${join(target.dataFolder, "metadata")}:` +
+          " bring them there, or a scan gets them again.",
+      );
+    }
+    return advice;
   }
   for (const [name, folder] of settings.ownFolders) {
     advice.push(

@@ -25,7 +25,14 @@ import { DatabaseSync } from "node:sqlite";
 import { setTimeout as pause } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { seed } from "../../sidecar/seed/seed.ts";
-import { markerName, stagingName } from "../../sidecar/seed/target.ts";
+import {
+  clearServer,
+  markerName,
+  parseMarker,
+  place,
+  stagingName,
+  writeMarkers,
+} from "../../sidecar/seed/target.ts";
 import { runCli } from "../support/cli.ts";
 import {
   ask,
@@ -495,6 +502,177 @@ describe("an interrupted copy", () => {
     writeFileSync(join(to, markerName), JSON.stringify(marker, undefined, 2));
     return order;
   }
+});
+
+describe("a server that is replaced", () => {
+  /** As Jellyfin writes it: an element for each value, none for what has no value. */
+  const xml = (root: string, ...lines: readonly string[]): string =>
+    [
+      '<?xml version="1.0" encoding="utf-8"?>',
+      `<${root} xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xmlns:xsd="http://www.w3.org/2001/XMLSchema">`,
+      ...lines.map((line) => `  ${line}`),
+      `</${root}>`,
+    ].join("\n");
+  const port = (number: number) => `<InternalHttpPort>${number}</InternalHttpPort>`;
+  const hardware = (name: string) => `<HardwareAccelerationType>${name}</HardwareAccelerationType>`;
+  const proxies = (address: string) =>
+    `<KnownProxies>\n    <string>${address}</string>\n  </KnownProxies>`;
+  const device = "<VaapiDevice>/dev/dri/renderD128</VaapiDevice>";
+  const cache = (path: string) => `<CachePath>${path}</CachePath>`;
+  const later = "<Later><InternalHttpPort>1</InternalHttpPort></Later>";
+  const version = "<PreviousVersionStr>10.11.11</PreviousVersionStr>";
+  const donor = {
+    network: xml("NetworkConfiguration", "<BaseUrl />", port(8096), later, proxies("10.0.0.1")),
+    encoding: xml("EncodingOptions", hardware("vaapi"), device, "<H264Crf>21</H264Crf>"),
+    system: xml(
+      "ServerConfiguration",
+      version,
+      cache("/cache-a"),
+      "<EnableFolderView>true</EnableFolderView>",
+    ),
+  };
+  const replaced = {
+    network: xml("NetworkConfiguration", "<BaseUrl />", port(8097), proxies("127.0.0.1")),
+    encoding: xml("EncodingOptions", hardware("none"), "<H264Crf>23</H264Crf>"),
+    system: xml(
+      "ServerConfiguration",
+      "<ServerName>b</ServerName>",
+      "<EnableFolderView>false</EnableFolderView>",
+    ),
+  };
+  /** What is the server's own is as it was, and all else as the donor has it. */
+  const expected = {
+    network: donor.network.replace(port(8096), port(8097)).replace("10.0.0.1", "127.0.0.1"),
+    encoding: donor.encoding
+      .replace(hardware("vaapi"), hardware("none"))
+      .replace(`\n  ${device}`, ""),
+    system: donor.system
+      .replace(`\n  ${cache("/cache-a")}`, "")
+      .replace("\n</", "\n  <ServerName>b</ServerName>\n</"),
+  };
+  const settingsAt = (server: string) => ({
+    network: readFileSync(join(server, "config", "network.xml"), "utf8"),
+    encoding: readFileSync(join(server, "config", "encoding.xml"), "utf8"),
+    system: readFileSync(join(server, "config", "system.xml"), "utf8"),
+  });
+
+  beforeEach(() => {
+    makeServer(from, join(from, "config"), donor);
+    makeServer(to, join(to, "config"), { id: otherServerId, ...replaced });
+    chmodSync(join(from, "config", "network.xml"), 0o640);
+  });
+
+  test("keeps its own ports, addresses, folders and hardware, and takes everything else", async () => {
+    const ran = await run("--replace", otherServerId);
+    expect(ran).toMatchObject({ code: 0, err: "" });
+    expect(settingsAt(to)).toEqual(expected);
+    expect(settingsAt(from)).toEqual(donor);
+    expect(modeOf(join(to, "config", "network.xml"))).toBe("640");
+    expect(ran.out).toContain("Kept as they were here");
+    expect(ran.out).toContain("It listens on 8097");
+    expect(ran.out).not.toMatch(/as the old one does|acceleration is|put the door in front/);
+    expect(existsSync(join(to, stagingName))).toBe(false);
+  });
+
+  test("keeps them when it becomes what an archive holds", async () => {
+    const archive = join(folder, "a.tar");
+    expect((await runCli(["backup", "--from", from, "--to", archive])).code).toBe(0);
+    const ran = await run("--from-archive", archive, "--to", to, "--replace", otherServerId);
+    expect(ran).toMatchObject({ code: 0, err: "" });
+    expect(settingsAt(to)).toEqual(expected);
+    expect(ran.out).toContain("It listens on 8097");
+  });
+
+  test("keeps what the donor has no file for, and has the donor's where it had none", async () => {
+    rmSync(join(from, "config", "encoding.xml"));
+    rmSync(join(to, "config", "system.xml"));
+    expect(await run("--replace", otherServerId)).toMatchObject({ code: 0, err: "" });
+    expect(settingsAt(to)).toEqual({
+      network: expected.network,
+      encoding: xml("EncodingOptions", hardware("none")).concat("\n"),
+      system: donor.system,
+    });
+  });
+
+  test("with a file that is no settings file has the donor's, and is told to look", async () => {
+    writeFileSync(
+      join(to, "config", "encoding.xml"),
+      "<EncodingOptions><Broken></EncodingOptions>",
+    );
+    const ran = await run("--replace", otherServerId);
+    expect(ran).toMatchObject({ code: 0, err: "" });
+    expect(ran.out).toContain("encoding.xml of the server that is replaced cannot be read");
+    expect(settingsAt(to)).toEqual({ ...expected, encoding: donor.encoding });
+  });
+
+  /** A run that dies with everything staged, as far as `phase` says; a part of the entries are moved then. */
+  async function dieIn(phase: "copying" | "clearing" | "cleared" | "placing"): Promise<void> {
+    const died = seed(
+      {
+        ...{ from, fromConfig: undefined, to, toConfig: undefined, without: [], seenAs: undefined },
+        ...{ replace: otherServerId, followLinks: false, progressIntervalMs: 1, lockLimitMs: 1 },
+        announce: async () => {
+          throw new Error("it dies");
+        },
+      },
+      () => undefined,
+    );
+    await expect(died).rejects.toThrow("it dies");
+    if (phase === "copying") return;
+    const target = {
+      kind: "one folder",
+      dataFolder: to,
+      configFolder: join(to, "config"),
+    } as const;
+    const marker = parseMarker(readFileSync(join(to, markerName), "utf8"));
+    if (marker === undefined) throw new Error("there is no marker");
+    await writeMarkers(target, { ...marker, phase: "clearing" });
+    if (phase === "clearing") return;
+    await clearServer(target);
+    if (phase === "cleared") return;
+    await writeMarkers(target, { ...marker, phase: "placing" });
+    renameSync(join(to, stagingName, "new", "data"), join(folder, "held"));
+    await place(target);
+    renameSync(join(folder, "held"), join(to, stagingName, "new", "data"));
+  }
+
+  const phases = ["copying", "clearing", "cleared", "placing"] as const;
+
+  test.each(phases)("keeps them when the run dies %s and is run again", async (phase) => {
+    await dieIn(phase);
+    expect(await run("--replace", otherServerId)).toMatchObject({ code: 0, err: "" });
+    expect(settingsAt(to)).toEqual(expected);
+    expect(existsSync(join(to, stagingName))).toBe(false);
+  });
+
+  test.each(phases)(
+    "keeps them when the run dies %s and another server is copied",
+    async (phase) => {
+      await dieIn(phase);
+      const third = join(folder, "third");
+      makeServer(third, join(third, "config"), donor);
+      const ran = await run("--from", third, "--to", to, "--replace", otherServerId);
+      expect(ran).toMatchObject({ code: 0, err: "" });
+      expect(settingsAt(to)).toEqual(expected);
+    },
+  );
+
+  test("keeps nothing of a server that its owner removed before", async () => {
+    await dieIn("copying");
+    for (const name of [
+      markerName,
+      "data",
+      "config",
+      "metadata",
+      "plugins",
+      "root",
+      ".jellyfin-data",
+    ]) {
+      rmSync(join(to, name), { recursive: true, force: true });
+    }
+    expect(await run()).toMatchObject({ code: 0, err: "" });
+    expect(settingsAt(to)).toEqual(donor);
+  });
 });
 
 describe("links", () => {

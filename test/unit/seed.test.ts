@@ -3,6 +3,7 @@
 
 import { describe, expect, test } from "vitest";
 import { findServer, isInside, rootsOf, targetFolders } from "../../sidecar/seed/layout.ts";
+import { onlyOwnElements, withOwnElements } from "../../sidecar/seed/own-elements.ts";
 import { movedText } from "../../sidecar/seed/paths.ts";
 import { linkText } from "../../sidecar/seed/plan.ts";
 import {
@@ -232,7 +233,7 @@ describe("settings", () => {
         "<E><HardwareAccelerationType>vaapi</HardwareAccelerationType><TranscodingTempPath>/fast</TranscodingTempPath></E>",
       database: "",
     });
-    const advice = settingsAdvice(settings, target).join("\n");
+    const advice = settingsAdvice(settings, target, false).join("\n");
     for (const words of [
       "listens on 9000",
       "/b/config/network.xml",
@@ -268,5 +269,78 @@ describe("settings", () => {
     expect(mentions("<P>/srv/a/x</P>", "/srv/a")).toBe(true);
     expect(mentions("<P>/srv/a</P>", "/srv/a")).toBe(true);
     expect(mentions("<P>/srv/a-new /srv/ab /srv/a.b</P>", "/srv/a")).toBe(false);
+  });
+});
+
+describe("elements of one settings file in another", () => {
+  const keys = ["Port", "Proxies", "Trickplay.Hardware"];
+  const has = (inner: string) => `<?xml version="1.0"?>\n<N a="1>2">${inner}</N>\n`;
+
+  test.each([
+    ["a value", "<Port>1</Port><X />", "<Port>2</Port><X>own</X>", "<Port>2</Port><X />"],
+    [
+      "a list",
+      "<Proxies /><Port>1</Port>",
+      "<Port>1</Port><Proxies><s>p</s></Proxies>",
+      "<Proxies><s>p</s></Proxies><Port>1</Port>",
+    ],
+    [
+      "one that lies in another",
+      "<Trickplay><Hardware>true</Hardware><Q>4</Q></Trickplay>",
+      "<Trickplay><Hardware>false</Hardware><Q>5</Q></Trickplay>",
+      "<Trickplay><Hardware>false</Hardware><Q>4</Q></Trickplay>",
+    ],
+    ["one that was not there", "\n  <X />\n", "<Port>2</Port>", "\n  <X />\n  <Port>2</Port>\n"],
+    ["none where the own one has none", "\n  <Port>1</Port>\n  <X />\n", "", "\n  <X />\n"],
+    ["none where the own one says nil", "<Port>1</Port>", '<Port xsi:nil="true" />', ""],
+    [
+      "not one of that name elsewhere",
+      "<Y><Port>9</Port></Y><Port>1</Port>",
+      "<!-- <Port>7</Port> --><Port>2</Port>",
+      "<Y><Port>9</Port></Y><Port>2</Port>",
+    ],
+    [
+      "one with text that looks like a tag",
+      "<Port>1</Port>",
+      "<Port><![CDATA[</Port>]]></Port>",
+      "<Port><![CDATA[</Port>]]></Port>",
+    ],
+    [
+      "one that was added behind one that is left out",
+      "\n  <Port>1</Port>\n",
+      "<Proxies>p</Proxies>",
+      "\n  <Proxies>p</Proxies>\n",
+    ],
+  ])("%s", (_name, text, own, expected) => {
+    expect(withOwnElements(has(text), has(own), keys)).toBe(has(expected));
+  });
+
+  test("an empty document is opened for them", () => {
+    expect(withOwnElements("<N />", "<N><Port>2</Port></N>", keys)).toBe(
+      "<N>\n  <Port>2</Port>\n</N>",
+    );
+    expect(withOwnElements("<N></N>", "<N><Port>2</Port></N>", keys)).toBe(
+      "<N>\n  <Port>2</Port>\n</N>",
+    );
+    expect(withOwnElements("<N><Port>1</Port></N>", "<N />", keys)).toBe("<N></N>");
+    expect(onlyOwnElements(has("<X>1</X><Port>2</Port>"), keys)).toBe(
+      '<?xml version="1.0"?>\n<N a="1>2">\n  <Port>2</Port>\n</N>\n',
+    );
+  });
+
+  test.each([
+    "",
+    "no settings",
+    "<N><Port>2</N>",
+    "<N><Port>2</Port>",
+    "<N /><N />",
+    "<N>1 < 2</N>",
+    "</N>",
+    '<!DOCTYPE N [<!ENTITY e "e">]><N />',
+    "<Other />",
+    "<A>".repeat(100) + "</A>".repeat(100),
+  ])("what Jellyfin would not read either is nothing: %j", (text) => {
+    expect(withOwnElements("<N><Port>1</Port></N>", text, keys)).toBeUndefined();
+    expect(withOwnElements(text, "<N><Port>1</Port></N>", keys)).toBeUndefined();
   });
 });
