@@ -23,6 +23,9 @@ export interface Position {
   readonly replica: string;
   readonly ticket: string;
   readonly position: JournalCursor | undefined;
+  /** Of the server whose folder the sidecar sees; undefined where it sees none, or does not know it. */
+  readonly serverId: string | undefined;
+  readonly version: string | undefined;
 }
 
 /** Undefined where no sidecar was named. @throws SeedProblem when it does not answer. */
@@ -31,8 +34,12 @@ export async function askPosition({ sidecar, clusterKey }: Beside): Promise<Posi
   const base = urlText(sidecar);
   const answer = await callProven(createSeal(clusterKey), base, positionPath, {}, answerLimitMs);
   if (answer.outcome === "ok" && isRecord(answer.body) && typeof answer.body.replica === "string") {
-    const { replica, ticket, position } = answer.body;
-    return { replica, ticket: String(ticket), position: readJournalCursor(position) };
+    const { replica, ticket, position, serverId, version } = answer.body;
+    return {
+      ...{ replica, ticket: String(ticket), position: readJournalCursor(position) },
+      serverId: typeof serverId === "string" ? serverId : undefined,
+      version: typeof version === "string" ? version : undefined,
+    };
   }
   throw new SeedProblem(
     `The sidecar at ${base} does not tell how far the journal has come (${whyOf(answer)}): start it, or leave` +

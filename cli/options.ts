@@ -1149,6 +1149,22 @@ export const reseedOptions = {
     section: "Folders",
     description: "Copies what is behind links that lead out of the healthy server's folders.",
   }),
+  replace: optional({
+    name: "replace",
+    section: "Folders",
+    type: serverId,
+    description:
+      "The id of the server that --to holds, where it is another than the healthy server's: without this only an" +
+      " old copy of the same server is replaced.",
+  }),
+  forVersion: optional({
+    name: "for-version",
+    section: "Folders",
+    type: version,
+    description:
+      "The version of Jellyfin which the replica runs: data of a newer one are refused. Left out: the newest that" +
+      " has used the data in --to, as these tell.",
+  }),
   stopCommand: optional({
     name: "stop-command",
     section: "Server",

@@ -3,7 +3,9 @@
 // is. Stopping and starting are the owner's own commands (--stop-command, --start-command); without them it says what
 // to do and waits until that was done.
 //
-// One at a time: it begins only when another replica takes people, and while no other drains. Run again after it was
+// One at a time: it begins only when another replica takes people, and while no other drains. What it replaces is an
+// old copy of the server that it copies, and no program gets the data of a newer one: both are looked at before
+// anybody is moved, since up refuses servers of different ids (sidecar/findings.ts). Run again after it was
 // interrupted anywhere it does the rest: a drain that stands is a drain, a copy goes on where it was. Exit code 0:
 // the replica is ready and takes people; 1: it does not, and the last line says why.
 
@@ -13,9 +15,21 @@ import { callProven, whyNot } from "../core/cluster/sidecar-client.ts";
 import { isRecord } from "../core/service/json.ts";
 import { urlText } from "../core/service/options.ts";
 import { createSeal } from "../core/service/seal.ts";
-import { findTarget, refuseRunningTarget } from "../sidecar/seed/checks.ts";
+import {
+  findSource,
+  findTarget,
+  isNewer,
+  refuseNewer,
+  refuseRunningTarget,
+  requireServerId,
+} from "../sidecar/seed/checks.ts";
+import { fileInput } from "../sidecar/seed/inputs.ts";
+import { keptVersion } from "../sidecar/seed/own-settings.ts";
 import { SeedProblem } from "../sidecar/seed/problem.ts";
-import { inspectTarget } from "../sidecar/seed/target.ts";
+import { headOf } from "../sidecar/seed/restore.ts";
+import { inspectTarget, normalizedId } from "../sidecar/seed/target.ts";
+import { recordedVersion } from "../sidecar/seed/version.ts";
+import { askPosition } from "./donor.ts";
 import { runDrain, runUndrain } from "./drain.ts";
 import type { Io } from "./io.ts";
 import type { ReseedConfig, SeedConfig } from "./options.ts";
@@ -42,12 +56,13 @@ export async function runReseed(config: ReseedConfig, replica: string, io: Io): 
   const tell = (line: string): void => io.out(`${line}\n`);
   try {
     await mayBegin(config, replica);
+    const replacing = await mayReplace(config, replica);
     const drain = { ...config, limitMs: config.drainLimitMs, untilRestart: false, wait: true };
     if ((await runDrain({ ...drain, json: false }, replica, io)) !== 0) {
       throw new Stopped(`${replica} could not be drained`);
     }
     await stopServer(config, replica, tell);
-    if ((await runSeed(await seedConfig(config, replica), io)) !== 0) {
+    if ((await runSeed(seedConfig(config, replica, replacing), io)) !== 0) {
       throw new Stopped(`${replica} was not seeded, and stays drained: run this again`);
     }
     await startServer(config, replica, tell);
@@ -126,15 +141,71 @@ async function isRunning(config: ReseedConfig): Promise<boolean> {
   }
 }
 
-/** The replica's own old data are what is to be replaced, so that their id needs not to be named. */
-async function seedConfig(config: ReseedConfig, replica: string): Promise<SeedConfig> {
-  const state = await inspectTarget(await targetOf(config));
+/** What may be lost, and which program gets the copy. */
+interface Replacing {
+  /** The id of the only server that may stand in the target. */
+  readonly replace: string;
+  /** Undefined: nobody knows, as of an empty disk. */
+  readonly forVersion: string | undefined;
+}
+
+/** @throws SeedProblem when the target is no old copy of the server that is copied, or its program is too old. */
+async function mayReplace(config: ReseedConfig, replica: string): Promise<Replacing> {
+  const donor = await donorOf(config);
+  const target = await targetOf(config);
+  const state = await inspectTarget(target);
+  const replace = normalizedId(config.replace ?? donor.serverId);
+  if (state.kind === "server" && state.serverId !== replace) {
+    const asked =
+      config.replace === undefined
+        ? `that is copied has ${donor.serverId}`
+        : `in --replace is ${replace}`;
+    throw new SeedProblem(
+      `${config.to} holds the data of another server (its id is ${state.serverId}, the one ${asked}): look whether it` +
+        ` is the folder of ${replica}. If it is, and what it holds may be lost, add --replace ${state.serverId}.`,
+    );
+  }
+  if (config.forVersion !== undefined) {
+    refuseNewer(donor.version ?? "", config.forVersion);
+    return { replace, forVersion: config.forVersion };
+  }
+  // A target that an earlier run has begun to clear is known by what that run kept.
+  const recorded =
+    state.kind === "server" ? await recordedVersion(target) : await keptVersion(target);
+  if (recorded !== undefined && donor.version !== undefined && isNewer(donor.version, recorded)) {
+    throw new SeedProblem(
+      `The data that would be copied are of Jellyfin ${donor.version}, and those of ${replica} were last used by` +
+        ` ${recorded}: a server cannot use the data of a newer one. Update the server of ${replica} first; when that` +
+        ` is done, add --for-version ${donor.version}.`,
+    );
+  }
+  return { replace, forVersion: recorded };
+}
+
+/** The server that is copied. */
+async function donorOf(
+  config: ReseedConfig,
+): Promise<{ readonly serverId: string; readonly version: string | undefined }> {
+  if (config.from !== undefined) {
+    const source = await findSource(config.from, undefined);
+    return { serverId: await requireServerId(source), version: await recordedVersion(source) };
+  }
+  if (config.fromArchive !== undefined) return await headOf(fileInput(config.fromArchive));
+  const told = await askPosition(config);
+  if (told?.serverId !== undefined) return { serverId: told.serverId, version: told.version };
+  throw new SeedProblem(
+    `The sidecar at ${urlText(config.sidecar)} does not see its server's folder: give it --server, or name the` +
+      " folder with --from.",
+  );
+}
+
+function seedConfig(config: ReseedConfig, replica: string, replacing: Replacing): SeedConfig {
   return {
     ...config,
+    ...replacing,
     name: replica,
-    replace: state.kind === "server" ? state.serverId : undefined,
     retryLimitMs,
-    ...{ fromConfig: undefined, without: undefined, forVersion: undefined, ifEmpty: false },
+    ...{ fromConfig: undefined, without: undefined, ifEmpty: false },
   };
 }
 

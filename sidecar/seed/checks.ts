@@ -114,7 +114,8 @@ export function refuseNewer(version: string, forVersion: string | undefined): vo
   if (forVersion === undefined || version === "" || !isNewer(version, forVersion)) return;
   throw new SeedProblem(
     `The data are of Jellyfin ${version}, and the new server runs ${forVersion}: a server cannot use the` +
-      ` data of a newer one. Give the new server ${version} as well, or take data of an older server.`,
+      ` data of a newer one. Give the new server ${version} as well, and say so with --for-version, or take data` +
+      " of an older server.",
   );
 }
 

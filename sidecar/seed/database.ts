@@ -249,14 +249,20 @@ export function databaseVersion(path: string): string | undefined {
   }
 }
 
-/** The same of a database that may be in use; undefined also where it cannot be looked into now. */
-export function liveDatabaseVersion(path: string): string | undefined {
+/**
+ * The same of a database that may be in use, and stays as it is; undefined also where it cannot be looked into now. Of
+ * one that was not closed properly, what its log holds is not seen.
+ */
+export async function liveDatabaseVersion(path: string): Promise<string | undefined> {
   let database: DatabaseSync | undefined;
   try {
-    database = new DatabaseSync(path, { readOnly: true, timeout: versionLimitMs });
+    const { hasSharedMemory, isWriteAhead } = await observe(path);
+    const isOpenElsewhere = hasSharedMemory || !isWriteAhead;
+    const url = new URL(isOpenElsewhere ? "" : "?immutable=1", pathToFileURL(path));
+    database = new DatabaseSync(url, { readOnly: true, timeout: versionLimitMs });
     return newestMigration(database);
   } catch {
-    // Locked, in a folder that may only be read, or damaged: whoever needs to know it looks at a copy later.
+    // Locked, in a folder that may only be read, or damaged: whoever must know it looks at a copy later.
     return undefined;
   } finally {
     database?.close();

@@ -4,7 +4,7 @@
 // the new replica, which changes nothing where it has it already.
 //
 //   POST /jellybloom/archive/tar {after?, sinceMs?, without?} -> the stream; 409 with a sentence when it cannot be made
-//   POST /jellybloom/position    {}                         -> {replica, ticket, position}
+//   POST /jellybloom/position    {}   -> {replica, ticket, position, serverId, version}; null: it is not known here
 //   POST /jellybloom/seeded      {replica, ticket, position?} -> {tokens}: `replica` is a copy of this one now
 //
 // All need a proof of the cluster key.
@@ -20,8 +20,10 @@ import { type ProofVerifier, proofHeaderName, type Seal } from "../../core/servi
 import type { JournalCursor } from "../../core/store/journal.ts";
 import { type Store, StoreUnavailable } from "../../core/store/store.ts";
 import { type Archive, openArchive } from "./archive.ts";
+import { findSource, requireServerId } from "./checks.ts";
 import { type Rebuildable, rebuildable } from "./choice.ts";
 import { codeOf, SeedProblem } from "./problem.ts";
+import { recordedVersion } from "./version.ts";
 
 const archiveMount = "/jellybloom/archive";
 export const archivePath = `${archiveMount}/tar`;
@@ -113,10 +115,11 @@ export function createDonor(parts: DonorParts): Donor {
       {
         method: "POST",
         path: positionPath,
-        answer: () => ({
-          status: 200,
-          body: { replica, ticket: ticketNow(), position: parts.position() ?? null },
-        }),
+        answer: async () => {
+          // As of now, however long it takes to look into the folder.
+          const told = { replica, ticket: ticketNow(), position: parts.position() ?? null };
+          return { status: 200, body: { ...told, ...(await whose(parts.folder)) } };
+        },
       },
       {
         method: "POST",
@@ -125,6 +128,24 @@ export function createDonor(parts: DonorParts): Donor {
       },
     ],
   };
+}
+
+/** The id of the server whose data would be sent, and the newest version that has used them. */
+async function whose(
+  folder: string | undefined,
+): Promise<{ readonly serverId: string | null; readonly version: string | null }> {
+  if (folder === undefined) return { serverId: null, version: null };
+  try {
+    const source = await findSource(folder, undefined);
+    return {
+      serverId: await requireServerId(source),
+      version: (await recordedVersion(source)) ?? null,
+    };
+  } catch (error) {
+    // Who asks for the archive is told what is the matter with it; the position does not depend on it.
+    if (!(error instanceof SeedProblem) && codeOf(error) === undefined) throw error;
+    return { serverId: null, version: null };
+  }
 }
 
 async function sendArchive(

@@ -105,6 +105,17 @@ export async function restore(
   }
 }
 
+/** What an archive says of itself; it is not proven by that. @throws SeedProblem when it cannot be read. */
+export async function headOf(input: ArchiveInput): Promise<ArchiveHead> {
+  try {
+    const { opened, head } = await incomingOf(input, await input.open(undefined));
+    await opened.close();
+    return head;
+  } catch (error) {
+    throw sentenceOf(input, error);
+  }
+}
+
 async function proveFile(input: ArchiveInput): Promise<void> {
   const opened = await input.open(undefined);
   try {

@@ -15,7 +15,7 @@ export async function recordedVersion(folders: ServerFolders): Promise<string | 
   const databases = serverDatabases
     .map((name) => join(folders.dataFolder, "data", name))
     .filter((path) => existsSync(path));
-  const told = databases.map((path) => liveDatabaseVersion(path));
+  const told = await Promise.all(databases.map(liveDatabaseVersion));
   // 10.11 moves library.db into the other one; before that no database told who had used it.
   const isOld = databases.some((path) => path.endsWith("library.db"));
   return [version, isOld ? "10.10" : undefined, ...told]

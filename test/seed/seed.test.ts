@@ -24,6 +24,7 @@ import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { setTimeout as pause } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { keptVersion } from "../../sidecar/seed/own-settings.ts";
 import { seed } from "../../sidecar/seed/seed.ts";
 import {
   clearServer,
@@ -558,7 +559,7 @@ describe("a server that is replaced", () => {
 
   beforeEach(() => {
     makeServer(from, join(from, "config"), donor);
-    makeServer(to, join(to, "config"), { id: otherServerId, ...replaced });
+    makeServer(to, join(to, "config"), { id: otherServerId, version: "10.11.8", ...replaced });
     chmodSync(join(from, "config", "network.xml"), 0o640);
   });
 
@@ -640,6 +641,13 @@ describe("a server that is replaced", () => {
 
   test.each(phases)("keeps them when the run dies %s and is run again", async (phase) => {
     await dieIn(phase);
+    // By which a run after this one knows whose program the copy is for.
+    const target = {
+      kind: "one folder",
+      dataFolder: to,
+      configFolder: join(to, "config"),
+    } as const;
+    expect(await keptVersion(target)).toBe("10.11.8");
     expect(await run("--replace", otherServerId)).toMatchObject({ code: 0, err: "" });
     expect(settingsAt(to)).toEqual(expected);
     expect(existsSync(join(to, stagingName))).toBe(false);

@@ -24,6 +24,8 @@ export interface FolderOptions {
   readonly network?: string;
   readonly system?: string;
   readonly encoding?: string;
+  /** Which Jellyfin has used the database last, as it notes it there itself. */
+  readonly version?: string;
   /** The path under which the server itself sees its data folder. */
   readonly seenAs?: string;
 }
@@ -63,6 +65,12 @@ export function makeServer(
   );
   for (let user = 0; user < users; user++) {
     main.prepare("INSERT INTO Users VALUES (?)").run(`user ${user}`);
+  }
+  if (options.version !== undefined) {
+    main.exec('CREATE TABLE "__EFMigrationsHistory" (MigrationId TEXT, ProductVersion TEXT)');
+    main
+      .prepare('INSERT INTO "__EFMigrationsHistory" VALUES (?, ?), (?, ?)')
+      .run("1", "13.0.14", "2", `${options.version}.0`);
   }
   const seenAs = options.seenAs ?? dataFolder;
   const data = JSON.stringify({

@@ -7,6 +7,8 @@ import { parse } from "yaml";
 import {
   proxyOptions,
   proxyRules,
+  reseedOptions,
+  reseedRules,
   seedOptions,
   seedRules,
   sidecarOptions,
@@ -233,18 +235,20 @@ describe("docs/seeding.md", () => {
 
   test("its commands have only options that there are", () => {
     const lines = manual.split("\n").filter((line) => /npx jellybloom/.test(line));
-    expect(lines).toHaveLength(2);
-    for (const line of lines) {
-      const [, command, rest = ""] = /npx jellybloom (\w+) (.*)/.exec(line) ?? [];
-      const argv = rest.split(" ").map((word) => word.replaceAll("'", ""));
-      const words = argv.join(" ").replace("THE API KEY", "KEY").split(" ");
-      const sources = { argv: words, env: {}, readFile: () => "" };
-      const read =
+    const read = lines.map((line) => {
+      const [, command = "", rest = ""] = /npx jellybloom (\w+(?: b)?) (.*)/.exec(line) ?? [];
+      const words = rest.replace("THE API KEY", "KEY").match(/'[^']*'|\S+/g) ?? [];
+      const argv = words.map((word) => word.replaceAll("'", ""));
+      const sources = { argv, env: {}, readFile: () => "k".repeat(64) };
+      const { kind } =
         command === "seed"
           ? readOptions(seedOptions, seedRules, sources)
-          : readOptions(upOptions, upRules, sources);
-      expect(read).toMatchObject({ kind: "config" });
-    }
+          : command === "up"
+            ? readOptions(upOptions, upRules, sources)
+            : readOptions(reseedOptions, reseedRules, sources);
+      return [command, kind];
+    });
+    expect(read).toEqual(["seed", "up", "reseed b"].map((command) => [command, "config"]));
   });
 
   test("makes every secret that compose.yaml asks for, and Redis takes its password from it", () => {

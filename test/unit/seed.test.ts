@@ -2,6 +2,7 @@
 // copy, how far a copy is, what the settings mean for a second server.
 
 import { describe, expect, test } from "vitest";
+import { isNewer } from "../../sidecar/seed/checks.ts";
 import { findServer, isInside, rootsOf, targetFolders } from "../../sidecar/seed/layout.ts";
 import { onlyOwnElements, withOwnElements } from "../../sidecar/seed/own-elements.ts";
 import { movedText } from "../../sidecar/seed/paths.ts";
@@ -270,6 +271,19 @@ describe("settings", () => {
     expect(mentions("<P>/srv/a</P>", "/srv/a")).toBe(true);
     expect(mentions("<P>/srv/a-new /srv/ab /srv/a.b</P>", "/srv/a")).toBe(false);
   });
+});
+
+test.each([
+  ["10.11.11", "10.9", true],
+  ["10.11.11", "10.11.9", true],
+  ["12.0.0", "10.11.11", true],
+  ["10.11.11", "10.11.11", false],
+  ["10.11.11", "10.11", false],
+  ["10.11", "10.11.11", false],
+  ["10.10.7", "10.11", false],
+  ["12.0.0.0", "12.0.0", false],
+])("version %s is newer than %s: %s", (version, than, expected) => {
+  expect(isNewer(version, than)).toBe(expected);
 });
 
 describe("elements of one settings file in another", () => {
