@@ -41,6 +41,7 @@ export async function askPosition({ sidecar, clusterKey }: Beside): Promise<Posi
       version: typeof version === "string" ? version : undefined,
     };
   }
+  refuseHeldBack(base, answer);
   throw new SeedProblem(
     `The sidecar at ${base} does not tell how far the journal has come (${whyOf(answer)}): start it, or leave` +
       " --sidecar out; then the cluster does not know what the copy lacks.",
@@ -58,10 +59,17 @@ export async function tellSeeded(
   const body = { replica, ticket, position: position ?? null };
   const answer = await callProven(createSeal(clusterKey), base, seededPath, body, seededLimitMs);
   if (answer.outcome === "ok" && isRecord(answer.body)) return Number(answer.body.tokens);
+  refuseHeldBack(base, answer);
   throw new SeedProblem(
     `The copy is whole, but the sidecar at ${base} was not told (${whyOf(answer)}): run the same command again` +
       " before its server is started, or its people are served what they had when it was copied.",
   );
+}
+
+/** Its server is not to be copied now: without its word, too, the copy would lack what the cluster has told people. */
+function refuseHeldBack(base: string, answer: SidecarAnswer): void {
+  if (answer.outcome !== "refused" || answer.status !== 409) return;
+  throw new SeedProblem(`The sidecar at ${base} refuses: ${answer.error}. Copy another server.`);
 }
 
 function whyOf(answer: SidecarAnswer): string {

@@ -17,6 +17,7 @@ import {
   journalCursorOf,
   journalNoteId,
   journalStartNoteId,
+  journalStartOf,
   noGeneration,
 } from "../core/cluster/journal-cursor.ts";
 import type { Memory } from "../core/cluster/memory.ts";
@@ -75,6 +76,9 @@ export const truthLimits: TruthLimits = { markIntervalMs: 10_000, retryMs: 1000 
 
 export const markDeviceId = "jellybloom-mark";
 const markPath = `/Devices/Options?id=${markDeviceId}`;
+
+/** Where an order to begin elsewhere comes from a mark. */
+const markOrder = "mark ";
 
 /** What is remembered beside the marks. */
 interface Remembered {
@@ -229,10 +233,13 @@ export class TruthKeeper {
   async #takeCopy(of: Mark): Promise<void> {
     const { replica, memory, log } = this.#parts;
     this.#setTrusted(false);
-    const known = parsedObject(memory.note("replica", journalStartNoteId(replica))?.value ?? "");
-    // A seed that told the cluster has said it better; its order stands until it was obeyed.
-    const isTold = typeof known?.order === "string" && !known.order.startsWith("mark ");
-    if (!isTold && of.cursor !== undefined) await this.#orderStart(of.cursor);
+    // What a seed told the cluster may be newer than the data, which had been put back before they were copied; or it is
+    // of an earlier seed, and was done long ago. What the mark says is in the data; done twice is harmless.
+    const told = journalStartOf(memory.notes("replica"), replica);
+    const isTold = told !== undefined && !told.order.startsWith(markOrder);
+    if (of.cursor !== undefined) {
+      await this.#orderStart(isTold ? earlier(told.cursor, of.cursor) : of.cursor);
+    }
     log.info(`${replica} has the data of ${of.replica} now, and goes on from there`);
     await this.#noteBehind();
     if (quarantineOf(memory.notes("replica"), replica) !== undefined) {
@@ -299,7 +306,7 @@ export class TruthKeeper {
 
   async #orderStart(cursor: JournalCursor): Promise<void> {
     const { replica } = this.#parts;
-    const value = JSON.stringify({ cursor, order: `mark ${randomUUID()}` });
+    const value = JSON.stringify({ cursor, order: markOrder + randomUUID() });
     await this.#putNote(journalStartNoteId(replica), replica, value);
   }
 
@@ -383,4 +390,9 @@ export class TruthKeeper {
     for (const wake of this.#waiting) wake();
     this.#waiting.clear();
   }
+}
+
+/** The earlier of two places in the journal, of which `mark` is the one to trust where they cannot be compared. */
+function earlier(told: JournalCursor, mark: JournalCursor): JournalCursor {
+  return told.generation === mark.generation && told.number < mark.number ? told : mark;
 }

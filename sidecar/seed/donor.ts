@@ -7,13 +7,15 @@
 //   POST /jellybloom/position    {}   -> {replica, ticket, position, serverId, version}; null: it is not known here
 //   POST /jellybloom/seeded      {replica, ticket, position?} -> {tokens}: `replica` is a copy of this one now
 //
-// All need a proof of the cluster key.
+// All need a proof of the cluster key. While the server is in quarantine all answer 409 with a sentence: its data are older
+// than what the cluster knows of it, so that a copy would begin after changes which it lacks.
 
 import { randomUUID } from "node:crypto";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { type Identity, sealContext } from "../../core/cluster/identity.ts";
 import { journalStartNoteId, readJournalCursor } from "../../core/cluster/journal-cursor.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
+import { isQuarantined } from "../../core/cluster/truth.ts";
 import type { AdminAnswer, GuardedRoute, Mount } from "../../core/service/health.ts";
 import { parsedObject } from "../../core/service/json.ts";
 import { type ProofVerifier, proofHeaderName, type Seal } from "../../core/service/seal.ts";
@@ -86,6 +88,8 @@ export function createDonor(parts: DonorParts): Donor {
     if (refusal !== null) return reply(response, 403, { error: refusal });
     if (request.method !== "POST")
       return reply(response, 405, { error: "only POST is known here" });
+    const held = heldBack(parts);
+    if (held !== undefined) return reply(response, 409, { error: held });
     if (parts.folder === undefined) {
       const error = `the sidecar of ${replica} does not see its server's folder: give it --server DIR`;
       return reply(response, 409, { error });
@@ -116,6 +120,8 @@ export function createDonor(parts: DonorParts): Donor {
         method: "POST",
         path: positionPath,
         answer: async () => {
+          const held = heldBack(parts);
+          if (held !== undefined) return { status: 409, body: { error: held } };
           // As of now, however long it takes to look into the folder.
           const told = { replica, ticket: ticketNow(), position: parts.position() ?? null };
           return { status: 200, body: { ...told, ...(await whose(parts.folder)) } };
@@ -128,6 +134,12 @@ export function createDonor(parts: DonorParts): Donor {
       },
     ],
   };
+}
+
+/** Why this server is not to be copied now; undefined: it may be. */
+function heldBack({ memory, replica }: DonorParts): string | undefined {
+  const why = isQuarantined(memory.notes("replica"), replica);
+  return why === undefined ? undefined : `${replica} is not to be copied: ${why}`;
 }
 
 /** The id of the server whose data would be sent, and the newest version that has used them. */
@@ -211,6 +223,9 @@ async function seeded(
   if (copy === parts.replica) {
     return { status: 400, body: { error: `${copy} cannot be a copy of itself` } };
   }
+  // It may have been noticed only now, after the copy was begun.
+  const held = heldBack(parts);
+  if (held !== undefined) return { status: 409, body: { error: held } };
   // A sidecar that started again meanwhile knows no ticket: its tokens of now are nearly those of then, and one
   // that the copy does not know is found out when it is refused.
   const column =

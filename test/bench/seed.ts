@@ -46,7 +46,7 @@ async function beDonor(folder: string): Promise<void> {
     log: { info: () => undefined, warn: () => undefined },
     // Asked for by nobody here: the receiver has no name.
     store: {} as never,
-    memory: { identities: new Map() } as never,
+    memory: { identities: new Map(), notes: () => new Map() } as never,
   });
   const server = createServer((request, response) => {
     const { socket } = request;

@@ -1,12 +1,18 @@
 // A server whose data are put back is noticed, by a real keeper at a real stand-in whose database is exchanged on the
 // disk, and the cluster does what its owner says.
 
+import { randomUUID } from "node:crypto";
 import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { decidingRoute } from "../../core/cluster/deciding.ts";
-import { behindOf, journalNoteId, journalStartOf } from "../../core/cluster/journal-cursor.ts";
+import {
+  behindOf,
+  journalNoteId,
+  journalStartNoteId,
+  journalStartOf,
+} from "../../core/cluster/journal-cursor.ts";
 import { Memory } from "../../core/cluster/memory.ts";
 import { isQuarantined, markNoteId, quarantineOf, readMark } from "../../core/cluster/truth.ts";
 import { systemClock } from "../../core/service/clock.ts";
@@ -182,6 +188,48 @@ test("a server that its owner calls right is used at once, and the others get no
   for (const { end } of [keptA, keptB]) await end();
   endings.length = 0;
   await store.close();
+});
+
+describe("data of another replica are gone on with", () => {
+  /** b gets a copy of the data that a has with 40 changes, after a seed told the cluster so. */
+  async function begun(told: { number: number; order: string; generation?: string }) {
+    const store = openEmbeddedStore({ limits: storeLimits });
+    const keptA = keep(a, { store });
+    await eventually(() => keptA.keeper.isTrusted);
+    await applied(keptA, "a", 40);
+    await eventually(async () => (await markAt(a))?.cursor?.number === 40);
+    const copy = join(folder, `copy-${randomUUID()}.db`);
+    await copyDatabase(databaseFile(a.dataDir), copy);
+    await keptA.end();
+    const { order, generation = "g", number } = told;
+    const value = JSON.stringify({ cursor: { generation, number }, order });
+    await store.putNote({ kind: "replica", id: journalStartNoteId("b"), replica: "b", value }, 0);
+    await putBack(b, copy);
+    const keptB = keep(b, { store });
+    await eventually(() => keptB.keeper.isTrusted);
+    const start = journalStartOf(keptB.memory.notes("replica"), "b");
+    await keptB.end();
+    endings.length = 0;
+    await store.close();
+    return start;
+  }
+
+  test.each([
+    // A server that was put back knows less than its sidecar's note says, which the seed went by.
+    ["from where the data are, when the seed told more", { number: 90, order: "ticket" }, 40],
+    ["from what the seed told, when that is earlier", { number: 30, order: "ticket" }, 30],
+    [
+      "from where the data are, when what was told is of a journal that is gone",
+      { number: 30, order: "ticket", generation: "before" },
+      40,
+    ],
+    ["from where the data are, when they were copied by hand", { number: 10, order: "mark 1" }, 40],
+  ] as const)("%s", async (_name, told, number) => {
+    const start = await begun(told);
+    expect(start?.cursor).toEqual({ generation: "g", number });
+    // An order is obeyed once, and that of an earlier seed was.
+    expect(start?.order).not.toBe(told.order);
+  });
 });
 
 test("what was remembered outlives the store, and the folder beside the sidecar", async () => {

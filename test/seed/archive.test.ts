@@ -17,13 +17,16 @@ import {
   utimesSync,
   writeFileSync,
 } from "node:fs";
-import { createServer, type Server } from "node:http";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
+import { text } from "node:stream/consumers";
 import { setTimeout as pause } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { quarantineNoteId, quarantineValue } from "../../core/cluster/truth.ts";
+import type { GuardedRoute } from "../../core/service/health.ts";
 import { createSeal } from "../../core/service/seal.ts";
 import { createDonor } from "../../sidecar/seed/donor.ts";
 import { tarHeader } from "../../sidecar/seed/tar.ts";
@@ -298,6 +301,7 @@ describe("over the network", () => {
   /** A sidecar's port with a donor behind it. `cut`: every answer breaks off after so many bytes, so many times. */
   async function startDonor(cut: { bytes: number; times: number } = { bytes: 0, times: 0 }) {
     const seal = createSeal(clusterKey);
+    const notes = new Map<string, { value: string }>();
     const verifier = seal.createProofVerifier({
       ...{ windowMs: 30_000, noncesKept: 100, now: () => Date.now() },
     });
@@ -307,10 +311,12 @@ describe("over the network", () => {
       log: { info: () => undefined, warn: () => undefined },
       // Neither is asked for by an archive whose receiver has no name.
       store: {} as never,
-      memory: { identities: new Map() } as never,
+      memory: { identities: new Map(), notes: () => notes } as never,
     });
     const asked: string[] = [];
     const server = createServer((request, response) => {
+      const route = donor.routes.find(({ path }) => path === request.url);
+      if (route !== undefined) return void answer(route, request, response);
       request.on("data", (bytes: Buffer) => asked.push(bytes.toString()));
       let sent = 0;
       const write = response.write.bind(response) as (...given: unknown[]) => boolean;
@@ -329,7 +335,18 @@ describe("over the network", () => {
     server.listen(0, "127.0.0.1");
     await once(server, "listening");
     const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-    return { url, asked, server };
+    return { url, asked, server, notes };
+  }
+
+  /** What the port's own server does for routes, but for the proof, of which wire and sidecar-api have the tests. */
+  async function answer(
+    route: GuardedRoute,
+    request: IncomingMessage,
+    response: ServerResponse,
+  ): Promise<void> {
+    const { status, body } = await route.answer(await text(request));
+    response.writeHead(status, { "content-type": "application/json" });
+    response.end(JSON.stringify(body));
   }
 
   const seedFrom = async (url: string, ...more: string[]) =>
@@ -446,6 +463,40 @@ describe("over the network", () => {
     },
     30_000,
   );
+
+  test("a server in quarantine is not copied, nor is one that is found to be there meanwhile", async () => {
+    const { url, notes } = await startDonor();
+    const quarantine = {
+      sinceMs: 1,
+      reason: "its data were put back to an older state",
+      truth: "",
+    };
+    const note = { value: quarantineValue(quarantine) };
+    notes.set(quarantineNoteId("a"), note);
+    const beside = ["--sidecar", url, "--cluster-key", clusterKey];
+    const words = /a is not to be copied: it is in quarantine: its data were put back/;
+    for (const command of [
+      ["seed", ...beside, "--to", to],
+      ["seed", ...beside, "--to", to, "--name", "b", "--from", from],
+      ["backup", ...beside, "--to", archive],
+      ["backup", ...beside, "--to", archive, "--from", from],
+    ]) {
+      const { code, err } = await runCli(command);
+      expect({ code, err }).toEqual({ code: 1, err: expect.stringMatching(words) });
+      expect(err).not.toMatch(/leave --sidecar out|run the same command again/);
+    }
+    expect(existsSync(to) || existsSync(archive)).toBe(false);
+
+    // It is noticed when the copy is whole: the cluster is not told, and the copy does not become a server.
+    notes.clear();
+    const late = await runCli(["seed", ...beside, "--to", to, "--name", "b"], {
+      onLine: (line) => line.startsWith("Checking") && notes.set(quarantineNoteId("a"), note),
+    });
+    expect(late.code).toBe(1);
+    expect(late.err).toMatch(words);
+    expect(existsSync(join(to, markerName))).toBe(true);
+    expect(existsSync(join(to, "data", "jellyfin.db"))).toBe(false);
+  });
 
   test("a backup is taken from a sidecar, too", async () => {
     const { url } = await startDonor();

@@ -3,12 +3,14 @@ import { main } from "../../cli/main.ts";
 
 export async function runCli(
   argv: readonly string[],
+  { onLine = () => undefined }: { readonly onLine?: (line: string) => unknown } = {},
 ): Promise<{ readonly code: number; readonly out: string; readonly err: string }> {
   let out = "";
   let err = "";
   const code = await main(argv, {
     out: (text) => {
       out += text;
+      onLine(text);
     },
     err: (text) => {
       err += text;
