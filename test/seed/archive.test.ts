@@ -29,8 +29,11 @@ import { quarantineNoteId, quarantineValue } from "../../core/cluster/truth.ts";
 import type { GuardedRoute } from "../../core/service/health.ts";
 import { createSeal } from "../../core/service/seal.ts";
 import { createDonor } from "../../sidecar/seed/donor.ts";
+import { sidecarInput } from "../../sidecar/seed/inputs.ts";
+import { type ArchiveInput, restore as restoreFrom } from "../../sidecar/seed/restore.ts";
+import { WatchedSource } from "../../sidecar/seed/source.ts";
 import { tarHeader } from "../../sidecar/seed/tar.ts";
-import { markerName } from "../../sidecar/seed/target.ts";
+import { markerName, stagingName } from "../../sidecar/seed/target.ts";
 import { runCli } from "../support/cli.ts";
 import { ask, makeServer, modeOf, serverId, treeOf, write } from "../support/server-folders.ts";
 
@@ -92,6 +95,10 @@ afterEach(async () => {
 function copied(path: string): Record<string, string> {
   const left = /^(cache|log|transcodes)(\/|$)|\.(db|sqlite)$/;
   return Object.fromEntries(Object.entries(treeOf(path)).filter(([name]) => !left.test(name)));
+}
+
+function usersAt(server: string): unknown {
+  return ask(join(server, "data", "jellyfin.db"), "SELECT count(*) FROM Users");
 }
 
 async function backUp(...more: string[]) {
@@ -200,6 +207,21 @@ describe("a backup", () => {
       writeFileSync(archive, bytes);
     }
   });
+
+  test.runIf(existsSync("/dev/full"))(
+    "for which there is no room is not there, and is whole when there is",
+    async () => {
+      makeServer(from, join(from, "config"));
+      symlinkSync("/dev/full", `${archive}.part`);
+      const { code, err } = await backUp();
+      expect({ code, err }).toEqual({
+        code: 1,
+        err: expect.stringContaining(`There is no room left for ${archive}: there is no backup.`),
+      });
+      expect(existsSync(archive)).toBe(false);
+      expect(await backUp()).toMatchObject({ code: 0 });
+    },
+  );
 
   test("is not written over a file that is there", async () => {
     makeServer(from, join(from, "config"));
@@ -429,6 +451,54 @@ describe("over the network", () => {
     expect(asked).toHaveLength(3);
     expect(copied(to)).toEqual(copied(from));
   }, 20_000);
+
+  // What a full disk says, which everybody can ask for here; the next test fills one.
+  test.runIf(existsSync("/dev/full"))(
+    "a write for which there is no room is told, and nothing is lost by it",
+    async () => {
+      const { url } = await startDonor();
+      const options = {
+        ...{ to, toConfig: undefined, seenAs: undefined, replace: serverId },
+        ...{ forVersion: undefined, progressIntervalMs: 1000, retryLimitMs: 3000 },
+      };
+      const seal = createSeal(clusterKey);
+      const input = sidecarInput({ base: url, seal, without: [], limitMs: 10_000 });
+      /** Of a disk with room for so many bytes: half of the files, or all but the last ones and the databases. */
+      const roomFor = (bytes: number): ArchiveInput => ({
+        ...input,
+        async open(resume) {
+          const opened = await input.open(resume);
+          let left = bytes;
+          const source = new WatchedSource(opened.source, (piece) => {
+            left -= piece.length;
+            if (left < 0) writeFileSync("/dev/full", piece);
+          });
+          return { ...opened, source };
+        },
+      });
+      for (const [holdsServer, bytes] of [
+        [false, 2_000_000],
+        [true, 4_000_000],
+      ] as const) {
+        if (holdsServer) {
+          rmSync(to, { recursive: true });
+          makeServer(to, join(to, "config"), { users: 8 });
+        }
+        await expect(restoreFrom(roomFor(bytes), options, () => undefined)).rejects.toThrow(
+          /^The target's disk is full: make room, then run the same command again/,
+        );
+        expect(existsSync(join(to, markerName))).toBe(true);
+        // A server's own data are whole until the copy is.
+        expect(existsSync(join(to, "data", "jellyfin.db"))).toBe(holdsServer);
+        if (holdsServer) expect(usersAt(to)).toBe(8);
+        await restoreFrom(roomFor(Number.POSITIVE_INFINITY), options, () => undefined);
+        expect(copied(to)).toEqual(copied(from));
+        expect(usersAt(to)).toBe(3);
+        expect(existsSync(join(to, stagingName)) || existsSync(join(to, markerName))).toBe(false);
+      }
+    },
+    60_000,
+  );
 
   // A disk of its own, so small that it can be filled: only root can make one.
   test.runIf(canMount())(
