@@ -1,5 +1,6 @@
 // What the handlers of documents, users, passwords and keys share: reading and writing at their own server, and what
-// an answer of it means for the follower. A server that is away or busy is asked again; one that says no is not.
+// an answer of it means for the follower. A server that is away or busy, that fails, or that does not know our key is
+// asked again; one that says no is not.
 
 import { type IntentRequest, journalBodyContext } from "../../core/cluster/journal.ts";
 import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
@@ -21,10 +22,6 @@ export async function readJson(hands: Pick<JournalHands, "client">, path: string
   const answer = await hands.client.callWithKey("GET", path);
   if (answer.outcome === "answered" && (answer.status === 404 || answer.status === 400)) {
     return { outcome: "unknown" };
-  }
-  // Two first questions at one time are a 500 where the answer makes a row (seen at /DisplayPreferences).
-  if (answer.outcome === "answered" && answer.status === 500) {
-    return { outcome: "failed", applied: again("it answers 500") };
   }
   if (answer.outcome !== "answered" || answer.status !== 200) {
     return { outcome: "failed", applied: appliedOf(answer, "a question") };
@@ -62,8 +59,24 @@ export function appliedOf(answer: Answer, what: string): Applied {
   }
   const { status } = answer;
   if (status >= 200 && status < 300) return done;
-  if (status === 503 || status === 502 || status === 504) return again(`it answers ${status}`);
+  const why = `it answers ${status}`;
+  if (isBusy(status)) return again(why);
+  if (isFault(status)) return { outcome: "again", why, isAnswer: true };
   return refused(`${what} was answered ${status}`);
+}
+
+/** It may be that nobody behind a proxy has heard of it. */
+function isBusy(status: number): boolean {
+  return status === 408 || status === 429 || (status >= 502 && status <= 504);
+}
+
+/**
+ * It says nothing about the request. 401: the key or token is not known there now; what a user may not do is a 403. 500:
+ * whatever went wrong (Jellyfin's ExceptionMiddleware): a locked database, a full disk, two first questions at one time
+ * where the answer makes a row (seen at /DisplayPreferences), or something that goes wrong each time.
+ */
+function isFault(status: number): boolean {
+  return status === 401 || status >= 500;
 }
 
 export const done: Applied = { outcome: "done" };

@@ -68,6 +68,10 @@ export function createDocuments(): JournalHandler {
     kinds: [...documentKinds, ...pictureKinds],
     repeatsOwn: true,
     lane: ({ userId }) => (userId === "" ? "configuration" : userLane(userId)),
+    order: ({ kind, userId, itemId, payload }) => ({
+      whole: JSON.stringify([kind, userId, itemId, fieldOf(payload, "facts")]),
+      ...(userId !== "" && { waitsFor: userLane(userId) }),
+    }),
     async publish(intent, _outcome, hands) {
       return isPicture(intent.entry.kind)
         ? publishPicture(intent)

@@ -30,7 +30,7 @@ import type { Redone } from "../../core/cluster/redone.ts";
 import { backOffMs, rest, sleep, untilAborted } from "../../core/service/loop.ts";
 import type { JournalCursor, JournalEnds, JournalEntry } from "../../core/store/journal.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
-import type { EffectDraft, JournalHandler, JournalHands } from "./handler.ts";
+import type { AsideOrder, EffectDraft, JournalHandler, JournalHands } from "./handler.ts";
 import { Lanes, type WorkEnd } from "./lanes.ts";
 import type { Known, KnownField, Ledger } from "./ledger.ts";
 import {
@@ -56,6 +56,12 @@ export interface FollowerLimits extends RedoLimits {
   readonly retryMaxMs: number;
   /** How often an effect is tried at a server that is there before it is put aside. */
   readonly triesLimit: number;
+  /** The same where the server has answered each time, and may answer so for ever. */
+  readonly answersLimit: number;
+  /** A change that a server refuses because it does not know our key is asked for again after this. */
+  readonly keyRefusedRetryMs: number;
+  /** What waits aside, and is answered by a server that is there that it cannot, is given up after this. */
+  readonly failingLimitMs: number;
   readonly storeRetryMs: number;
   /** How long an older effect waits for a newer intent of its field to end. */
   readonly deferLimitMs: number;
@@ -90,6 +96,10 @@ export const followerLimits: FollowerLimits = {
   retryMinMs: 100,
   retryMaxMs: 5000,
   triesLimit: 12,
+  // About two seconds: all lists have one lane, and a server that comes back is used once its lanes are done.
+  answersLimit: 5,
+  keyRefusedRetryMs: 5000,
+  failingLimitMs: 3_600_000,
   storeRetryMs: 500,
   deferLimitMs: 1500,
   settleMs: 1200,
@@ -139,6 +149,8 @@ export interface FollowerParts {
   readonly startFrom: () => JournalCursor | undefined;
   /** Whether a server that answered can still be reached from here. Never rejects. */
   readonly isReachable: (replica: string) => Promise<boolean>;
+  /** Whether the server here has answered that it does not know our API key. Never rejects. */
+  readonly isKeyRefused: () => Promise<boolean>;
   /** This identity's token here is needed. */
   readonly urgent: (identityKey: string) => void;
   readonly onEvent: (event: FollowerEvent) => void;
@@ -183,6 +195,10 @@ export class Follower {
   readonly #timers = new Set<NodeJS.Timeout>();
   readonly #said = new Set<string>();
   readonly #goneAsked = new Map<string, { isGone: boolean; atMs: number }>();
+  /** What waits aside, by number. */
+  readonly #asideOrders = new Map<number, AsideOrder>();
+  /** By number of what waits aside: since when its server answers that it cannot. */
+  readonly #failingSinceMs = new Map<number, number>();
   /** Lanes that the return of the server put into doubt, until they have been looked at. */
   readonly #inDoubt = new Set<string>();
   /** By lane: the oldest effect after which it was not compared with its server yet; a restart begins before it. */
@@ -280,6 +296,7 @@ export class Follower {
     this.#healthySinceMs = this.#nowMs();
     this.#youngAsideUntilMs = this.#nowMs() + youngAsideMs;
     this.#asideAtMs = 0;
+    this.#failingSinceMs.clear();
     this.#awaySinceMs = undefined;
     // What it was sent before it fell silent it may do only now: an older change after a newer effect.
     const { lookBackMs, settleMs } = this.#parts.limits;
@@ -634,7 +651,7 @@ export class Follower {
     raw: JournalEntry,
     tries: number,
   ): Promise<WorkEnd> {
-    const { hands, limits, onEvent, ledger } = this.#parts;
+    const { hands, onEvent } = this.#parts;
     const { entry } = placed;
     const fresh = this.#fresh(handler, lane, placed);
     if (fresh === "wait") return { again: "a newer change of the same is under way", afterMs: 50 };
@@ -642,6 +659,10 @@ export class Follower {
       onEvent("skipped");
       this.#done(placed.number);
       this.#settle(lane, handler);
+      return "done";
+    }
+    if (this.#isHeld(handler, placed)) {
+      this.#putAside(raw, entry.itemId);
       return "done";
     }
     const applied = await handler.apply(placed, hands, fresh);
@@ -658,7 +679,8 @@ export class Follower {
         return "done";
       case "again":
         // A server that is there and cannot do this one thing does not keep its lane waiting for ever.
-        if (!this.#isHealthy || tries < limits.triesLimit) return { again: applied.why };
+        if (!this.#isHealthy || tries < this.#triesOf(applied)) return { again: applied.why };
+        if (await this.#isKeyRefused()) return this.#whenKeyIsBack(applied.why);
         this.#say("warn", `a change of ${entry.kind} waits: ${applied.why}`);
         this.#putAside(raw, entry.itemId);
         return "done";
@@ -670,7 +692,8 @@ export class Follower {
         return "done";
     }
     this.#learn(handler, lane, placed, fresh);
-    ledger.takeAside(placed.number);
+    this.#takeAside(placed.number);
+    this.#dropOlder(handler, placed);
     this.#done(placed.number);
     this.#settle(lane, handler);
     return "done";
@@ -753,7 +776,9 @@ export class Follower {
       this.#nowMs() + this.#parts.limits.youngAsideRetryMs,
     );
     const dropped = ledger.putAside({ entry, itemId, sinceMs: hands.clock.wallMs() });
+    this.#noteOrder(entry);
     if (dropped !== undefined) {
+      this.#takeAside(dropped.entry.number);
       this.#say("warn", "more changes wait for items than can be kept: the oldest is given up");
     }
     this.#done(entry.number);
@@ -768,6 +793,41 @@ export class Follower {
   #rememberAside(entry: JournalEntry): void {
     const read = readEntry(entry, this.#parts.hands.seal);
     if (read.outcome === "read") this.#isSeen(read.placed.entry.id);
+    this.#noteOrder(entry);
+  }
+
+  #noteOrder(raw: JournalEntry): void {
+    const read = readEntry(raw, this.#parts.hands.seal);
+    if (read.outcome !== "read" || read.placed.entry.type !== "effect") return;
+    const { entry } = read.placed;
+    this.#asideOrders.set(raw.number, this.#handlers.get(entry.kind)?.order?.(entry) ?? {});
+  }
+
+  #takeAside(number: number): void {
+    this.#parts.ledger.takeAside(number);
+    this.#asideOrders.delete(number);
+    this.#failingSinceMs.delete(number);
+  }
+
+  /** Something older waits aside that has to be done before it. */
+  #isHeld(handler: JournalHandler, { entry, number }: Placed<Effect>): boolean {
+    if (this.#asideOrders.size === 0) return false;
+    const waitsFor = handler.order?.(entry).waitsFor;
+    if (waitsFor === undefined) return false;
+    for (const [other, { holds }] of this.#asideOrders) {
+      if (other < number && holds === waitsFor) return true;
+    }
+    return false;
+  }
+
+  /** What waits aside and says less than what was just done is not done after it. */
+  #dropOlder(handler: JournalHandler, { entry, number }: Placed<Effect>): void {
+    if (this.#asideOrders.size === 0) return;
+    const whole = handler.order?.(entry).whole;
+    if (whole === undefined) return;
+    for (const [other, order] of this.#asideOrders) {
+      if (other < number && order.whole === whole) this.#takeAside(other);
+    }
   }
 
   /** Tries what waits aside again: one effect of each item, and the others of it when that one went. */
@@ -783,7 +843,7 @@ export class Follower {
       if (!turn.has(itemId)) continue;
       const read = readEntry(raw, hands.seal);
       if (read.outcome === "refused" || read.placed.entry.type !== "effect") {
-        ledger.takeAside(raw.number);
+        this.#takeAside(raw.number);
         continue;
       }
       const placed = read.placed as Placed<Effect>;
@@ -799,20 +859,67 @@ export class Follower {
     lane: string,
     placed: Placed<Effect>,
   ): Promise<WorkEnd> {
-    const { hands, ledger, onEvent } = this.#parts;
+    const { hands, onEvent } = this.#parts;
+    const { entry, number } = placed;
     const fresh = this.#fresh(handler, lane, placed);
     if (fresh === "wait") return { again: "a newer change is under way", afterMs: 50 };
+    // Something newer, or the try before this one, may have made an end of it.
+    if (!this.#asideOrders.has(number) || this.#isHeld(handler, placed)) return "done";
     if (handler.fields === undefined || fresh.size > 0) {
       const applied = await handler.apply(placed, hands, fresh);
-      if (applied.outcome === "aside" || applied.outcome === "again") return "done";
+      if (applied.outcome === "aside") return "done";
+      if (applied.outcome === "again") {
+        if (applied.isAnswer !== true || !(await this.#isGivenUp(number))) return "done";
+        onEvent("givenUp");
+        this.#say("warn", `a change of ${entry.kind} is given up: ${applied.why}`);
+        this.#takeAside(number);
+        return "done";
+      }
       if (applied.outcome === "done") {
         this.#noteWrote(lane);
         onEvent("applied");
       }
-      if (applied.outcome !== "refused") this.#learn(handler, lane, placed, fresh);
+      if (applied.outcome === "refused") {
+        onEvent("refused");
+        this.#say("warn", `a change of ${entry.kind} is not taken by the server: ${applied.why}`);
+      } else {
+        this.#learn(handler, lane, placed, fresh);
+        this.#dropOlder(handler, placed);
+      }
     }
-    ledger.takeAside(placed.number);
+    this.#takeAside(number);
     return "done";
+  }
+
+  /** Whether a server that is there and knows our key has answered for long that it cannot do what waits aside. */
+  async #isGivenUp(number: number): Promise<boolean> {
+    const nowMs = this.#nowMs();
+    const sinceMs = this.#failingSinceMs.get(number) ?? nowMs;
+    this.#failingSinceMs.set(number, sinceMs);
+    if (nowMs - sinceMs < this.#parts.limits.failingLimitMs) return false;
+    return !(await this.#isKeyRefused());
+  }
+
+  // ---- A key that the server does not know -----------------------------------------------------------
+
+  #triesOf({ isAnswer }: { readonly isAnswer?: boolean }): number {
+    const { answersLimit, triesLimit } = this.#parts.limits;
+    return isAnswer === true ? answersLimit : triesLimit;
+  }
+
+  /** All changes wait for one that works, in their order and with the cursor before them: nothing of them is put aside. */
+  async #isKeyRefused(): Promise<boolean> {
+    const { isKeyRefused, hands } = this.#parts;
+    if (!(await isKeyRefused())) return false;
+    this.#say(
+      "warn",
+      `server ${hands.replica} refuses its API key: what is changed elsewhere waits until it is given one that works`,
+    );
+    return true;
+  }
+
+  #whenKeyIsBack(why: string): WorkEnd {
+    return { again: why, afterMs: this.#parts.limits.keyRefusedRetryMs };
   }
 
   // ---- Publishing -----------------------------------------------------------------------------------
@@ -859,6 +966,7 @@ export class Follower {
     switch (published.outcome) {
       case "again":
         if (!this.#isHealthy || tries < 3 * limits.triesLimit) return { again: published.why };
+        if (await this.#isKeyRefused()) return this.#whenKeyIsBack(published.why);
         // Whoever leads does it again elsewhere.
         open.isInHand = false;
         open.nextRedoAtMs = this.#nowMs() + limits.afterMuteMs;

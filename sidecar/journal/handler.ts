@@ -46,10 +46,23 @@ export type Applied =
   | { readonly outcome: "skipped" }
   /** It waits for an item that this server does not have yet, without blocking others. */
   | { readonly outcome: "aside"; readonly itemId: string }
-  /** The server is away or busy: it is asked again, and what follows in its lane waits. */
-  | { readonly outcome: "again"; readonly why: string }
+  /**
+   * The server is away or busy, or failed at it: it is asked again, and what follows in its lane waits. `isAnswer`: it
+   * has answered, and may answer so for ever; fewer tries are made before the lane goes on without it.
+   */
+  | { readonly outcome: "again"; readonly why: string; readonly isAnswer?: boolean }
   /** The server refuses it and always will; said in the log once. */
   | { readonly outcome: "refused"; readonly why: string };
+
+/** How effects that wait aside stand to others of their kind: each by a name that is the handler's own. */
+export interface AsideOrder {
+  /** It says all that there is to say of this: one that waits is dropped when a newer is done. */
+  readonly whole?: string;
+  /** What has to wait as long as this does. */
+  readonly holds?: string;
+  /** It waits as long as an older one that holds this. */
+  readonly waitsFor?: string;
+}
 
 /** What a handler says of a kind whose changes are values of named fields, of which the newest alone counts. */
 export interface FieldRules {
@@ -104,6 +117,11 @@ export interface JournalHandler {
    * others are, before it; and where the server's data were put back it lacks what it once did itself.
    */
   readonly repeatsOwn?: boolean;
+  /**
+   * Without fields: what an effect that waits aside, and is tried again when its lane has gone on, must not overtake or
+   * be overtaken by. Absent: the handler looks to that itself.
+   */
+  order?(effect: Effect): AsideOrder;
   readonly kinds: readonly IntentKind[];
   /** Entries of one lane are handled one after another, in the journal's order; lanes run beside each other. */
   lane(entry: Intent | Effect): string;

@@ -115,6 +115,10 @@ export function createSidecarJournal(parts: SidecarJournalParts): SidecarJournal
       const health = await peers().get(name)?.health();
       return health?.state === "healthy";
     },
+    async isKeyRefused() {
+      const answer = await hands.client.apiKeyWorks();
+      return answer.outcome === "refused" && answer.status === 401;
+    },
     urgent: parts.urgent,
     onEvent: (event) => parts.metrics?.event(event),
     async noteCursor(cursor) {

@@ -24,7 +24,7 @@ import {
 import { librariesIn, type ServerLibrary } from "../library/libraries.ts";
 import { mediaProblem, serverEyes, usualMediaLimits } from "../tasks/media.ts";
 import { again, appliedOf, done, refused, skipped } from "./calls.ts";
-import type { Applied, JournalHandler, JournalHands, Published } from "./handler.ts";
+import type { Applied, AsideOrder, JournalHandler, JournalHands, Published } from "./handler.ts";
 
 /** A request as an effect carries it. */
 interface Repeat {
@@ -56,12 +56,22 @@ const routesOfKind: Readonly<Record<(typeof kinds)[number], RegExp>> = {
 const picturesLimit = 100;
 
 export function createLibrary(): JournalHandler {
-  return { kinds, repeatsOwn: true, lane: laneOf, publish, apply, redo };
+  return { kinds, repeatsOwn: true, lane: laneOf, order: orderOf, publish, apply, redo };
 }
 
 /** One lane for each item; libraries and what is told of them have one order of their own. */
 function laneOf({ kind, itemId }: Intent | Effect): string {
   return kind === "metadata" || kind === "itemFile" ? `item ${itemId}` : "libraries";
+}
+
+/** An edit is posted whole (ItemUpdateController), and pictures of one type are told all at once. */
+function orderOf({ kind, itemId, payload }: Effect): AsideOrder {
+  if (kind === "virtualFolder") return { holds: "libraries", waitsFor: "libraries" };
+  if (kind !== "metadata") return {};
+  const { repeat, pictures } = objectOf(payload) ?? {};
+  const type = readPicturesIn(pictures)?.imageType.toLowerCase();
+  if (type !== undefined) return { whole: `pictures ${type} of ${itemId}` };
+  return readRepeat(repeat, kind)?.path === `/Items/${itemId}` ? { whole: `item ${itemId}` } : {};
 }
 
 // ---- Publishing ------------------------------------------------------------------------------------------

@@ -145,9 +145,7 @@ class Lists implements JournalHandler {
   // ---- Applying ------------------------------------------------------------------------------------
 
   async apply({ entry, number, atMs }: Placed<Effect>, hands: JournalHands): Promise<Applied> {
-    if (entry.kind === "itemGone") {
-      return await removeItems(idsOf(objectOf(entry.payload)?.ids), hands);
-    }
+    if (entry.kind === "itemGone") return await this.#remove(entry, number, hands);
     const state = readListState(entry.payload);
     const id = plainGuid(entry.itemId);
     if (state === undefined || id === undefined) return refused("what it says makes no sense");
@@ -160,6 +158,18 @@ class Lists implements JournalHandler {
       : await this.#bring(id, entry.userId, state, atMs, hands);
     if (applied.outcome !== "again" && applied.outcome !== "refused") {
       remember(this.#newest, id, number);
+    }
+    return applied;
+  }
+
+  /** A list that was made anew since stays, and what waited of one that is gone makes it no second time. */
+  async #remove({ payload }: Effect, number: number, hands: JournalHands): Promise<Applied> {
+    const ids = idsOf(objectOf(payload)?.ids).filter(
+      (id) => (this.#newest.get(id) ?? -1) <= number,
+    );
+    const applied = await removeItems(ids, hands);
+    if (applied.outcome === "done" || applied.outcome === "skipped") {
+      for (const id of ids) remember(this.#newest, id, number);
     }
     return applied;
   }

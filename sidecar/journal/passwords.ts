@@ -36,6 +36,7 @@ export function createPasswords(): JournalHandler {
   return {
     kinds: ["password"],
     lane: ({ userId }) => userLane(userId),
+    order: ({ userId }) => ({ whole: `password of ${userId}`, waitsFor: userLane(userId) }),
     publish,
     apply: ({ entry }, hands) => apply(entry, hands, true),
     async redo({ entry: intent }, hands, isAgreed) {
@@ -89,7 +90,9 @@ export function createPasswords(): JournalHandler {
       const own = await withRoom(effect, hands, callerKey, () =>
         byCaller(effect, here, secret, hands),
       );
-      if (own !== "no") return own;
+      // A server that does not know the token has not looked at the password either.
+      if (own === "unknown" && !isAgreed) return again("the login's token is not known here");
+      if (own !== "no" && own !== "unknown") return own;
       // No server has found the current password right.
       if (!isAgreed) return refused("whoever asked for it did not show the current password");
     }
@@ -101,13 +104,13 @@ export function createPasswords(): JournalHandler {
     return await withRoom(effect, hands, undefined, byKey);
   }
 
-  /** By the caller's own token here. `no`: that does not serve. */
+  /** By the caller's own token here. `no`: that does not serve. `unknown`: nor is the token known here any more. */
   async function byCaller(
     effect: Effect,
     here: string,
     { current, next }: PasswordSecret,
     hands: JournalHands,
-  ): Promise<Applied | "no"> {
+  ): Promise<Applied | "no" | "unknown"> {
     const identity = hands.memory.identities.get(textField(effect.payload, "identityKey") ?? "");
     if (identity === undefined || Object.keys(identity.tokens).length === 0) return "no";
     const token = hands.memory.openToken(identity, hands.replica);
@@ -124,9 +127,9 @@ export function createPasswords(): JournalHandler {
     for (const known of new Set([current, next])) {
       const body = { CurrentPw: known, NewPw: next };
       const answer = await hands.client.callAs(token, deviceOf(identity), "POST", path, body);
-      const isRefused =
-        answer.outcome === "answered" && answer.status >= 400 && answer.status < 500;
-      if (!isRefused) return appliedOf(answer, "a new password");
+      const applied = appliedOf(answer, "a new password");
+      if (answer.outcome === "answered" && answer.status === 401) return "unknown";
+      if (applied.outcome !== "refused") return applied;
     }
     return "no";
   }

@@ -54,14 +54,20 @@ interface View {
   readonly key: string;
 }
 
+/** By id: the password of a user who was made here and may have none, because their server failed at it. */
+type HalfMade = Map<string, string>;
+
 export function createUsers(): JournalHandler {
+  const halfMade: HalfMade = new Map();
   return {
     kinds: ["user"],
     repeatsOwn: true,
     lane: ({ userId }) => userLane(userId),
+    order: ({ userId }) =>
+      userId === "" ? {} : { holds: userLane(userId), waitsFor: userLane(userId) },
     publish,
-    apply: ({ entry }, hands) => applyUser(entry, hands),
-    redo,
+    apply: ({ entry }, hands) => applyUser(entry, hands, halfMade),
+    redo: (intent, hands) => redo(intent, hands, halfMade),
   };
 }
 
@@ -131,12 +137,16 @@ async function publishPresent(
 
 // ---- What another server has ------------------------------------------------------------------------------
 
-async function applyUser(effect: Effect, hands: JournalHands): Promise<Applied> {
+async function applyUser(
+  effect: Effect,
+  hands: JournalHands,
+  halfMade: HalfMade,
+): Promise<Applied> {
   const { payload, userId } = effect;
   switch (fieldOf(payload, "what")) {
     case "created":
     case "login":
-      return await applyPresent(effect, hands);
+      return await applyPresent(effect, hands, halfMade);
     case "updated":
       return await applyUpdated(userId, payload, hands);
     case "deleted":
@@ -148,7 +158,11 @@ async function applyUser(effect: Effect, hands: JournalHands): Promise<Applied> 
   }
 }
 
-async function applyPresent(effect: Effect, hands: JournalHands): Promise<Applied> {
+async function applyPresent(
+  effect: Effect,
+  hands: JournalHands,
+  halfMade: HalfMade,
+): Promise<Applied> {
   const { payload, userId } = effect;
   const name = textField(payload, "name");
   if (name === undefined || !isId(userId)) return refused("its payload makes no sense");
@@ -162,11 +176,13 @@ async function applyPresent(effect: Effect, hands: JournalHands): Promise<Applie
   let user = byName(read.users, name);
   let isNew = false;
   if (user === undefined) {
-    const made = await make(effect, name, hands);
+    const made = await make(effect, name, hands, halfMade);
     if (made.outcome !== "made") return made.applied;
     user = made.user;
     isNew = true;
   }
+  const unfinished = await finish(user, hands, halfMade);
+  if (unfinished !== undefined) return unfinished;
   if (user.id !== userId) {
     const failed = await noteAlias(hands, userId, user.id, viewsIn(payload));
     if (failed !== undefined) return failed;
@@ -185,7 +201,12 @@ type Made =
   | { readonly outcome: "made"; readonly user: UserHere }
   | { readonly outcome: "not"; readonly applied: Applied };
 
-async function make(effect: Effect, name: string, hands: JournalHands): Promise<Made> {
+async function make(
+  effect: Effect,
+  name: string,
+  hands: JournalHands,
+  halfMade: HalfMade,
+): Promise<Made> {
   let password: string | undefined;
   const failed = await inStore(hands, async () => {
     const secret = await readSecret(hands.store, hands.seal, effect.of);
@@ -204,15 +225,32 @@ async function make(effect: Effect, name: string, hands: JournalHands): Promise<
   const answer = await hands.client.callWithKey("POST", "/Users/New", body);
   if (answer.outcome !== "answered" || answer.status !== 200) {
     const applied = appliedOf(answer, `making user ${name}`);
-    if (applied.outcome !== "refused") return { outcome: "not", applied };
-    // The request itself, slower than whoever did it again, may have made them since they were looked for.
+    if (answer.outcome !== "answered") return { outcome: "not", applied };
+    // The request itself, slower than whoever did it again, may have made them since they were looked for; or they were
+    // made now, and their password was not set, which comes second (UserController.CreateUserByName).
     const read = await readUsers(hands);
     const made = read.outcome === "read" ? byName(read.users, name) : undefined;
-    return made === undefined ? { outcome: "not", applied } : { outcome: "made", user: made };
+    if (made === undefined) return { outcome: "not", applied };
+    if (applied.outcome === "again" && password !== undefined) halfMade.set(made.id, password);
+    return { outcome: "made", user: made };
   }
   const user = userHere(jsonOf(answer.text));
   if (user !== undefined) return { outcome: "made", user };
   return { outcome: "not", applied: again("its answer to a new user cannot be read") };
+}
+
+/** Sets the password that was not set when they were made: without one anybody would be let in. */
+async function finish(
+  { id }: UserHere,
+  hands: JournalHands,
+  halfMade: HalfMade,
+): Promise<Applied | undefined> {
+  const password = halfMade.get(id);
+  if (password === undefined) return undefined;
+  const path = `/Users/Password?userId=${id}`;
+  const set = await writeJson(hands, "POST", path, { NewPw: password }, "a new user's password");
+  if (set.outcome === "done") halfMade.delete(id);
+  return set.outcome === "done" ? undefined : set;
 }
 
 async function bringDocuments(
@@ -272,7 +310,11 @@ async function applyDeleted(userId: string, hands: JournalHands): Promise<Applie
   return (await dropAlias(hands, userId)) ?? done;
 }
 
-async function redo({ entry: intent }: Placed<Intent>, hands: JournalHands): Promise<Applied> {
+async function redo(
+  { entry: intent }: Placed<Intent>,
+  hands: JournalHands,
+  halfMade: HalfMade,
+): Promise<Applied> {
   const facts = readUserFacts(intent.facts);
   const asEffect = (payload: unknown): Effect => ({
     type: "effect",
@@ -289,9 +331,11 @@ async function redo({ entry: intent }: Placed<Intent>, hands: JournalHands): Pro
     case "created": {
       const read = await readUsers(hands);
       if (read.outcome === "failed") return read.applied;
-      if (byName(read.users, facts.name) !== undefined) return done;
-      const made = await make(asEffect({}), facts.name, hands);
-      return made.outcome === "made" ? done : made.applied;
+      const known = byName(read.users, facts.name);
+      if (known !== undefined) return (await finish(known, hands, halfMade)) ?? done;
+      const made = await make(asEffect({}), facts.name, hands, halfMade);
+      if (made.outcome !== "made") return made.applied;
+      return (await finish(made.user, hands, halfMade)) ?? done;
     }
     case "updated":
       return await applyUpdated(intent.userId, facts, hands);

@@ -121,6 +121,27 @@ describe("what is set through the door is set on every server", () => {
   });
 });
 
+test("what is set while a server refuses our key is there when it has it again, and that is said", async () => {
+  const [home, other] = await kid.homeAmong({ a, b });
+  await other.control("refuse-token", { token: other.apiKey });
+  const set = async (word: string) => {
+    const path = `/DisplayPreferences/refused?userId=${kid.userId}&client=tv`;
+    const body = { CustomPrefs: { word } };
+    expect((await kid.call("POST", path, { body })).status).toBe(204);
+    return path;
+  };
+  const path = await set("first");
+  const sentence = `server ${other.name} refuses its API key: what is changed elsewhere waits`;
+  await until(15_000, "it is said", () => door.log().includes(sentence));
+  await set("last");
+  await other.control("refuse-token", { token: other.apiKey, on: false });
+  const wordAt = async (server: StandIn) =>
+    ((await read(server, path)).CustomPrefs as { word?: string } | undefined)?.word;
+  expect(await wordAt(home)).toBe("last");
+  await until(15_000, "it is there", async () => (await wordAt(other)) === "last");
+  expect(door.log()).not.toContain("is not taken by the server: ");
+});
+
 describe("an API key", () => {
   type Key = { AccessToken: string; AppName: string };
   const shown = async (): Promise<Key[]> => (await owner.call("GET", "/Auth/Keys")).json().Items;

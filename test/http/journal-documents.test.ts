@@ -318,6 +318,26 @@ describe("a server that stumbles", () => {
   });
 });
 
+describe("what waits aside of a user", () => {
+  test("waits for them to be made, and for nothing else; of each document the newest counts", () => {
+    const order = (
+      kind: "preferences" | "userPolicy" | "configuration",
+      userId: string,
+      facts = {},
+    ) =>
+      handler.order?.({
+        ...{ type: "effect", id: "x", of: "x", ofNumber: 0, kind, replica: "a", itemId: "" },
+        ...{ userId, payload: { facts } },
+      });
+    const tv = order("preferences", kid, { id: "usersettings", client: "tv" });
+    const web = order("preferences", kid, { id: "usersettings", client: "emby" });
+    expect(tv?.whole).not.toBe(web?.whole);
+    expect(tv).toEqual(order("preferences", kid, { id: "usersettings", client: "tv" }));
+    expect([tv?.waitsFor, tv?.holds]).toEqual([`user ${kid}`, undefined]);
+    expect(order("configuration", "", { document: "system" })).not.toHaveProperty("waitsFor");
+  });
+});
+
 describe("a change whose server died before it could be told", () => {
   test("is carried out on another by what the journal holds", async () => {
     const { Policy } = await get(a, `/Users/${kid}`);

@@ -3,7 +3,7 @@
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { hashOf, identityKey, sealContext } from "../../core/cluster/identity.ts";
-import type { Intent } from "../../core/cluster/journal.ts";
+import type { Effect, Intent } from "../../core/cluster/journal.ts";
 import { ownKeyHashes } from "../../core/cluster/own-keys.ts";
 import { wrongPasswordMac } from "../../core/cluster/secret.ts";
 import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
@@ -184,6 +184,53 @@ describe("a user who was made at one server", () => {
     });
   });
 
+  test("where that server stumbles, or does not know our key, is made when it no longer does", async () => {
+    // Before: one 500 (a locked database), or a key deleted at b's own page, and b lacked the user for good.
+    const { intent, id, facts } = await make("ira", "iras-word");
+    for (const status of [500, 401]) {
+      await b.control("fail", { path: "/Users/New", method: "POST", status, times: 1 });
+      const [outcome] = await cluster.carry(users, intent, { ...aToB, facts });
+      expect(outcome).toBe(`again: it answers ${status}`);
+    }
+    const body = { Name: "ira", Password: "iras-word" };
+    await b.control("fail", { path: "/Users/New", method: "POST", status: 500, times: 1 });
+    const asked = await cluster.intent("POST", "/Users/New", { body });
+    const redone = () => users.redo(cluster.placed(asked), cluster.hands("b"), true);
+    expect((await redone()).outcome).toBe("again");
+    expect(await cluster.carry(users, intent, { ...aToB, facts })).toEqual(["done"]);
+    expect(known().idAt("b", id)).toBe((await userAt(b, "ira"))?.Id);
+    expect((await logIn(b, "ira", "iras-word", "x")).status).toBe(200);
+  });
+
+  test("and whose password their server then fails to set is there with it, or not at all", async () => {
+    const { intent, id } = await make("ivy", "ivys-word");
+    const hands = cluster.hands("b");
+    // UserController.CreateUserByName makes the user first and sets the password after it: a 500 between the two.
+    const callWithKey: typeof hands.client.callWithKey = async (method, path, body) => {
+      if (path !== "/Users/New") return await hands.client.callWithKey(method, path, body);
+      const answer = await hands.client.callWithKey(method, path, { Name: "ivy" });
+      return answer.outcome === "answered" ? { ...answer, status: 500 } : answer;
+    };
+    const client = { ...hands.client, callWithKey };
+    const effect: Effect = {
+      ...({
+        type: "effect",
+        id: "ivy",
+        of: intent.id,
+        ofNumber: 0,
+        kind: "user",
+        replica: "a",
+      } as const),
+      ...{ userId: id, itemId: "", payload: { what: "created", name: "ivy" } },
+    };
+    const applied = () => users.apply(cluster.placed(effect), { ...hands, client }, new Set());
+    await b.control("fail", { path: "/Users/Password", method: "POST", status: 500, times: 2 });
+    expect((await applied()).outcome).toBe("again");
+    expect((await applied()).outcome).toBe("done");
+    expect((await logIn(b, "ivy", "", "x")).status).toBe(401);
+    expect((await logIn(b, "ivy", "ivys-word", "x")).status).toBe(200);
+  });
+
   test("has no alias any longer when their server was seeded anew, or another one", async () => {
     const { intent, id, facts } = await make("dot");
     await cluster.carry(users, intent, { ...aToB, facts });
@@ -341,6 +388,31 @@ describe("a password", () => {
     expect((await logIn(b, "ian", "one", "x")).status).toBe(200);
     expect(await redo("one")).toBe("done");
     expect((await logIn(b, "ian", "two", "x")).status).toBe(200);
+  });
+
+  test("at a server that stumbles, or does not know our key, is set when it no longer does", async () => {
+    const { intent: made, id, facts } = await make("joy", "one");
+    await cluster.carry(users, made, { ...aToB, facts });
+    const body = { NewPw: "two" };
+    const intent = await cluster.intent("POST", `/Users/${id}/Password`, { body });
+    for (const status of [500, 401]) {
+      await b.control("fail", { path: "/Users/Password", method: "POST", status, times: 1 });
+      expect(await cluster.carry(passwords, intent, aToB)).toEqual([`again: it answers ${status}`]);
+    }
+    expect(await cluster.carry(passwords, intent, aToB)).toEqual(["done"]);
+    expect((await logIn(b, "joy", "two", "x")).status).toBe(200);
+  });
+
+  test("of who has a login that this server knows no longer is asked for again, since it said nothing of the word", async () => {
+    const { intent: made, id, facts } = await make("jil", "one");
+    await cluster.carry(users, made, { ...aToB, facts });
+    const { key } = await login("jil", "one", id, "jil-tv");
+    const asked = { body: { CurrentPw: "one", NewPw: "two" }, userId: id, identityKey: key };
+    const intent = await cluster.intent("POST", "/Users/Password", asked);
+    const redo = () => passwords.redo(cluster.placed(intent), cluster.hands("b"), false);
+    await b.control("fail", { path: "/Users/Password", method: "POST", status: 401, times: 1 });
+    expect((await redo()).outcome).toBe("again");
+    expect((await redo()).outcome).toBe("done");
   });
 
   test("that an administrator sets ends that user's logins everywhere", async () => {

@@ -6,7 +6,13 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { type Intent, type IntentKind, newEntryId, readEntry } from "../../core/cluster/journal.ts";
+import {
+  type Effect,
+  type Intent,
+  type IntentKind,
+  newEntryId,
+  readEntry,
+} from "../../core/cluster/journal.ts";
 import type { JournalHandler, JournalHands, Published } from "../../sidecar/journal/handler.ts";
 import { createLibrary } from "../../sidecar/journal/library.ts";
 import { createLists } from "../../sidecar/journal/lists.ts";
@@ -262,6 +268,52 @@ describe("playlists", () => {
     expect(cluster.told.filter((line) => line.includes("it goes"))).toHaveLength(2);
   });
 
+  test("one that a server fails to make, or may not without a key it knows, is made when it can", async () => {
+    const id = await newPlaylist("Stumbled", films.slice(0, 1));
+    const made = listIntent("created", "");
+    for (const status of [500, 401, 429]) {
+      await pair.b.control("fail", { path: "^/Playlists$", method: "POST", status, times: 1 });
+      const outcomes = await cluster.carry(lists, made, { ...fromAToB, facts: { id } });
+      expect(outcomes).toEqual([`again: it answers ${status}`]);
+    }
+    expect(await cluster.carry(lists, made, { ...fromAToB, facts: { id } })).toEqual(["done"]);
+    expect(await entries(pair.b, id)).toEqual(films.slice(0, 1));
+  });
+
+  test("a deletion makes an end of what waited of its list, and none of one that was made anew", async () => {
+    const id = await newPlaylist("Come and gone", films.slice(0, 1));
+    const made = listIntent("created", id);
+    const state = effectOf(await cluster.publish(lists, "a", made));
+    const gone = intent("itemGone", { itemId: id, facts: { ids: [id] } });
+    const deletion = { userId: "", itemId: id, payload: { ids: [id] } };
+    const tell = async (asked: Intent, draft: typeof state) => {
+      const { kind } = asked;
+      const effect: Effect = {
+        ...({
+          type: "effect",
+          id: newEntryId(),
+          of: asked.id,
+          ofNumber: 0,
+          kind,
+          replica: "a",
+        } as const),
+        ...draft,
+      };
+      return cluster.placed(effect);
+    };
+    const apply = async (placed: Awaited<ReturnType<typeof tell>>) =>
+      (await lists.apply(placed, cluster.hands("b"), new Set())).outcome;
+    const waits = await tell(made, state);
+    const ends = await tell(gone, deletion);
+    const anew = await tell(made, state);
+    expect(await apply(ends)).toBe("skipped");
+    expect(await apply(waits)).toBe("skipped");
+    expect(await namesOf(pair.b, `/Items?ids=${id}`)).toEqual([]);
+    expect(await apply(anew)).toBe("done");
+    expect(await apply(ends)).toBe("skipped");
+    expect(await namesOf(pair.b, `/Items?ids=${id}`)).toEqual(["Come and gone"]);
+  });
+
   test("an append whose server died is done once by the next leader", async () => {
     const id = await newPlaylist("Again", films.slice(0, 1));
     await cluster.carry(lists, listIntent("created", id), fromAToB);
@@ -339,6 +391,40 @@ describe("items", () => {
     await pair.b.control("hide", { item: film, hidden: false });
     expect(await cluster.carry(library, edited, fromAToB)).toEqual(["done"]);
     expect(await ask(pair.b, "GET", `/Items/${film}`)).toMatchObject({ Overview: "about one" });
+  });
+
+  test("an edit at a server that stumbles, or does not know our key, is made when it no longer does", async () => {
+    const [film = ""] = films;
+    const body = JSON.stringify({ Name: "One", Overview: "after a stumble" });
+    const edited = metadata(film, { what: "repeat" }, { body });
+    for (const status of [500, 401]) {
+      await pair.b.control("fail", { path: `^/Items/${film}$`, method: "POST", status, times: 1 });
+      const outcomes = await cluster.carry(library, edited, fromAToB);
+      expect(outcomes).toEqual([`again: it answers ${status}`]);
+    }
+    expect(await cluster.carry(library, edited, fromAToB)).toEqual(["done"]);
+    expect(await ask(pair.b, "GET", `/Items/${film}`)).toMatchObject({
+      Overview: "after a stumble",
+    });
+  });
+
+  test("what waits aside is told apart: of one item's whole the newest counts, libraries come in order", () => {
+    const [film = ""] = films;
+    const order = (kind: IntentKind, payload: unknown, itemId = film) =>
+      library.order?.({
+        ...{ type: "effect", id: "x", of: "x", ofNumber: 0, kind, replica: "a", userId: "" },
+        ...{ itemId, payload },
+      });
+    const repeat = (path: string) => ({
+      repeat: { method: "POST", path, query: "", contentType: "", body: "" },
+    });
+    expect(order("metadata", repeat(`/Items/${film}`))).toEqual({ whole: `item ${film}` });
+    expect(order("metadata", repeat("/Videos/MergeVersions"))).toEqual({});
+    const pictures = { imageType: "Backdrop", sizes: [1] };
+    expect(order("metadata", { pictures })).toEqual({ whole: `pictures backdrop of ${film}` });
+    const libraries = { holds: "libraries", waitsFor: "libraries" };
+    expect(order("virtualFolder", repeat("/Library/VirtualFolders"))).toEqual(libraries);
+    expect(order("libraryNews", repeat("/Library/Media/Updated"))).toEqual({});
   });
 
   test("an edit too long for the journal is copied from the server that has it", async () => {

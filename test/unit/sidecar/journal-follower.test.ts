@@ -130,6 +130,7 @@ function startAt(
     readonly startFrom?: JournalCursor;
     readonly reconcile?: FollowerParts["reconcile"];
     readonly handler?: JournalHandler;
+    readonly isKeyRefused?: () => Promise<boolean>;
     readonly limits?: Partial<FollowerLimits>;
     readonly store?: Store;
     readonly client?: FollowerParts["hands"]["client"];
@@ -162,6 +163,7 @@ function startAt(
     limits: { ...limits, ...options.limits },
     startFrom: () => ledger.cursor() ?? options.startFrom,
     isReachable: async () => false,
+    isKeyRefused: options.isKeyRefused ?? (async () => false),
     urgent: () => undefined,
     onEvent: (event) => events.push(event),
     noteRedone: async ({ id }, { itemId }) => void redone.push([id, itemId]),
@@ -605,6 +607,143 @@ describe("a document", () => {
     const after = startAt("a", { server, handler, ledger: a.ledger });
     await until(2000, "it is live", async () => after.follower.appliedNumber >= end);
     expect(server.of("settings").word).toBe("not touched");
+  });
+});
+
+describe("a change that its server fails at", () => {
+  /** One lane for everything. What has `fails` in it is answered so; of `whole` kinds the newest document counts. */
+  function failing(order?: JournalHandler["order"]) {
+    const server = new ToyServer();
+    const { fields: _fields, ...rest } = toyHandler(server);
+    const said: string[] = [];
+    let failsAt: string | undefined;
+    const handler: JournalHandler = {
+      ...rest,
+      lane: () => "all",
+      ...(order !== undefined && { order }),
+      apply: async ({ entry }) => {
+        const { word } = entry.payload as { word: string };
+        if (word === failsAt) return { outcome: "again", why: "it answers 500", isAnswer: true };
+        said.push(word);
+        server.of(entry.itemId).word = word;
+        return { outcome: "done" };
+      },
+    };
+    const failAt = (word: string | undefined): void => {
+      failsAt = word;
+    };
+    return { server, handler, said, failAt };
+  }
+  const quick = { triesLimit: 1000, answersLimit: 2, youngAsideRetryMs: 100, asideRetryMs: 100 };
+
+  test("waits aside and holds nobody up, and is done when the server can", async () => {
+    const { handler, said, failAt } = failing();
+    failAt("one");
+    const b = startAt("b", { handler, limits: quick });
+    await write(effect("x", { word: "one" }, 0), effect("y", { word: "two" }, 0));
+    await until(2000, "the other is there", async () => said.includes("two"));
+    expect([b.follower.asideCount, b.follower.lag().entries]).toEqual([1, 0]);
+    failAt(undefined);
+    await until(2000, "it is there", async () => said.includes("one"));
+    await until(1000, "it waits no more", async () => b.follower.asideCount === 0);
+    expect(b.events).not.toContain("refused");
+  });
+
+  test("is not done after a newer one that says the whole of the same", async () => {
+    const { server, handler, said, failAt } = failing(({ itemId }) => ({ whole: itemId }));
+    failAt("old");
+    const b = startAt("b", { handler, limits: quick });
+    await write(effect("x", { word: "old" }, 0), effect("y", { word: "other" }, 0));
+    await until(2000, "it waits", async () => said.includes("other"));
+    await write(effect("x", { word: "new" }, 0));
+    await until(2000, "the newer is there", async () => server.of("x").word === "new");
+    failAt(undefined);
+    await write(effect("y", { word: "end" }, 0));
+    await until(2000, "all is done", async () => b.follower.asideCount === 0);
+    await until(2000, "the last is there", async () => said.includes("end"));
+    expect(said).toEqual(["other", "new", "end"]);
+  });
+
+  test("keeps what has to come after it waiting with it, also after a start", async () => {
+    const order: JournalHandler["order"] = ({ userId }) => ({ holds: userId, waitsFor: userId });
+    const { handler, said, failAt } = failing(order);
+    failAt("made");
+    const b = startAt("b", { handler, limits: quick });
+    await write(
+      effect("", { word: "made" }, 0, { userId: "ann" }),
+      effect("", { word: "renamed" }, 0, { userId: "ann" }),
+      effect("", { word: "another" }, 0, { userId: "ben" }),
+    );
+    await until(2000, "others go on", async () => said.includes("another"));
+    await until(2000, "both wait", async () => b.follower.asideCount === 2);
+    await b.stop();
+    running.splice(running.indexOf(b), 1);
+    const after = startAt("b", { handler, limits: quick, ledger: b.ledger });
+    const last = await write(effect("", { word: "deleted" }, 0, { userId: "ann" }));
+    await until(2000, "it is read", async () => after.follower.appliedNumber >= last);
+    expect(said).toEqual(["another"]);
+    failAt(undefined);
+    await until(2000, "none waits", async () => after.follower.asideCount === 0);
+    expect(said).toEqual(["another", "made", "renamed", "deleted"]);
+  });
+
+  test("for very long is given up with a sentence, and what waited for it goes on", async () => {
+    const order: JournalHandler["order"] = ({ userId }) => ({ holds: userId, waitsFor: userId });
+    const { handler, said, failAt } = failing(order);
+    failAt("made");
+    const b = startAt("b", { handler, limits: { ...quick, failingLimitMs: 600 } });
+    await write(
+      effect("", { word: "made" }, 0, { userId: "ann" }),
+      effect("", { word: "renamed" }, 0, { userId: "ann" }),
+    );
+    await until(5000, "the next is done", async () => said.includes("renamed"));
+    expect(b.events.filter((event) => event === "givenUp")).toHaveLength(1);
+    expect(b.said.join()).toContain("a change of userData is given up: it answers 500");
+    expect(b.follower.asideCount).toBe(0);
+  });
+
+  test("because it does not know our key stays before the cursor, with all after it, until it does", async () => {
+    const { handler, said } = failing();
+    let isRefused = true;
+    const apply: JournalHandler["apply"] = (effect, hands, fresh) =>
+      isRefused
+        ? Promise.resolve({ outcome: "again", why: "it answers 401", isAnswer: true })
+        : handler.apply(effect, hands, fresh);
+    const b = startAt("b", {
+      handler: { ...handler, apply },
+      limits: { ...quick, keyRefusedRetryMs: 50, failingLimitMs: 100 },
+      isKeyRefused: async () => isRefused,
+    });
+    await write(effect("x", { word: "one" }, 0), effect("x", { word: "two" }, 0));
+    await until(3000, "it is said", async () => b.said.join().includes("refuses its API key"));
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    expect([b.follower.asideCount, b.follower.lag().entries]).toEqual([0, 2]);
+    expect(b.ledger.cursor()?.number ?? 0).toBe(0);
+    isRefused = false;
+    await until(2000, "both are there", async () => said.length === 2);
+    expect(said).toEqual(["one", "two"]);
+    expect(b.events).not.toContain("givenUp");
+  });
+
+  test("of its own, which it cannot tell of without its key, is told when it can", async () => {
+    const { handler } = failing();
+    let isRefused = true;
+    const a = startAt("a", {
+      handler: {
+        ...handler,
+        publish: async (...asked) =>
+          isRefused ? { outcome: "again", why: "it answers 401" } : await handler.publish(...asked),
+      },
+      limits: { ...quick, triesLimit: 1, keyRefusedRetryMs: 50, givenUpAfterMs: 600 },
+      isKeyRefused: async () => isRefused,
+      leads: true,
+    });
+    const one = intent("film", { word: "one" });
+    await write(one, outcome(one, "a"));
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    isRefused = false;
+    await until(2000, "it is told", async () => a.events.includes("published"));
+    expect(a.events).not.toContain("givenUp");
   });
 });
 
