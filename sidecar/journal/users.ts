@@ -28,6 +28,7 @@ import { objectOf } from "../../core/service/json.ts";
 import {
   again,
   appliedOf,
+  bodyOf,
   byId,
   byName,
   done,
@@ -89,7 +90,9 @@ async function publish(
       await dropAlias(hands, intent.userId);
       return effect(intent.userId, { what: "deleted" });
     case "updated": {
-      const user = await userOf(hands, intent.userId);
+      const read = await readUsers(hands);
+      if (read.outcome === "failed") return { outcome: "again", why: whyOf(read.applied) };
+      const user = byId(read.users, idHere(hands, intent.userId));
       return effect(intent.userId, {
         what: "updated",
         name: facts.name,
@@ -278,8 +281,10 @@ async function applyUpdated(
   hands: JournalHands,
 ): Promise<Applied> {
   const name = textField(payload, "name");
-  const user = await userOf(hands, userId);
   if (name === undefined) return refused("its payload makes no sense");
+  const read = await readUsers(hands);
+  if (read.outcome === "failed") return read.applied;
+  const user = byId(read.users, idHere(hands, userId));
   if (user === undefined) return refused("that user is not there");
   const configuration = objectOf(fieldOf(payload, "configuration")) ?? user.configuration;
   if (user.name === name && saysNothingNew(configuration, user.configuration)) return skipped;
@@ -338,13 +343,22 @@ async function redo(
       return (await finish(made.user, hands, halfMade)) ?? done;
     }
     case "updated":
-      return await applyUpdated(intent.userId, facts, hands);
+      return await applyUpdated(
+        intent.userId,
+        { name: facts.name, configuration: configurationIn(intent, hands) },
+        hands,
+      );
     case "deleted":
       return await applyDeleted(intent.userId, hands);
     default:
       // Whoever logged in is let in by the servers that live; there is nothing to repeat.
       return refused("it is nothing that could be done again");
   }
+}
+
+/** What a request for a new name says of the configuration, which it sets with the name (UserController.UpdateUser). */
+function configurationIn({ request }: Intent, hands: JournalHands): unknown {
+  return fieldOf(jsonOf(bodyOf(request, hands) ?? ""), "Configuration");
 }
 
 // ---- Wrong passwords --------------------------------------------------------------------------------------
@@ -473,11 +487,6 @@ function viewsIn(payload: unknown): readonly View[] {
 }
 
 // ---- Small things -----------------------------------------------------------------------------------------
-
-async function userOf(hands: JournalHands, userId: string): Promise<UserHere | undefined> {
-  const read = await readUsers(hands);
-  return read.outcome === "read" ? byId(read.users, idHere(hands, userId)) : undefined;
-}
 
 async function settle(hands: JournalHands, intentId: string): Promise<Applied | undefined> {
   if (intentId === "") return undefined;

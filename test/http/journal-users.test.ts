@@ -169,6 +169,36 @@ describe("a user who was made at one server", () => {
     expect(await cluster.carry(users, gone, aToB)).toEqual(["skipped"]);
   });
 
+  test("is renamed also where a server stumbles when it is asked for its users, on either side", async () => {
+    // Before: a question that failed was taken for a user who is not there, and the new name was lost there for good.
+    const { intent, id, facts } = await make("cleo");
+    await cluster.carry(users, intent, { ...aToB, facts });
+    const { Policy } = (await userAt(a, "cleo")) ?? {};
+    const body = { Name: "clea", Configuration: { SubtitleMode: "Always" }, Policy };
+    const renamed = await cluster.intent("POST", `/Users?userId=${id}`, { body });
+    expect((await call(a, "POST", `/Users?userId=${id}`, body)).status).toBe(204);
+    const stumble = { path: "^/Users$", method: "GET", status: 500, times: 1 };
+    await a.control("fail", stumble);
+    expect(await cluster.carry(users, renamed, aToB)).toEqual(["again: it answers 500"]);
+    await b.control("fail", stumble);
+    expect(await cluster.carry(users, renamed, aToB)).toEqual(["again: it answers 500"]);
+    expect(await cluster.carry(users, renamed, aToB)).toEqual(["done"]);
+    expect(await userAt(b, "clea")).toMatchObject({ Configuration: { SubtitleMode: "Always" } });
+  });
+
+  test("is renamed by the next leader with all that was said with the name, once it can be asked", async () => {
+    const { intent, id, facts } = await make("dee");
+    await cluster.carry(users, intent, { ...aToB, facts });
+    const { Policy } = (await userAt(a, "dee")) ?? {};
+    const body = { Name: "deo", configuration: { SubtitleMode: "Smart" }, Policy };
+    const renamed = await cluster.intent("POST", `/Users?userId=${id}`, { body });
+    const redo = () => users.redo(cluster.placed(renamed), cluster.hands("b"), true);
+    await b.control("fail", { path: "^/Users$", method: "GET", status: 500, times: 1 });
+    expect((await redo()).outcome).toBe("again");
+    expect((await redo()).outcome).toBe("done");
+    expect(await userAt(b, "deo")).toMatchObject({ Configuration: { SubtitleMode: "Smart" } });
+  });
+
   test("and died with it is made at another under the id that clients were told", async () => {
     const body = { Name: "dan", Password: "dans-word" };
     const intent = await cluster.intent("POST", "/Users/New", { body });
