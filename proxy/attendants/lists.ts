@@ -13,8 +13,8 @@
 // Two lists of one name have ids by the order in which they were made. So one is made after the other, and a leader that
 // has only just begun makes none of a name before it has those that its predecessor made a moment ago.
 //
-// A collection whose name is taken would be emptied by its second creation and keep its id (Jellyfin's
-// CollectionManager). Here the items are added to the one there is, and its id is answered: the web client shows the
+// A collection whose name is taken, or was its name when it was made, would be emptied by its second creation and keep
+// its id (core/jellyfin/collections.ts). Here the items are added to the one there is, and its id is answered: the web client shows the
 // collection it is given, with what was added, and nothing is lost. An error would be shown as «there was a problem»
 // and leave the viewer to find the collection by hand.
 
@@ -28,6 +28,7 @@ import {
   isWrittenAtLeader,
 } from "../../core/jellyfin/changes-library.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
+import { collectionNamed, folderOfName } from "../../core/jellyfin/collections.ts";
 import { bodyValue, queryValue } from "../../core/jellyfin/playback.ts";
 import type { Clock } from "../../core/service/clock.ts";
 import { parsedObject, recordsIn } from "../../core/service/json.ts";
@@ -169,7 +170,7 @@ export function createLists(parts: ListsParts): Attendant {
     replica: string,
     name: string,
   ): Promise<string | undefined | null> {
-    const path = `/Items?recursive=true&includeItemTypes=BoxSet&enableImages=false&limit=${collectionsLimit}`;
+    const path = `/Items?recursive=true&includeItemTypes=BoxSet&fields=Path&enableImages=false&limit=${collectionsLimit}`;
     const client = parts.clientOf(replica);
     const identity = identityNow(memory, asked);
     const token = identity === undefined ? undefined : memory.openToken(identity, replica);
@@ -180,12 +181,7 @@ export function createLists(parts: ListsParts): Attendant {
         : await client?.callWithKey("GET", path);
     if (answer?.outcome !== "answered" || answer.status !== 200) return null;
     const items = parsedObject(answer.text)?.Items;
-    const wanted = folderName(name);
-    for (const item of recordsIn(items)) {
-      if (typeof item.Name === "string" && folderName(item.Name) === wanted)
-        return plainGuid(item.Id);
-    }
-    return undefined;
+    return Array.isArray(items) ? collectionNamed(recordsIn(items), name) : null;
   }
 
   /** Where no sidecar ever led, nobody keeps the servers equal, and the home is as good as any. */
@@ -282,7 +278,7 @@ function creationKey({ facts, bodyText }: Attended): string | undefined {
   const name = typeof inBody === "string" ? inBody : queryValue(facts.rawQuery, "name");
   return name === undefined || name === ""
     ? undefined
-    : `${facts.route.pattern} ${folderName(name)}`;
+    : `${facts.route.pattern} ${folderOfName(name)}`;
 }
 
 /** What an answer tells to have been made; undefined: nothing that others have to be asked for. */
@@ -295,11 +291,6 @@ function madeThing(asked: Attended, reply: HeldReply): MadeThing | undefined {
   if (nameKey !== undefined) return itemId === undefined ? undefined : { itemId, nameKey };
   const userName = fields.Name ?? fields.name;
   return typeof userName === "string" ? { userName } : undefined;
-}
-
-/** Two names with one folder are one collection (ManagedFileSystem.GetValidFilename on Linux). */
-function folderName(name: string): string {
-  return name.replaceAll("/", " ").replaceAll("\0", " ");
 }
 
 function timeUp(limitMs: number): Promise<void> {

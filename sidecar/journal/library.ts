@@ -378,7 +378,9 @@ async function redo({ entry }: Placed<Intent>, hands: JournalHands): Promise<App
   if (repeat.body === undefined) return refused("its body was too long for the journal");
   if (entry.kind === "virtualFolder") return await folder(repeat, hands);
   if (entry.kind === "libraryNews") return await send(repeat, hands);
-  if (await isPictureThere(entry, repeat, hands)) return done;
+  const isThere = await isPictureThere(entry, repeat, hands);
+  if (isThere === true) return done;
+  if (isThere !== false) return isThere;
   const { memory, replica, client } = hands;
   const identity = memory.identities.get(entry.identityKey);
   if (identity?.kind === "apiKey") return await send(repeat, hands);
@@ -396,11 +398,12 @@ async function isPictureThere(
   entry: Intent,
   repeat: Repeat,
   hands: JournalHands,
-): Promise<boolean> {
+): Promise<boolean | Applied> {
   const { imageType } = objectOf(entry.facts) ?? {};
   if (typeof imageType !== "string" || repeat.method !== "POST" || repeat.body === undefined)
     return false;
   const read = await readPictures(entry.itemId, imageType, hands);
+  if (read.outcome === "again") return read;
   const bytes = Buffer.from(repeat.body, "base64").length;
   return read.outcome === "read" && bytes > 0 && read.pictures.sizes.includes(bytes);
 }

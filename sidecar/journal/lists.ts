@@ -17,6 +17,7 @@ import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { type ListDeed, listDeeds } from "../../core/jellyfin/changes-library.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
+import { collectionNamed, firstNameIn, folderOfName } from "../../core/jellyfin/collections.ts";
 import { listIn, queryValue } from "../../core/jellyfin/playback.ts";
 import { objectOf, parsedObject, recordsIn } from "../../core/service/json.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
@@ -44,7 +45,7 @@ export type ListKind = "playlist" | "collection";
 export interface ListState {
   readonly list: ListKind;
   readonly name: string;
-  /** The name of its folder, of which its id is made and which stays when a playlist is renamed. */
+  /** Its folder, of which its id is made and which stays when it is renamed; a collection's without what all of them end with. */
   readonly folder?: string;
   /** Plain ids, in order; an item that was added twice is there twice. */
   readonly items: readonly string[];
@@ -113,19 +114,24 @@ class Lists implements JournalHandler {
   ): Promise<Published> {
     if (entry.kind === "itemGone") {
       const asked = idsOf(objectOf(entry.facts)?.ids);
-      const left = await idsLeft(asked, hands);
-      if (left === undefined) return { outcome: "again", why: "its items cannot be looked at now" };
+      const looked = await lackingOf(asked, hands);
+      if (looked.outcome === "again") return looked;
       // Only what is gone here: a server may say yes to a request of which it has done a part.
-      const ids = asked.filter((id) => !left.has(id));
+      const ids = asked.filter((id) => looked.lacking.has(id));
       const effects = [{ userId: "", itemId: ids[0] ?? "", payload: { ids } }];
       return { outcome: "effects", effects: ids.length === 0 ? [] : effects };
     }
     const kind: ListKind = entry.kind === "collection" ? "collection" : "playlist";
-    const id =
+    const told =
       plainGuid(entry.itemId) ??
       plainGuid(objectOf(outcome?.facts)?.id) ??
-      this.#made.get(entry.id) ??
-      (await this.#findNamesake(entry, kind, hands));
+      this.#made.get(entry.id);
+    const namesake: Namesake =
+      told === undefined
+        ? await this.#findNamesake(entry, kind, hands)
+        : { outcome: "read", id: told };
+    if (namesake.outcome === "again") return namesake;
+    const { id } = namesake;
     if (id === undefined) return { outcome: "given up", why: "nobody knows which list was made" };
     const isWriters = hands.leads();
     const read = await this.#readWhole(kind, id, entry.userId, hands);
@@ -261,8 +267,9 @@ class Lists implements JournalHandler {
     const steps = isPlaylist ? playlistSteps(own, state.items) : collectionSteps(own, state.items);
     let isChanged = false;
     for (const step of steps) {
-      const lacking = step.do === "append" ? await firstLacking(step.ids, hands) : undefined;
-      const ids = lacking === undefined ? step.ids : step.ids.filter((one) => !lacking.has(one));
+      const looked = step.do === "append" ? await lackingOf(step.ids, hands) : noneLacking;
+      if (looked.outcome === "again") return looked;
+      const ids = step.ids.filter((one) => !looked.lacking.has(one));
       const why = await this.#step(state.list, id, userId, { ...step, ids }, hands);
       if (why !== undefined) return why;
       isChanged ||= ids.length > 0;
@@ -315,7 +322,7 @@ class Lists implements JournalHandler {
       const answer =
         state.list === "playlist"
           ? await client.callWithKey("POST", "/Playlists", newPlaylist(userId, state, hands))
-          : await client.callWithKey("POST", `/Collections?name=${encodeURIComponent(state.name)}`);
+          : await client.callWithKey("POST", newCollection(state));
       end = appliedOf(answer, `making a ${state.list}`);
       if (end.outcome !== "done") break;
       const made =
@@ -356,8 +363,9 @@ class Lists implements JournalHandler {
     const isSame =
       state.list === "playlist" ? isSameList(items, state.items) : isSameSet(items, state.items);
     if (isSame) return done;
-    const lacking = await firstLacking(state.items, hands);
-    const [itemId] = lacking ?? [];
+    const looked = await lackingOf(state.items, hands);
+    if (looked.outcome === "again") return looked;
+    const [itemId] = looked.lacking;
     if (itemId !== undefined) return { outcome: "aside", itemId };
     this.#options.onDifference?.();
     hands.log.warn(
@@ -373,7 +381,9 @@ class Lists implements JournalHandler {
     const kind: ListKind = entry.kind === "collection" ? "collection" : "playlist";
     const what = deedIn(entry.facts);
     if (what === undefined) return refused("what it changes makes no sense");
-    const namesake = what === "created" ? await this.#findNamesake(entry, kind, hands) : undefined;
+    const found = what === "created" ? await this.#findNamesake(entry, kind, hands) : undefined;
+    if (found?.outcome === "again") return found;
+    const namesake = found?.id;
     if (namesake !== undefined) {
       remember(this.#made, entry.id, namesake);
       // A second creation would empty the collection, or make a second playlist of the same content.
@@ -382,21 +392,23 @@ class Lists implements JournalHandler {
       const step = await this.#step(kind, namesake, entry.userId, { do: "append", ids }, hands);
       return step ?? done;
     }
-    if (what === "appended" && (await this.#hasTail(entry, kind, hands))) return done;
-    return await this.#repeat(entry, hands);
+    const tail = what === "appended" ? await this.#hasTail(entry, kind, hands) : false;
+    if (tail === true) return done;
+    return tail === false ? await this.#repeat(entry, hands) : tail;
   }
 
   /** A deletion, files and all, of what is left of its items here. */
   async #redoGone(entry: Intent, hands: JournalHands, isAgreed: boolean): Promise<Applied> {
     const ids = idsOf(objectOf(entry.facts)?.ids);
     if (ids.length === 0) return refused("what it deletes makes no sense");
-    const left = await idsLeft(ids, hands);
-    if (left === undefined) return again("its items cannot be looked at now");
+    const looked = await lackingOf(ids, hands);
+    if (looked.outcome === "again") return looked;
+    const left = ids.filter((id) => !looked.lacking.has(id));
     // Nobody has looked whether its caller may delete anything at all.
-    if (left.size === 0) return isAgreed ? skipped : refused("nothing is left that says who may");
+    if (left.length === 0) return isAgreed ? skipped : refused("nothing is left that says who may");
     hands.log.info(`a deletion whose server is gone is done again on ${hands.replica}`);
     const { request } = entry;
-    const query = request.query === "" ? "" : `ids=${[...left].join(",")}`;
+    const query = request.query === "" ? "" : `ids=${left.join(",")}`;
     return await this.#repeat({ ...entry, request: { ...request, query } }, hands);
   }
 
@@ -423,9 +435,10 @@ class Lists implements JournalHandler {
   }
 
   /** Whether the list ends with what an append would append: then it has been done here. */
-  async #hasTail(entry: Intent, kind: ListKind, hands: JournalHands): Promise<boolean> {
+  async #hasTail(entry: Intent, kind: ListKind, hands: JournalHands): Promise<boolean | Applied> {
     const ids = idsIn(entry.request.query, "ids");
     const read = await this.#read(kind, entry.itemId, entry.userId, hands);
+    if (read.outcome === "again") return read;
     if (read.outcome !== "read" || ids.length === 0) return false;
     const { items } = read.state;
     return kind === "playlist"
@@ -433,29 +446,30 @@ class Lists implements JournalHandler {
       : ids.every((id) => items.includes(id));
   }
 
-  /** The list that a creation would make a second time: of this name, and for a playlist with the same content. */
-  async #findNamesake(
-    entry: Intent,
-    kind: ListKind,
-    hands: JournalHands,
-  ): Promise<string | undefined> {
+  /** The list that a creation would make a second time, or empty; for a playlist, of this name with the same content. */
+  async #findNamesake(entry: Intent, kind: ListKind, hands: JournalHands): Promise<Namesake> {
     const name = createdName(entry);
+    if (name === undefined) return { outcome: "read", id: undefined };
     const reader = await this.#readerHere(entry.userId, hands);
-    if (name === undefined || reader === undefined) return undefined;
+    if (reader === undefined) return { outcome: "again", why: "its users cannot be read" };
     const type = kind === "playlist" ? "Playlist" : "BoxSet";
-    const query = `userId=${reader}&recursive=true&includeItemTypes=${type}&enableImages=false`;
+    const query = `userId=${reader}&recursive=true&includeItemTypes=${type}&fields=Path&enableImages=false`;
     const answer = await hands.client.callWithKey("GET", `/Items?${query}&limit=${itemsLimit}`);
-    if (answer.outcome !== "answered" || answer.status !== 200) return undefined;
+    if (answer.outcome === "failed") return { outcome: "again", why: answer.message };
+    if (answer.status !== 200) return { outcome: "again", why: `it answers ${answer.status}` };
+    const items = recordsIn(parsedObject(answer.text)?.Items);
+    if (kind === "collection") return { outcome: "read", id: collectionNamed(items, name) };
     const wanted = createdItems(entry);
-    const found = recordsIn(parsedObject(answer.text)?.Items).filter((item) => item.Name === name);
-    for (const item of found) {
+    for (const item of items.filter(({ Name }) => Name === name)) {
       const id = plainGuid(item.Id);
       if (id === undefined) continue;
-      if (kind === "collection") return id;
       const read = await this.#read(kind, id, entry.userId, hands);
-      if (read.outcome === "read" && isSameList(read.state.items, wanted)) return id;
+      if (read.outcome === "again") return read;
+      if (read.outcome === "read" && isSameList(read.state.items, wanted)) {
+        return { outcome: "read", id };
+      }
     }
-    return undefined;
+    return { outcome: "read", id: undefined };
   }
 
   // ---- Reading -------------------------------------------------------------------------------------
@@ -512,7 +526,7 @@ export async function readList(
   const items = entries.flatMap((entry) => plainGuid(entry.Id) ?? []);
   const name = typeof fields.Name === "string" ? fields.Name : "";
   const { MediaType, Path } = fields;
-  const folder = list === "playlist" ? folderIn(Path) : undefined;
+  const folder = list === "playlist" ? folderIn(Path) : firstNameIn(Path);
   return {
     outcome: "read",
     state: {
@@ -528,6 +542,11 @@ function folderIn(path: unknown): string | undefined {
   const name = typeof path === "string" ? path.split(/[\\/]/).at(-1) : undefined;
   return name === "" ? undefined : name;
 }
+
+/** Which list has the name already; `id` undefined: none. */
+type Namesake =
+  | { readonly outcome: "read"; readonly id: string | undefined }
+  | { readonly outcome: "again"; readonly why: string };
 
 export type ListRead =
   | { readonly outcome: "read"; readonly state: ListState }
@@ -655,6 +674,12 @@ function isSameSettings(one: PlaylistSettings, other: PlaylistSettings): boolean
   return one.isOpen === other.isOpen && isSameSet(text(one), text(other));
 }
 
+/** It is made under its first name, which its id is made of; that it was renamed is an edit of an item. */
+function newCollection({ name, folder = folderOfName(name) }: ListState): string {
+  const first = folderOfName(name) === folder ? name : folder;
+  return `/Collections?name=${encodeURIComponent(first.toWellFormed())}`;
+}
+
 function newPlaylist(userId: string, state: ListState, hands: JournalHands): object {
   const { mediaType, settings, items } = state;
   return {
@@ -718,35 +743,28 @@ async function mayRemove(id: string, { client, replica, log }: JournalHands): Pr
   return refused("the files of a deleted item are still seen there");
 }
 
-/** Of these items, those that this server has; undefined: it cannot be asked now. */
-async function idsLeft(
-  ids: readonly string[],
-  { client }: JournalHands,
-): Promise<ReadonlySet<string> | undefined> {
-  const left = new Set<string>();
-  for (let from = 0; from < ids.length; from += idsAtOnce) {
-    const some = ids.slice(from, from + idsAtOnce);
+type Lacking =
+  | { readonly outcome: "read"; readonly lacking: ReadonlySet<string> }
+  | { readonly outcome: "again"; readonly why: string };
+
+const noneLacking: Lacking = { outcome: "read", lacking: new Set() };
+
+/** Of these items, those that this server does not have, in their order. */
+async function lackingOf(ids: readonly string[], { client }: JournalHands): Promise<Lacking> {
+  const wanted = [...new Set(ids)];
+  const lacking = new Set<string>();
+  for (let from = 0; from < wanted.length; from += idsAtOnce) {
+    const some = wanted.slice(from, from + idsAtOnce);
     const query = `ids=${some.join(",")}&enableImages=false&limit=${idsAtOnce}`;
     const answer = await client.callWithKey("GET", `/Items?${query}`);
-    if (answer.outcome !== "answered" || answer.status !== 200) return undefined;
-    for (const { Id } of recordsIn(parsedObject(answer.text)?.Items)) {
-      const id = plainGuid(Id);
-      if (id !== undefined) left.add(id);
-    }
+    if (answer.outcome === "failed") return { outcome: "again", why: answer.message };
+    if (answer.status !== 200) return { outcome: "again", why: `it answers ${answer.status}` };
+    const there = new Set(
+      recordsIn(parsedObject(answer.text)?.Items).map(({ Id }) => plainGuid(Id)),
+    );
+    for (const id of some) if (!there.has(id)) lacking.add(id);
   }
-  return left;
-}
-
-/** Of these items, those that this server does not have; undefined: none, or it cannot be asked. */
-async function firstLacking(
-  ids: readonly string[],
-  hands: JournalHands,
-): Promise<ReadonlySet<string> | undefined> {
-  const wanted = [...new Set(ids)];
-  const left = await idsLeft(wanted, hands);
-  if (left === undefined) return undefined;
-  const lacking = new Set(wanted.filter((id) => !left.has(id)));
-  return lacking.size === 0 ? undefined : lacking;
+  return { outcome: "read", lacking };
 }
 
 // ---- What entries say -----------------------------------------------------------------------------------

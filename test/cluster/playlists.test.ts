@@ -177,6 +177,34 @@ describe("collections", () => {
     }
   });
 
+  test("one that goes by another name by now is not emptied by its first one, or by one of the same folder", async () => {
+    // Before: the id is made of the folder, «Marvel  1 [boxset]», and only names were compared.
+    const viewer = await stranger();
+    const [one = "", two = "", three = ""] = films;
+    const make = async (name: string, ids: string) =>
+      await viewer.call("POST", `/Collections?name=${encodeURIComponent(name)}&ids=${ids}`);
+    const first = (await make("Marvel: 1", one)).json().Id;
+    const shown = (await viewer.call("GET", `/Items/${first}`)).json();
+    const renamed = await viewer.call("POST", `/Items/${first}`, {
+      body: { ...shown, Name: "MCU" },
+    });
+    expect(renamed.status).toBe(204);
+    for (const [name, film] of [
+      ["Marvel: 1", two],
+      ["Marvel? 1", three],
+    ] as const) {
+      const again = await make(name, film);
+      expect([again.status, again.json()]).toEqual([200, { Id: first }]);
+    }
+    for (const server of [pair.a, pair.b]) {
+      await until(5000, `the collection at ${server.name}`, async () => {
+        const isWhole = (await membersAt(server, first)).join() === [one, two, three].sort().join();
+        const [item] = await itemsAt(server, `/Items?ids=${first}`);
+        return isWhole && item?.Name === "MCU";
+      });
+    }
+  });
+
   test("of two creations at once neither loses what it was given", async () => {
     const [one, two] = viewers as [Viewer, Viewer];
     const made = await Promise.all(

@@ -160,6 +160,39 @@ describe("playlists", () => {
     expect(await entries(pair.b, id)).toEqual(films);
   });
 
+  test("an item is waited for also where the question which are lacking fails first", async () => {
+    const [one = "", two = ""] = films;
+    const id = await newPlaylist("Asked", [one]);
+    await cluster.carry(lists, listIntent("created", id), fromAToB);
+    await ask(pair.a, "POST", `/Playlists/${id}/Items?ids=${two}&userId=${owner}`);
+    await pair.b.control("hide", { item: two });
+    const question = { path: "^/Items\\?ids=", method: "GET", status: 500, times: 1 };
+    await pair.b.control("fail", question);
+    const appended = () => cluster.carry(lists, listIntent("appended", id), fromAToB);
+    expect(await appended()).toEqual(["again: it answers 500"]);
+    // It is asked before the step and after it.
+    const asked = listIntent("appended", id);
+    const draft = effectOf(await cluster.publish(lists, "a", asked));
+    const hands = cluster.hands("b");
+    let questions = 0;
+    const callWithKey: typeof hands.client.callWithKey = async (method, path, body) => {
+      const answer = await hands.client.callWithKey(method, path, body);
+      const isSecond = path.startsWith("/Items?ids=") && ++questions === 2;
+      return isSecond && answer.outcome === "answered" ? { ...answer, status: 500 } : answer;
+    };
+    const effect: Effect = {
+      ...({ type: "effect", id: newEntryId(), of: asked.id, ofNumber: 0, replica: "a" } as const),
+      ...{ kind: "playlist", ...draft },
+    };
+    const stumbling = { ...hands, client: { ...hands.client, callWithKey } };
+    const applied = await lists.apply(cluster.placed(effect), stumbling, new Set());
+    expect([applied.outcome, questions]).toEqual(["again", 2]);
+    expect(await appended()).toEqual(["aside"]);
+    await pair.b.control("hide", { item: two, hidden: false });
+    expect(await appended()).toEqual(["done"]);
+    expect(await entries(pair.b, id)).toEqual([one, two]);
+  });
+
   test("what waited does not overwrite what is newer", async () => {
     const id = await newPlaylist("Older", films);
     const older = listIntent("created", id);
@@ -327,6 +360,12 @@ describe("playlists", () => {
       body: "",
     };
     const redone = { ...listIntent("appended", id), request };
+    // A question that failed is no answer: it would be appended twice.
+    await pair.b.control("fail", { path: `^/Items/${id}`, method: "GET", status: 500, times: 1 });
+    expect(await lists.redo(cluster.placed(redone), cluster.hands("b"), true)).toEqual({
+      outcome: "again",
+      why: "it answers 500",
+    });
     expect((await lists.redo(cluster.placed(redone), cluster.hands("b"), true)).outcome).toBe(
       "done",
     );
@@ -362,6 +401,46 @@ describe("collections", () => {
       "done",
     );
     expect((await members(pair.b, Id)).sort()).toEqual([films[0], films[2]].sort());
+  });
+});
+
+describe("a collection that was renamed", () => {
+  const created = (query: string): Intent => ({
+    ...intent("collection", { facts: { what: "created" } }),
+    request: { method: "POST", path: "/Collections", query, contentType: "", body: "" },
+  });
+
+  test("is not emptied when one of its first name is done again, also where a question fails", async () => {
+    // Before: a failed question was taken for «there is none», and the creation was posted once more.
+    const path = `/Collections?name=Before&ids=${films[0]}`;
+    const { Id } = (await ask(pair.b, "POST", path)) as { Id: string };
+    await ask(pair.b, "POST", `/Items/${Id}`, { Name: "After" });
+    const again = created(`name=Before&ids=${films[2]}`);
+    const redo = () => lists.redo(cluster.placed(again), cluster.hands("b"), true);
+    await pair.b.control("fail", { path: "^/Items\\?", method: "GET", status: 500, times: 1 });
+    expect(await redo()).toEqual({ outcome: "again", why: "it answers 500" });
+    expect((await redo()).outcome).toBe("done");
+    expect((await members(pair.b, Id)).sort()).toEqual([films[0], films[2]].sort());
+    expect(await namesOf(pair.b, `/Items?ids=${Id}`)).toEqual(["After"]);
+  });
+
+  test("before anybody else had it has the same id, which is made of its first name", async () => {
+    const path = `/Collections?name=${encodeURIComponent("First: name")}&ids=${films[0]}`;
+    const { Id } = (await ask(pair.a, "POST", path)) as { Id: string };
+    await ask(pair.a, "POST", `/Items/${Id}`, { Name: "Second name" });
+    const way = { ...fromAToB, facts: { id: Id } };
+    expect(await cluster.carry(lists, created(""), way)).toEqual(["done"]);
+    expect(await members(pair.b, Id)).toEqual([films[0]]);
+    expect(differences).toBe(0);
+  });
+
+  test("of which nobody knows the id is not told of before its name could be asked for", async () => {
+    const path = `/Collections?name=Unknown&ids=${films[0]}`;
+    const { Id } = (await ask(pair.a, "POST", path)) as { Id: string };
+    const made = created("name=Unknown");
+    await pair.a.control("fail", { path: "^/Items\\?", method: "GET", status: 500, times: 1 });
+    expect((await cluster.publish(lists, "a", made)).outcome).toBe("again");
+    expect(effectOf(await cluster.publish(lists, "a", made)).itemId).toBe(Id);
   });
 });
 
@@ -499,6 +578,23 @@ describe("items", () => {
     const redone = (isAgreed: boolean) => lists.redo(gone, cluster.hands("a"), isAgreed);
     expect((await redone(true)).outcome).toBe("skipped");
     expect((await redone(false)).outcome).toBe("refused");
+  });
+
+  test("a deletion or a picture is not taken for done because a question about it failed", async () => {
+    const [film = ""] = films;
+    const gone = intent("itemGone", { itemId: film, facts: { ids: [film] } });
+    const question = { path: `^/Items[?/].*${film}`, method: "GET", status: 500, times: 1 };
+    const failed = { outcome: "again", why: "it answers 500" };
+    await pair.b.control("fail", question);
+    const deleted = await lists.redo(cluster.placed(gone), cluster.hands("b"), true);
+    expect(deleted).toMatchObject(failed);
+    await pair.b.control("fail", question);
+    const path = `/Items/${film}/Images/Backdrop`;
+    const body = Buffer.from("a third").toString("base64");
+    const facts = { what: "images", imageType: "Backdrop" };
+    const uploaded = metadata(film, facts, { path, contentType: "image/png", body });
+    const put = await library.redo(cluster.placed(uploaded), cluster.hands("b"), true);
+    expect(put).toEqual(failed);
   });
 
   test("a deleted film goes from b only once its file is gone there, too", async () => {

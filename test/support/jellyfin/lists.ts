@@ -37,11 +37,16 @@ export class Lists {
     return this.#keep({ ...input, id, folder, kind: "Playlist", created: Date.now() });
   }
 
+  /** Under the folder of that name, whatever the one that is there is called by now: it is as if it were new. */
   createCollection(name: string, items: string[]): string {
-    const id = itemId("BoxSet", this.#path({ kind: "BoxSet", name }));
+    // What ManagedFileSystem.GetValidFilename replaces.
+    const valid = [...name].map((one) => (one < " " || '"<>|:*?\\/'.includes(one) ? " " : one));
+    const folder = `collections/${valid.join("")} [boxset]`;
+    const id = itemId("BoxSet", folder);
     return this.#keep({
       id,
       name,
+      folder,
       kind: "BoxSet",
       ownerId: undefined,
       mediaType: undefined,

@@ -45,6 +45,11 @@ export function editsOf(world: World, id: string): Record<string, unknown> {
   return (world.configuration(EDITS)[id] ?? {}) as Record<string, unknown>;
 }
 
+/** What is saved anew under an id has nothing of what was there. */
+export function forgetEdits(world: World, id: string): void {
+  world.configure(EDITS, { [id]: {} });
+}
+
 const EDITABLE = [
   "Name",
   "Overview",

@@ -6,7 +6,7 @@ import { type Exchange, Refusal, type Routes } from "../http.ts";
 import { EMPTY_ID, idOfText, parseId } from "../ids.ts";
 import { type Item, itemDto, ROOT_ID } from "../library.ts";
 import { actingUser, field, required } from "./accounts.ts";
-import { deleteItem, editsOf, pictureFields, picturesOf } from "./catalog.ts";
+import { deleteItem, editsOf, forgetEdits, pictureFields, picturesOf } from "./catalog.ts";
 import { channelDto } from "./live-tv.ts";
 import { ownSession } from "./sessions.ts";
 
@@ -378,7 +378,9 @@ function addListRoutes(routes: Routes): void {
   });
   routes.add("POST", "/Collections", "user", (ask) => {
     const items = ask.list("ids").flatMap((id) => parseId(id) ?? []);
-    ask.reply({ Id: ask.world.lists.createCollection(required(ask, "name"), items) });
+    const Id = ask.world.lists.createCollection(required(ask, "name"), items);
+    forgetEdits(ask.world, Id);
+    ask.reply({ Id });
   });
   const collection = (ask: Exchange) => ask.world.lists.get(parseId(ask.param(0)), "BoxSet");
   routes.add("POST", "/Collections/:id/Items", "user", (ask) => {
