@@ -37,6 +37,7 @@ import { youngLimit } from "../core/service/young.ts";
 import { type Member, type Store, StoreUnavailable } from "../core/store/store.ts";
 import type { Attendant } from "./attendant.ts";
 import { createApiKeysAttendant } from "./attendants/api-keys.ts";
+import { createDeletedFiles } from "./attendants/deleted-files.ts";
 import { createGateAttendant } from "./attendants/gate.ts";
 import { type EntryWriter, Journal, journalLimits } from "./attendants/journal.ts";
 import { createLists } from "./attendants/lists.ts";
@@ -327,6 +328,11 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
     isReady: (replica) => stateOf(health.view, replica) === "ready",
     limits: madeLimits,
   });
+  const deletedFiles = createDeletedFiles({
+    memory,
+    clientOf: (replica) => clients.get(replica),
+    isCluster: () => health.view.replicas.size > 1,
+  });
   const journal =
     parts.journal === undefined
       ? undefined
@@ -341,6 +347,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
           clientOf: (replica) => clients.get(replica),
           replicaNames: () => [...health.view.replicas.keys()],
           noteStoreFailure: (error) => memory.noteStoreFailure(error),
+          deletedFile: deletedFiles.of,
           limits: { ...journalLimits, waitLimitMs: config.journalWaitLimitMs },
         });
   const pushes = new Pushes({
@@ -421,6 +428,7 @@ export function createProxy(parts: ProxyParts): AssembledProxy {
       createMonitorsAttendant({ memory, seal, isCluster: () => health.view.replicas.size > 1 }),
       createApiKeysAttendant({ memory, seal, isCluster: () => health.view.replicas.size > 1 }),
       ...(loginNews === undefined ? [] : [loginNews.attendant]),
+      deletedFiles.attendant,
       // Before the gate, which carries requests out itself.
       ...(journal === undefined ? [] : [journal]),
       ...gates,

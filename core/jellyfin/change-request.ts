@@ -5,6 +5,7 @@
 // It promises that a request made here is in Jellyfin's own spelling, and that a client's credentials are no part
 // of it: path and body are put together anew, and of the query only what is asked for is kept.
 
+import type { ItemFile } from "../cluster/item-files.ts";
 import type { IntentKind, IntentRequest } from "../cluster/journal.ts";
 import { decodeQueryText } from "./paths.ts";
 import { isCredentialName } from "./plain-query.ts";
@@ -24,6 +25,8 @@ export interface ChangeAsked {
   readonly bodyText: string | undefined;
   /** Who asks; undefined: nobody who is logged in. An API key has no user. */
   readonly caller: { readonly kind: "user" | "apiKey"; readonly userId: string } | undefined;
+  /** The file that the request deletes by its index, as it was when it was asked for; undefined: that is not known. */
+  readonly deletedFile?: ItemFile | undefined;
 }
 
 /** An intent before it is one: all that its request tells. */

@@ -5,6 +5,7 @@
 // It promises that a route which is not about one of them makes none here, that every draft names the item or list it
 // is about where the request does, and that nothing that lets somebody in is kept of a query.
 
+import type { ItemFile } from "../cluster/item-files.ts";
 import {
   bodyLeftOut,
   type ChangeAsked,
@@ -47,6 +48,8 @@ export interface ItemGoneFacts {
 export interface ItemFileFacts {
   readonly file: "subtitle" | "lyrics";
   readonly what: "added" | "removed";
+  /** The subtitle that is removed: its index is of one server only, and the file is gone when others hear of it. */
+  readonly was?: ItemFile;
 }
 
 /** More ids in one request than this are not taken apart; a client's page of marked items is far smaller. */
@@ -92,6 +95,9 @@ export function isWrittenAtLeader(route: Route): boolean {
 export function isListCreation({ pattern, methods }: Route): boolean {
   return methods.includes("POST") && (pattern === "/Playlists" || pattern === "/Collections");
 }
+
+/** SubtitleController.DeleteSubtitle: what it deletes is told by `proxy/attendants/deleted-files.ts`. */
+export const subtitlePattern = "/Videos/{itemId}/Subtitles/{index}";
 
 /** Done on every server by an attendant of its own (proxy/attendants/refresh.ts). */
 const refreshPattern = "/Items/{itemId}/Refresh";
@@ -178,7 +184,11 @@ function readImages(asked: ChangeAsked): ChangeDraft | undefined {
 function readFile(asked: ChangeAsked, file: ItemFileFacts["file"]): ChangeDraft | undefined {
   const itemId = plainGuid(asked.params.itemId);
   if (itemId === undefined) return undefined;
-  const facts: ItemFileFacts = { file, what: asked.method === "DELETE" ? "removed" : "added" };
+  const { deletedFile: was, method } = asked;
+  const facts: ItemFileFacts = {
+    ...{ file, what: method === "DELETE" ? "removed" : "added" },
+    ...(was !== undefined && { was }),
+  };
   const type = asked.contentType.split(";")[0]?.trim() ?? "";
   const request = requestOf(asked, cleanedQuery(asked.rawQuery), textOf(asked, type));
   return { kind: "itemFile", userId: "", itemId, request, facts };

@@ -14,6 +14,7 @@
 // costs nothing.
 
 import { setTimeout as sleep } from "node:timers/promises";
+import type { ItemFile } from "../../core/cluster/item-files.ts";
 import {
   type Entry,
   type Intent,
@@ -95,6 +96,8 @@ export interface JournalParts {
   /** All that are known. With one there is nobody else to know of a change. */
   readonly replicaNames: () => readonly string[];
   readonly noteStoreFailure: (error: unknown) => void;
+  /** What a request deletes by an index, as an attendant before this one has found out. */
+  readonly deletedFile: (asked: Attended) => ItemFile | undefined;
   readonly limits: JournalLimits;
 }
 
@@ -157,7 +160,7 @@ export class Journal implements Attendant {
     // Whom nobody knows a server will refuse: they write nothing into the journal.
     if (asked.identity === undefined && !asked.facts.route.anonymous) return undefined;
     if (!isUserPlain(asked.facts)) return badRequest("The id of a user cannot be read.");
-    const draft = draftOf(asked);
+    const draft = draftOf(asked, this.#parts.deletedFile(asked));
     if (draft === undefined) return undefined;
     const intent = this.#intentOf(draft, asked);
     if (draft.secret !== undefined && !(await this.#keep(draft.secret, intent.id, replicas))) {
@@ -399,13 +402,10 @@ export class Journal implements Attendant {
   }
 }
 
-function draftOf({
-  facts,
-  identity,
-  body,
-  bodyText,
-  rawHeaders,
-}: Attended): ChangeDraft | undefined {
+function draftOf(
+  { facts, identity, body, bodyText, rawHeaders }: Attended,
+  deletedFile: ItemFile | undefined,
+): ChangeDraft | undefined {
   const { route, params, method, rawQuery } = facts;
   return changeReader(route)?.({
     route,
@@ -416,6 +416,7 @@ function draftOf({
     body,
     bodyText,
     caller: identity === undefined ? undefined : { kind: identity.kind, userId: identity.userId },
+    deletedFile,
   });
 }
 

@@ -3,26 +3,31 @@
 // again on every other server, or the state it led to is brought there:
 //
 //   metadata       the edit again; pictures are compared by their sizes and brought from the server that has them
-//   itemFile       a file beside shared media is there for all: a refresh finds it; one in a server's own folder is
-//                  sent again
+//   itemFile       a file beside shared media comes and goes for all: a refresh finds that; one in a server's own folder
+//                  is sent, or looked for and deleted, again
 //   libraryNews    told again: each server scans for itself
 //   virtualFolder  in the journal's order, after a look whether it has been done already
 //
 // It promises that a picture which is appended is there once however often it is tried, that an item which a server
 // does not have yet is waited for, and that no server is made to scan media that are not whole.
 
+import {
+  folderOf,
+  type ItemFile,
+  itemFilesPath,
+  itemIn,
+  lyricFilesOf,
+  readItemFile,
+  sameFileIn,
+  subtitleFilesOf,
+} from "../../core/cluster/item-files.ts";
 import type { Effect, Intent, IntentKind, Placed } from "../../core/cluster/journal.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { queryValue } from "../../core/jellyfin/playback.ts";
-import {
-  isRecord,
-  objectOf,
-  parsedJson,
-  parsedObject,
-  recordsIn,
-} from "../../core/service/json.ts";
-import { librariesIn, type ServerLibrary } from "../library/libraries.ts";
-import { mediaProblem, serverEyes, usualMediaLimits } from "../tasks/media.ts";
+import { isRecord, objectOf, parsedJson, parsedObject } from "../../core/service/json.ts";
+import { librariesIn, readServerLibraries, type ServerLibrary } from "../library/libraries.ts";
+import { isBelow, mediaProblem, serverEyes, usualMediaLimits } from "../tasks/media.ts";
+import { isWritableAt } from "../tasks/places.ts";
 import { again, appliedOf, done, refused, skipped } from "./calls.ts";
 import type { Applied, AsideOrder, JournalHandler, JournalHands, Published } from "./handler.ts";
 
@@ -55,8 +60,16 @@ const routesOfKind: Readonly<Record<(typeof kinds)[number], RegExp>> = {
 };
 const picturesLimit = 100;
 
+/** A file that was sent to this server is in its list by then, unless it was refused after all, in ms. */
+const listedAfterMs = 60_000;
+const sentLimit = 1000;
+
 export function createLibrary(): JournalHandler {
-  return { kinds, repeatsOwn: true, lane: laneOf, order: orderOf, publish, apply, redo };
+  const sent = new Map<string, number>();
+  return {
+    ...{ kinds, repeatsOwn: true, lane: laneOf, order: orderOf, publish, redo },
+    apply: (effect, hands) => apply(effect, hands, sent),
+  };
 }
 
 /** One lane for each item; libraries and what is told of them have one order of their own. */
@@ -98,9 +111,12 @@ async function publish(
   if (repeat === undefined) return { outcome: "given up", why: "its request makes no sense" };
   if (entry.kind !== "itemFile")
     return { outcome: "effects", effects: [{ ...draft, payload: { repeat } }] };
-  const isShared = await isBesideMedia(entry, facts, hands);
-  const payload = { repeat, isShared };
-  return { outcome: "effects", effects: [{ ...draft, payload }] };
+  if (facts.what === "removed") {
+    return { outcome: "effects", effects: [{ ...draft, payload: { repeat, was: facts.was } }] };
+  }
+  const isShared = await isSavedWithMedia(entry, facts, hands);
+  if (typeof isShared !== "boolean") return isShared;
+  return { outcome: "effects", effects: [{ ...draft, payload: { repeat, isShared } }] };
 }
 
 /** The bytes that were uploaded, where the journal has them and they are the last picture of the server now. */
@@ -121,7 +137,12 @@ function repeatOf(entry: Intent): Repeat | undefined {
 
 // ---- Applying --------------------------------------------------------------------------------------------
 
-async function apply({ entry }: Placed<Effect>, hands: JournalHands): Promise<Applied> {
+/** `sent`: when an item's file was last sent to this server, by item, on the monotonic clock. */
+async function apply(
+  { entry }: Placed<Effect>,
+  hands: JournalHands,
+  sent: Map<string, number>,
+): Promise<Applied> {
   const payload = objectOf(entry.payload) ?? {};
   const repeat = readRepeat(payload.repeat, entry.kind);
   const pictures = readPicturesIn(payload.pictures);
@@ -133,9 +154,11 @@ async function apply({ entry }: Placed<Effect>, hands: JournalHands): Promise<Ap
     case "metadata":
       return await ofItem(entry, hands, () => edit(entry, repeat, hands));
     case "itemFile":
-      return await ofItem(entry, hands, () =>
-        payload.isShared === true ? refresh(entry.itemId, hands) : send(repeat, hands),
-      );
+      return await ofItem(entry, hands, () => {
+        if (repeat.method === "DELETE") return removeFile(entry, repeat, payload.was, hands, sent);
+        if (payload.isShared === true) return refresh(entry.itemId, hands);
+        return sendFile(entry, repeat, hands, sent);
+      });
     case "virtualFolder":
       return await folder(repeat, hands);
     case "libraryNews":
@@ -293,28 +316,126 @@ async function pictureBytes(
 // ---- Subtitles and lyrics --------------------------------------------------------------------------------
 
 /**
- * Whether what was added or removed lies beside the media, where every server sees it, and not in a folder of this
- * server's own. A removal is taken to be so: what is left over elsewhere is found by the refresh.
+ * Whether what was uploaded or downloaded lies beside the media, where every server sees it, and not in a folder of this
+ * server's own. Which streams the item has says nothing yet: the answer comes before the refresh that finds the file
+ * (SubtitleController.UploadSubtitle and LyricsController.UploadLyrics queue it). So it is told as the server decides
+ * it: a subtitle goes where the library's options say, or the upload fails (SubtitleManager.TrySaveSubtitle); lyrics that
+ * cannot be written there go into the own folder (LyricManager.TrySaveLyric).
  */
-async function isBesideMedia(
+async function isSavedWithMedia(
   { itemId }: Intent,
-  facts: Readonly<Record<string, unknown>>,
+  { file }: Readonly<Record<string, unknown>>,
   { client }: JournalHands,
-): Promise<boolean> {
-  if (facts.what === "removed") return true;
-  const answer = await client.callWithKey("GET", `/Items?ids=${itemId}&fields=Path,MediaStreams`);
-  const items = answer.outcome === "answered" ? parsedObject(answer.text)?.Items : undefined;
-  const item = Array.isArray(items) ? objectOf(items[0]) : undefined;
-  const streams = recordsIn(item?.MediaStreams);
-  const home = folderOf(item?.Path);
-  const type = facts.file === "lyrics" ? "Lyric" : "Subtitle";
-  const files = streams.filter((stream) => stream.IsExternal === true && stream.Type === type);
-  const newest = files.at(-1);
-  return newest === undefined || home === "" || folderOf(newest.Path) === home;
+): Promise<boolean | Extract<Published, { readonly outcome: "again" }>> {
+  const why = "where its file was saved cannot be found out";
+  const answer = await client.callWithKey("GET", itemFilesPath(itemId));
+  const libraries = await readServerLibraries(client);
+  if (answer.outcome !== "answered" || answer.status !== 200 || libraries === undefined) {
+    return { outcome: "again", why };
+  }
+  const path = itemIn(answer.text)?.Path;
+  if (typeof path !== "string") return true;
+  const library = libraries.find(({ locations }) => locations.some((one) => isBelow(path, one)));
+  // Where no library says it, Jellyfin's own defaults count (LibraryOptions).
+  if (file !== "lyrics") return library?.options.SaveSubtitlesWithMedia !== false;
+  if (library?.options.SaveLyricsWithMedia !== true) return false;
+  return await isWritableAt(client, folderOf(path));
 }
 
-function folderOf(path: unknown): string {
-  return typeof path === "string" ? path.replace(/[\\/][^\\/]*$/, "") : "";
+async function sendFile(
+  { itemId }: Effect,
+  repeat: Repeat,
+  hands: JournalHands,
+  sent: Map<string, number>,
+): Promise<Applied> {
+  const applied = await send(repeat, hands);
+  if (applied.outcome !== "done") return applied;
+  sent.delete(itemId);
+  sent.set(itemId, hands.clock.monotonicMs());
+  for (const oldest of sent.keys()) {
+    if (sent.size <= sentLimit) break;
+    sent.delete(oldest);
+  }
+  return applied;
+}
+
+/**
+ * What lay beside the media is gone for every server, and a refresh finds that; nothing there is deleted again, where a
+ * newer file may lie by now. In the own folder it is looked for: of subtitles one is meant, of lyrics all are. A server
+ * that was sent a file a moment ago lists it only after its refresh, and is asked again.
+ */
+async function removeFile(
+  { itemId }: Effect,
+  repeat: Repeat,
+  was: unknown,
+  hands: JournalHands,
+  sent: ReadonlyMap<string, number>,
+): Promise<Applied> {
+  const found = repeat.path.endsWith("/Lyrics")
+    ? await findLyrics(itemId, hands)
+    : await findOwnSubtitle(itemId, readItemFile(was), hands);
+  const sentAtMs = sent.get(itemId) ?? Number.NEGATIVE_INFINITY;
+  switch (found.outcome) {
+    case "found":
+      return await send({ ...repeat, path: found.path }, hands);
+    case "beside":
+      return await refresh(itemId, hands);
+    case "skipped":
+      return hands.clock.monotonicMs() - sentAtMs < listedAfterMs
+        ? again("the server does not list the file yet that it was sent")
+        : skipped;
+    default:
+      return found;
+  }
+}
+
+/** What is to be asked for; `skipped`: this server has nothing of the kind; `beside`: only beside the media. */
+type Found =
+  | Applied
+  | { readonly outcome: "found"; readonly path: string }
+  | { readonly outcome: "beside" };
+
+/** Undefined: which one was deleted is not known. */
+async function findOwnSubtitle(
+  itemId: string,
+  wanted: ItemFile | undefined,
+  hands: Pick<JournalHands, "client">,
+): Promise<Found> {
+  return wanted === undefined || wanted.isBesideMedia
+    ? { outcome: "beside" }
+    : await findSubtitle(itemId, wanted, hands);
+}
+
+async function findSubtitle(
+  itemId: string,
+  wanted: ItemFile,
+  hands: Pick<JournalHands, "client">,
+): Promise<Found> {
+  const read = await readItem(itemId, hands);
+  if (read.outcome !== "read") return read;
+  const same = sameFileIn(subtitleFilesOf(read.item), wanted);
+  if (same === undefined) return skipped;
+  return { outcome: "found", path: `/Videos/${itemId}/Subtitles/${same.index}` };
+}
+
+async function findLyrics(itemId: string, hands: Pick<JournalHands, "client">): Promise<Found> {
+  const read = await readItem(itemId, hands);
+  if (read.outcome !== "read") return read;
+  const files = lyricFilesOf(read.item);
+  if (files.some(({ isBesideMedia }) => isBesideMedia)) return { outcome: "beside" };
+  return files.length === 0 ? skipped : { outcome: "found", path: `/Audio/${itemId}/Lyrics` };
+}
+
+async function readItem(
+  itemId: string,
+  { client }: Pick<JournalHands, "client">,
+): Promise<
+  Applied | { readonly outcome: "read"; readonly item: Readonly<Record<string, unknown>> }
+> {
+  const answer = await client.callWithKey("GET", itemFilesPath(itemId));
+  if (answer.outcome === "failed") return again(answer.message);
+  if (answer.status !== 200) return appliedOf(answer, "a question");
+  return { outcome: "read", item: itemIn(answer.text) ?? {} };
 }
 
 // ---- Libraries -------------------------------------------------------------------------------------------
@@ -372,8 +493,18 @@ async function withoutUnsafeScan(
 // ---- Doing it again, as the leader -------------------------------------------------------------------------
 
 /** The request as it was, by the identity's own token; what it leads to is compared when others apply it. */
-async function redo({ entry }: Placed<Intent>, hands: JournalHands): Promise<Applied> {
-  const repeat = repeatOf(entry);
+async function redo(
+  { entry }: Placed<Intent>,
+  hands: JournalHands,
+  isAgreed: boolean,
+): Promise<Applied> {
+  const asked = repeatOf(entry);
+  const deleted = readItemFile(objectOf(entry.facts)?.was);
+  const found = deleted && (await findSubtitle(entry.itemId, deleted, hands));
+  // Where nobody has judged the caller, nothing is told to the others that no server was asked for in their name.
+  if (found?.outcome === "skipped") return isAgreed ? done : refused("its file is not there");
+  if (found !== undefined && !("path" in found)) return again("its file cannot be looked for");
+  const repeat = asked && found ? { ...asked, path: found.path } : asked;
   if (repeat === undefined) return refused("its request makes no sense");
   if (repeat.body === undefined) return refused("its body was too long for the journal");
   if (entry.kind === "virtualFolder") return await folder(repeat, hands);

@@ -57,6 +57,17 @@ export function placesIn(
   return { ownFiles, written, isWritable };
 }
 
+/** Whether that server can write to a folder as it sees it. */
+export async function isWritableAt(
+  client: Pick<JellyfinClient, "callWithKey">,
+  Path: string,
+): Promise<boolean> {
+  const asked = { Path, ValidateWritable: true };
+  const answer = await client.callWithKey("POST", "/Environment/ValidatePath", asked);
+  // A server that does not answer now is no server that cannot write.
+  return answer.outcome === "failed" || answer.status < 500;
+}
+
 /** Looks at a server's libraries once in `keepMs`; what could not be asked is as if nothing were known. */
 export function libraryPlaces(
   client: Pick<JellyfinClient, "callWithKey">,
@@ -64,12 +75,7 @@ export function libraryPlaces(
   monotonicMs: () => number,
 ): () => Promise<LibraryPlaces> {
   let known: { readonly places: LibraryPlaces; readonly untilMs: number } | undefined;
-  const isWritable = async (Path: string): Promise<boolean> => {
-    const asked = { Path, ValidateWritable: true };
-    const answer = await client.callWithKey("POST", "/Environment/ValidatePath", asked);
-    // A server that does not answer now is no server that cannot write.
-    return answer.outcome === "failed" || answer.status < 500;
-  };
+  const isWritable = (folder: string) => isWritableAt(client, folder);
   return async () => {
     if (known !== undefined && known.untilMs > monotonicMs()) return known.places;
     const libraries = await readServerLibraries(client);

@@ -3,8 +3,8 @@
 
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { basename, join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type DoorProcess, startDoor } from "../support/door.ts";
 import { withKey } from "../support/household.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
@@ -109,15 +109,121 @@ test("pictures are on both servers, in order and once each, also one that is too
   );
 });
 
-test("a subtitle is written once beside the film, and the other server finds it", async () => {
-  const id = await film("Two");
-  const Data = Buffer.from("1\n00:00:01,000 --> 00:00:02,000\nHello\n").toString("base64");
-  const body = { Language: "en", Format: "srt", IsForced: false, Data };
-  expect((await admin.call("POST", `/Videos/${id}/Subtitles`, { body })).status).toBe(204);
-  expect(existsSync(join(media, "films", "Two", "Two.en.srt"))).toBe(true);
-  await onBoth("a refresh or the upload", async (server) => {
-    const asked = await server.requests({ method: "POST", path: `${id}/(Refresh|Subtitles)` });
-    return asked.length === 1;
+describe("a file that belongs to a film", () => {
+  /** Says where such files go; without leave to write beside media, uploads there are refused as on a read-only mount. */
+  async function place(isBeside: boolean, mayWrite = isBeside): Promise<void> {
+    for (const server of [pair.a, pair.b]) {
+      const change = { StandInWritesMedia: mayWrite };
+      await server.control("configure", { document: "system", change });
+      for (const library of (await read(server, "/Library/VirtualFolders")) as {
+        ItemId: string;
+        LibraryOptions: object;
+      }[]) {
+        const places = { SaveSubtitlesWithMedia: isBeside, SaveLyricsWithMedia: isBeside };
+        const LibraryOptions = { ...library.LibraryOptions, ...places };
+        const body = { Id: library.ItemId, LibraryOptions };
+        await withKey(server, "POST", "/Library/VirtualFolders/LibraryOptions", body);
+      }
+      const id = await film("Two");
+      // What an earlier try has left.
+      for (const { index } of (await filesAt(server, id, "Subtitle")).reverse()) {
+        await withKey(server, "DELETE", `/Videos/${id}/Subtitles/${index}`);
+      }
+      await withKey(server, "DELETE", `/Audio/${id}/Lyrics`);
+      await server.control("forget-requests");
+    }
+  }
+
+  afterAll(() => place(true));
+
+  const subtitle = (Language: string) => ({
+    ...{ Language, Format: "srt", IsForced: false },
+    Data: Buffer.from("1\n00:00:01,000 --> 00:00:02,000\nHello\n").toString("base64"),
+  });
+
+  type Stream = { readonly Type: string; readonly Index: number; readonly Path?: string };
+
+  const filesIn = (item: Item | undefined, type: string): { name: string; index: number }[] =>
+    ((item?.MediaStreams ?? []) as Stream[])
+      .filter(({ Type, Path }) => Type === type && Path !== undefined)
+      .map(({ Path = "", Index }) => ({ name: basename(Path), index: Index }));
+
+  async function filesAt(server: StandIn, id: string, type: string) {
+    const { Items } = (await read(server, `/Items?ids=${id}&fields=MediaStreams`)) as {
+      Items: Item[];
+    };
+    return filesIn(Items[0], type);
+  }
+
+  async function files(server: StandIn, id: string, type = "Subtitle"): Promise<string> {
+    return (await filesAt(server, id, type)).map(({ name }) => name).join();
+  }
+
+  /** How often a server was asked to do this itself, the more often first: which one leads is nobody's business. */
+  async function asked(method: string, path: string): Promise<number[]> {
+    const counts = [pair.a, pair.b].map(
+      async (one) => (await one.requests({ method, path })).length,
+    );
+    return (await Promise.all(counts)).sort((one, other) => other - one);
+  }
+
+  /** What one server alone has makes their indices differ, and is nobody else's business. */
+  const atB = "Two.de.srt";
+
+  test.each([
+    { where: "beside it", isBeside: true, asks: [1, 0], left: "" },
+    { where: "in each server's own folder", isBeside: false, asks: [1, 1], left: atB },
+  ])("a subtitle $where is on both servers, and then on neither", async (told) => {
+    const { isBeside, asks, left } = told;
+    await place(isBeside);
+    const id = await film("Two");
+    const path = `/Videos/${id}/Subtitles`;
+    if (!isBeside) {
+      await withKey(pair.b, "POST", path, subtitle("de"));
+      await until(5000, "b's own", async () => (await files(pair.b, id)) === atB);
+      await pair.b.control("forget-requests");
+    }
+    expect((await admin.call("POST", path, { body: subtitle("en") })).status).toBe(204);
+    expect(existsSync(join(media, "films", "Two", "Two.en.srt"))).toBe(isBeside);
+    let index = 0;
+    // Who changed something is shown it where it was changed.
+    await until(3000, "the subtitle through the door", async () => {
+      const item = (await admin.call("GET", `/Items/${id}`)).json() as Item;
+      index = filesIn(item, "Subtitle").find(({ name }) => name === "Two.en.srt")?.index ?? 0;
+      return index > 0;
+    });
+    await onBoth("the subtitle", async (server) =>
+      (await files(server, id)).includes("Two.en.srt"),
+    );
+    expect(await asked("POST", `${id}/Subtitles$`)).toEqual(asks);
+    expect((await admin.call("DELETE", `${path}/${index}`)).status).toBe(204);
+    await onBoth("its end", async (server) => {
+      return (await files(server, id)) === (server === pair.b ? left : "");
+    });
+    expect(await asked("DELETE", `${id}/Subtitles/`)).toEqual(asks);
+  });
+
+  test.each([
+    { where: "beside it", says: true, mayWrite: true, asks: [1, 0] },
+    { where: "in each server's own folder", says: false, mayWrite: false, asks: [1, 1] },
+    { where: "that cannot lie beside it", says: true, mayWrite: false, asks: [1, 1] },
+  ])("lyrics $where are on both servers, and then on neither", async (told) => {
+    const { says, mayWrite, asks } = told;
+    await place(says, mayWrite);
+    const id = await film("Two");
+    const path = `/Audio/${id}/Lyrics`;
+    const uploaded = await fetch(`${door.url}${path}?fileName=x.lrc`, {
+      method: "POST",
+      headers: { authorization: admin.authorization, "content-type": "text/plain" },
+      body: "[00:01.00]La",
+    });
+    expect(uploaded.status).toBe(200);
+    expect(existsSync(join(media, "films", "Two", "Two.lrc"))).toBe(says && mayWrite);
+    await onBoth("the lyrics", async (server) => (await files(server, id, "Lyric")) === "Two.lrc");
+    expect(await asked("POST", `${id}/Lyrics[?]`)).toEqual(asks);
+    expect((await admin.call("DELETE", path)).status).toBe(204);
+    await onBoth("their end", async (server) => (await files(server, id, "Lyric")) === "");
+    expect(await asked("DELETE", `${id}/Lyrics$`)).toEqual(asks);
   });
 });
 

@@ -4,7 +4,7 @@
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import {
   type Effect,
@@ -18,7 +18,7 @@ import { createLibrary } from "../../sidecar/journal/library.ts";
 import { createLists } from "../../sidecar/journal/lists.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
 import { HandCluster } from "../support/journal-hands.ts";
-import { Viewer } from "../support/viewer.ts";
+import { until, Viewer } from "../support/viewer.ts";
 
 const media = mkdtempSync(join(tmpdir(), "jellybloom-lists-"));
 for (const name of ["One (2001)", "Two (2002)", "Three (2003)"]) {
@@ -540,6 +540,112 @@ describe("items", () => {
     const removed = metadata(film, facts, { method: "DELETE", path: `${path}/0` });
     expect(await cluster.carry(library, removed, fromAToB)).toEqual(["done"]);
     expect(await sizes(pair.b)).toEqual([10]);
+  });
+
+  describe("a subtitle in a server's own folder", () => {
+    const was = (name: string, language = "eng") => ({
+      ...{ name, language, isBesideMedia: false, codec: "subrip", title: "" },
+      ...{ isForced: false, isHearingImpaired: false },
+    });
+    const upload = (film: string, Language: string): Intent => ({
+      ...intent("itemFile", { itemId: film, facts: { file: "subtitle", what: "added" } }),
+      request: {
+        ...{ method: "POST", path: `/Videos/${film}/Subtitles`, query: "" },
+        contentType: "application/json",
+        body: JSON.stringify({ Language, Format: "srt", Data: "" }),
+      },
+    });
+    const deletion = (film: string, facts: object): Intent => ({
+      ...intent("itemFile", {
+        itemId: film,
+        facts: { file: "subtitle", what: "removed", ...facts },
+      }),
+      request: {
+        ...{ method: "DELETE", path: `/Videos/${film}/Subtitles/2`, query: "" },
+        ...{ contentType: "", body: "" },
+      },
+    });
+    const names = async (server: StandIn, film: string): Promise<string[]> => {
+      const { Items } = (await ask(server, "GET", `/Items?ids=${film}&fields=MediaStreams`)) as {
+        Items: { MediaStreams: { Type: string; Path: string }[] }[];
+      };
+      const streams = Items[0]?.MediaStreams ?? [];
+      return streams.filter(({ Type }) => Type === "Subtitle").map(({ Path }) => basename(Path));
+    };
+    const stem = "Two (2002)";
+    let two = "";
+
+    beforeAll(async () => {
+      const found = (await ask(pair.a, "GET", "/Items?recursive=true&includeItemTypes=Movie")) as {
+        Items: { Id: string; Name: string }[];
+      };
+      two = found.Items.find(({ Name }) => Name === stem)?.Id ?? "";
+      for (const server of [pair.a, pair.b]) {
+        const libraries = (await ask(server, "GET", "/Library/VirtualFolders")) as {
+          ItemId: string;
+          LibraryOptions: object;
+        }[];
+        for (const { ItemId, LibraryOptions } of libraries) {
+          const options = { ...LibraryOptions, SaveSubtitlesWithMedia: false };
+          const body = { Id: ItemId, LibraryOptions: options };
+          await ask(server, "POST", "/Library/VirtualFolders/LibraryOptions", body);
+        }
+      }
+    });
+
+    /** These and no others are at b, and listed. */
+    async function begin(...languages: readonly string[]): Promise<void> {
+      const left = await names(pair.b, two);
+      for (const _ of left) await ask(pair.b, "DELETE", `/Videos/${two}/Subtitles/2`);
+      for (const language of languages) {
+        const { path, body } = upload(two, language).request;
+        await ask(pair.b, "POST", path, JSON.parse(body));
+      }
+      const wanted = languages.map((language) => `${stem}.${language}.srt`).join();
+      await until(5000, "the files", async () => (await names(pair.b, two)).join() === wanted);
+    }
+
+    test("is deleted where it was sent a moment ago, once it is listed there", async () => {
+      await begin();
+      expect(await cluster.carry(library, upload(two, "en"), fromAToB)).toEqual(["done"]);
+      const gone = deletion(two, { was: was(`${stem}.en.srt`) });
+      expect(await cluster.carry(library, gone, fromAToB)).toEqual([
+        "again: the server does not list the file yet that it was sent",
+      ]);
+      await until(5000, "the file", async () => (await names(pair.b, two)).length === 1);
+      expect(await cluster.carry(library, gone, fromAToB)).toEqual(["done"]);
+      expect(await names(pair.b, two)).toEqual([]);
+    });
+
+    test("is not taken for another one, and not for one beside the media", async () => {
+      await begin("de", "fr");
+      for (const facts of [{ was: was(`${stem}.en.srt`) }, {}, { was: { name: "" } }]) {
+        await cluster.carry(createLibrary(), deletion(two, facts), fromAToB);
+      }
+      const beside = { was: { ...was(`${stem}.de.srt`, "ger"), isBesideMedia: true } };
+      expect(await cluster.carry(library, deletion(two, beside), fromAToB)).toEqual(["done"]);
+      expect(await names(pair.b, two)).toEqual([`${stem}.de.srt`, `${stem}.fr.srt`]);
+    });
+
+    test("is deleted by the next leader, under the index it has there, when its server died", async () => {
+      await begin("de", "fr");
+      const facts = { kind: "apiKey", userId: "", userName: "", deviceId: "" } as const;
+      cluster.memory.identities.set("sonarr", {
+        ...{ ...facts, key: "sonarr", client: "", device: "", version: "", generation: 1 },
+        ...{ startedAtMs: 0, origin: "a", tokens: {} },
+      });
+      const redo = async (name: string, language: string, isAgreed: boolean) => {
+        const asked = deletion(two, { was: was(name, language) });
+        const placed = cluster.placed({ ...asked, identityKey: "sonarr" });
+        return await library.redo(placed, cluster.hands("b"), isAgreed);
+      };
+      expect(await redo(`${stem}.fr.srt`, "fre", false)).toEqual({ outcome: "done" });
+      expect(await names(pair.b, two)).toEqual([`${stem}.de.srt`]);
+      // Nobody has asked a server whether its caller may: the others are not made to delete it.
+      const refused = { outcome: "refused", why: "its file is not there" };
+      expect(await redo(`${stem}.fr.srt`, "fre", false)).toEqual(refused);
+      expect(await redo(`${stem}.fr.srt`, "fre", true)).toEqual({ outcome: "done" });
+    });
   });
 
   test("a library is made once, though it is told twice", async () => {

@@ -48,7 +48,9 @@ export type Item = {
   readonly year: number | undefined;
   readonly poster: string | undefined;
   readonly backdrop: string | undefined;
-  readonly subtitle: string | undefined;
+  /** Files, those beside the media first. */
+  readonly subtitles: readonly string[];
+  readonly lyrics: readonly string[];
   readonly collectionType: string | undefined;
 };
 
@@ -79,13 +81,23 @@ export interface Derived {
 
 const nothingDerived: Derived = { chapterPictures: false, segments: false, trickplay: false };
 
+/** Where a server keeps files of an item that do not lie beside its media (BaseItem.GetInternalMetadataPath). */
+export function metadataFolder(dataFolder: string, id: string): string {
+  return join(dataFolder, "metadata", "library", id.slice(0, 2), id);
+}
+
 export class Library {
+  readonly #dataFolder: string;
   readonly #items = new Map<string, Item>();
   readonly #versions = new Map<string, readonly string[]>();
   readonly #hidden = new Set<string>();
   readonly #derived = new Map<string, Derived>();
   /** Items as they were when they were last saved, and when; undefined until the first scan, which finds what was known. */
   #saved: Map<string, { readonly item: Item; readonly atMs: number }> | undefined;
+
+  constructor(dataFolder: string) {
+    this.#dataFolder = dataFolder;
+  }
 
   get(id: string): Item | undefined {
     const known = this.#items.get(id === EMPTY_ID ? ROOT_ID : id);
@@ -146,6 +158,25 @@ export class Library {
     this.#items.delete(id);
   }
 
+  /** Looks which files belong to an item by now: beside its media, and in the server's own folder. */
+  index(id: string): void {
+    const item = this.#items.get(id);
+    if (item !== undefined && !item.isFolder) this.add(this.#withFiles(item));
+  }
+
+  #withFiles(item: Item): Item {
+    const folders = [dirname(item.path), metadataFolder(this.#dataFolder, item.id)];
+    const stem = `${basename(item.path, extname(item.path))}.`;
+    const named = (ending: string) =>
+      folders.flatMap((folder) =>
+        (existsSync(folder) ? readdirSync(folder) : [])
+          .filter((name) => name.startsWith(stem) && name.endsWith(ending))
+          .sort()
+          .map((name) => join(folder, name)),
+      );
+    return { ...item, subtitles: named(".srt"), lyrics: named(".lrc") };
+  }
+
   /** Reads the media folder anew. What ffprobe says is kept by path, date and size, so that it is asked once. */
   async scan(mediaFolder: string, database: Database): Promise<LibraryChange> {
     this.#items.clear();
@@ -164,9 +195,9 @@ export class Library {
       if (inShows && numbers !== null) {
         const [, season, episode] = numbers.map(Number);
         const parent = this.#addShow(path, shows.id, season ?? 1);
-        this.add(video("Episode", path, parent, found, episode, season));
+        this.add(this.#withFiles(video("Episode", path, parent, found, episode, season)));
       } else {
-        this.add(video("Movie", path, movies.id, found, undefined, undefined));
+        this.add(this.#withFiles(video("Movie", path, movies.id, found, undefined, undefined)));
       }
     }
     return this.#save();
@@ -313,7 +344,8 @@ export function bare(kind: Kind, name: string, path: string, parentId: string): 
     year: undefined,
     poster: undefined,
     backdrop: undefined,
-    subtitle: undefined,
+    subtitles: [],
+    lyrics: [],
     collectionType: undefined,
   };
 }
@@ -345,7 +377,6 @@ function video(
     year: yearOf(stem),
     poster: firstExisting([join(place, `${stem}-poster.jpg`), join(place, "poster.jpg")]),
     backdrop: firstExisting([join(place, "backdrop.jpg")]),
-    subtitle: firstExisting([join(place, `${stem}.en.srt`)]),
   };
 }
 
@@ -378,7 +409,7 @@ export function itemDto(
     ParentIndexNumber: item.parentIndex,
     IsFolder: item.isFolder,
     Type: item.kind,
-    HasSubtitles: item.subtitle === undefined ? undefined : true,
+    HasSubtitles: item.subtitles.length === 0 ? undefined : true,
     UserData: userData,
     CollectionType: item.collectionType,
     VideoType: item.isFolder ? undefined : "VideoFile",
@@ -530,16 +561,32 @@ function mediaStreams(item: Item): Record<string, unknown>[] {
     Index: 1,
     IsExternal: false,
   };
-  const subtitle = {
+  const subtitles = item.subtitles.map((path, at) => subtitleStream(item, path, at + 2));
+  // Of lyrics no more is told than this (MediaInfoResolver.GetExternalStreams).
+  const lyrics = item.lyrics.map((Path, at) => ({
+    ...{ Type: "Lyric", Index: subtitles.length + at + 2, IsExternal: false, Path },
+  }));
+  return [picture, sound, ...subtitles, ...lyrics];
+}
+
+const LANGUAGES: Readonly<Record<string, string>> = { en: "eng", de: "ger", fr: "fre" };
+
+/** What a file's name says of it: its language, then flags, then a number perhaps. */
+function subtitleStream(item: Item, path: string, index: number): Record<string, unknown> {
+  const stem = basename(item.path, extname(item.path));
+  const said = basename(path, extname(path)).slice(stem.length).split(".");
+  const language = said[1] ?? "";
+  return {
     Codec: "subrip",
-    Language: "eng",
+    Language: LANGUAGES[language] ?? language,
     DisplayTitle: "English - SUBRIP - External",
     Type: "Subtitle",
-    Index: 2,
+    Index: index,
     IsExternal: true,
+    IsForced: said.includes("forced"),
+    IsHearingImpaired: said.includes("sdh"),
     IsTextSubtitleStream: true,
     SupportsExternalStream: true,
-    Path: item.subtitle,
+    Path: path,
   };
-  return item.subtitle === undefined ? [picture, sound] : [picture, sound, subtitle];
 }

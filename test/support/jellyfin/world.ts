@@ -52,7 +52,7 @@ export class World {
   readonly serverId: string;
   readonly sessions: Sessions;
   readonly accounts: Accounts;
-  readonly library = new Library();
+  readonly library: Library;
   readonly monitor = new LibraryMonitor();
   readonly libraryNews: LibraryNews;
   readonly userData: UserDataKeeper;
@@ -68,6 +68,7 @@ export class World {
   constructor(options: WorldOptions) {
     this.options = options;
     this.faults = options.faults;
+    this.library = new Library(options.dataFolder);
     this.database = new Database(databaseFile(options.dataFolder));
     this.serverId = serverIdIn(options.dataFolder);
     this.#furnish();

@@ -78,6 +78,7 @@ beforeEach(() => {
     clientOf: (replica) => ({
       callWithKey: async (method, path) => answerOf(replica, method, path),
     }),
+    deletedFile: () => undefined,
     replicaNames: () => replicas,
     noteStoreFailure: () => undefined,
     limits: { ...journalLimits, waitLimitMs: 1000, reportIntervalMs: 40, redoneWaitLimitMs: 400 },

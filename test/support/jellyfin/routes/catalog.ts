@@ -1,10 +1,10 @@
 /**
  * What changes a library: edits of items (ItemUpdateController), their pictures (ImageController), deletions and news
- * (LibraryController), subtitle files (SubtitleController), versions (VideosController), libraries
- * (LibraryStructureController), and who may see a playlist (PlaylistsController).
+ * (LibraryController), versions (VideosController), libraries (LibraryStructureController), and who may see a playlist
+ * (PlaylistsController).
  *
  * Media belong to the tests, so files are written and deleted only where the document `system` says
- * `StandInWritesMedia`; otherwise a deleted item comes back with the next scan, and a subtitle lies with the server.
+ * `StandInWritesMedia`; otherwise a deleted item comes back with the next scan.
  */
 import {
   existsSync,
@@ -16,10 +16,10 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs";
-import { basename, dirname, extname, join } from "node:path";
+import { dirname, extname, join } from "node:path";
 import { type Exchange, Refusal, type Routes } from "../http.ts";
 import { parseId } from "../ids.ts";
-import { type Item, imageTag } from "../library.ts";
+import { type Item, imageTag, metadataFolder } from "../library.ts";
 import type { World } from "../world.ts";
 import { field } from "./accounts.ts";
 import { itemOf } from "./items.ts";
@@ -33,7 +33,6 @@ export function addCatalogRoutes(routes: Routes): void {
   addEditRoutes(routes);
   addPictureRoutes(routes);
   addDeletionRoutes(routes);
-  addFileRoutes(routes);
   addLibraryRoutes(routes);
   addShareRoutes(routes);
 }
@@ -113,7 +112,7 @@ function addEditRoutes(routes: Routes): void {
 // --- pictures ---------------------------------------------------------------------------------------------------------
 
 function pictureFolder(world: World, id: string): string {
-  return join(world.options.dataFolder, "metadata", "library", id.slice(0, 2), id);
+  return metadataFolder(world.options.dataFolder, id);
 }
 
 /** The pictures of one type that lie with the server, in the order of their index. */
@@ -219,9 +218,10 @@ function addPictureRoutes(routes: Routes): void {
   });
 }
 
-// --- deletions and files ----------------------------------------------------------------------------------------------
+// --- deletions ----------------------------------------------------------------------------------------------
 
-function writesMedia(world: World): boolean {
+/** Whether this server may write beside media. */
+export function writesMedia(world: World): boolean {
   return world.configuration("system").StandInWritesMedia === true;
 }
 
@@ -265,29 +265,6 @@ function addDeletionRoutes(routes: Routes): void {
       ask.noContent();
     });
   }
-}
-
-function addFileRoutes(routes: Routes): void {
-  routes.add("POST", "/Videos/:item/Subtitles", "admin", (ask) => {
-    const { world } = ask;
-    const item = itemOf(ask, ask.param(0));
-    const body = ask.json();
-    const language = String(field(body, "Language") ?? "en");
-    const folder = writesMedia(world) ? dirname(item.path) : pictureFolder(world, item.id);
-    mkdirSync(folder, { recursive: true });
-    const stem = basename(item.path, extname(item.path));
-    const path = join(folder, `${stem}.${language}.${String(field(body, "Format") ?? "srt")}`);
-    writeFileSync(path, Buffer.from(String(field(body, "Data") ?? ""), "base64"));
-    world.library.add({ ...item, subtitle: path });
-    ask.noContent();
-  });
-  routes.add("DELETE", "/Videos/:item/Subtitles/:index", "admin", (ask) => {
-    const item = itemOf(ask, ask.param(0));
-    if (item.subtitle === undefined) throw new Refusal(404, "problem");
-    rmSync(item.subtitle, { force: true });
-    ask.world.library.add({ ...item, subtitle: undefined });
-    ask.noContent();
-  });
 }
 
 // --- libraries --------------------------------------------------------------------------------------------------------

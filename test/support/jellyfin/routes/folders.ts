@@ -9,7 +9,7 @@ import { itemId } from "../library.ts";
 import type { WatchedLibrary } from "../monitor.ts";
 import type { World } from "../world.ts";
 import { field } from "./accounts.ts";
-import { extraFolders } from "./catalog.ts";
+import { extraFolders, writesMedia } from "./catalog.ts";
 
 const FILMS = new Set([".mp4", ".mkv", ".webm", ".bin"]);
 
@@ -34,7 +34,7 @@ function locations(world: World): Record<"Movies" | "Shows", string[]> {
   return { Movies: paths(known.Movies), Shows: paths(known.Shows) };
 }
 
-function librariesOf(world: World) {
+export function librariesOf(world: World) {
   const { Movies, Shows } = locations(world);
   const library = (name: string, type: string, paths: string[]) => {
     const ItemId = itemId("CollectionFolder", `root/default/${name}`);
@@ -91,6 +91,8 @@ export function addFolderRoutes(routes: Routes): void {
     const there = existsSync(path);
     const right = typeof isFile !== "boolean" || (there && statSync(path).isFile() === isFile);
     if (!there || !right) throw new Refusal(404, "problem");
+    // It tries by writing a file, whose exception is nobody's.
+    if (field(body, "ValidateWritable") === true && !writesMedia(ask.world)) throw new Refusal(500);
     ask.noContent();
   });
 }

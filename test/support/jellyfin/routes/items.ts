@@ -7,6 +7,7 @@ import { EMPTY_ID, idOfText, parseId } from "../ids.ts";
 import { type Item, itemDto, ROOT_ID } from "../library.ts";
 import { actingUser, field, required } from "./accounts.ts";
 import { deleteItem, editsOf, forgetEdits, pictureFields, picturesOf } from "./catalog.ts";
+import { indexLater } from "./item-files.ts";
 import { channelDto } from "./live-tv.ts";
 import { ownSession } from "./sessions.ts";
 
@@ -172,7 +173,7 @@ function addBrowseRoutes(routes: Routes): void {
     ask.noContent();
   });
   routes.add("POST", "/Items/:item/Refresh", "admin", (ask) => {
-    itemOf(ask, ask.param(0));
+    indexLater(ask.world, itemOf(ask, ask.param(0)).id);
     ask.noContent();
   });
 }

@@ -226,12 +226,13 @@ function addSubtitleRoutes(routes: Routes): void {
   const subtitle = async (ask: Exchange) => {
     const item = streamItem(ask);
     const format = /^stream\.([a-z]+)$/i.exec(ask.params.at(-1) ?? "")?.[1]?.toLowerCase();
-    if (item.subtitle === undefined || format === undefined) throw new Refusal(404);
+    const file = item.subtitles[Number(ask.param(2)) - 2];
+    if (file === undefined || format === undefined) throw new Refusal(404);
     // The first time the server must extract the track; a long film on slow disks takes its time.
     const { faults } = ask.world;
     faults.subtitleExtractions += 1;
     if (faults.subtitleExtractionMs > 0) await sleep(faults.subtitleExtractionMs);
-    const text = readFileSync(item.subtitle, "utf8");
+    const text = readFileSync(file, "utf8");
     if (format === "js")
       return ask.compressed(200, "application/json", JSON.stringify(trackEvents(text)));
     const web = `WEBVTT\n\n${text.replace(/(\d\d:\d\d:\d\d),(\d{3})/g, "$1.$2")}`;
