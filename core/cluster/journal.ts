@@ -27,6 +27,7 @@ import type { JournalEntry } from "../store/journal.ts";
  * - `itemFile`    a subtitle or lyrics file came or went beside the media
  * - `libraryNews` paths changed (`/Library/Media/Updated` and its kin)
  * - `virtualFolder` a library was made, renamed, changed or removed
+ * - `plugin`      a plugin was installed, removed, enabled or disabled
  */
 export const intentKinds = [
   "userData",
@@ -48,6 +49,7 @@ export const intentKinds = [
   "itemFile",
   "libraryNews",
   "virtualFolder",
+  "plugin",
 ] as const;
 export type IntentKind = (typeof intentKinds)[number];
 

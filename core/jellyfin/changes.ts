@@ -5,12 +5,15 @@
 import type { ChangeReader } from "./change-request.ts";
 import { documentChange } from "./changes-documents.ts";
 import { isListCreation, libraryChange } from "./changes-library.ts";
+import { pluginChange } from "./changes-plugins.ts";
 import { userDataChange } from "./changes-user-data.ts";
 import type { Route } from "./routes.ts";
 
 /** What reads the requests of this route; undefined: no request of it makes an intent. */
 export function changeReader(route: Route): ChangeReader | undefined {
-  return userDataChange(route) ?? documentChange(route) ?? libraryChange(route);
+  return (
+    userDataChange(route) ?? documentChange(route) ?? libraryChange(route) ?? pluginChange(route)
+  );
 }
 
 /** What a client is told when its change succeeds: nothing (204), the id of a list, or a user (UserDto). */

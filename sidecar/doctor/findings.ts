@@ -99,10 +99,13 @@ function sharedFolders(asked: readonly Examined[]): readonly Finding[] {
 function ofOne({ facts, needsRestart, plugins: own = [], network }: Examined): readonly Finding[] {
   const { name } = facts;
   const found: Finding[] = [];
-  if (needsRestart === true) {
+  // A plugin that was only enabled or disabled says so by itself (LocalPlugin.GetPluginInfo).
+  const waiting = own.filter(({ status }) => /^restart$/i.test(status));
+  if (needsRestart === true || waiting.length > 0) {
+    const why = waiting.length === 0 ? "" : ` (${shortList(waiting.map(labelOf))})`;
     found.push(
       warn(
-        `${name} waits for a restart before its settings or plugins count: until then it behaves otherwise than` +
+        `${name} waits for a restart before its settings or plugins${why} count: until then it behaves otherwise than` +
           ` the others may; jellybloom drain ${name}, restart it, jellybloom undrain ${name}.`,
       ),
     );

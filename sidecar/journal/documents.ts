@@ -67,7 +67,7 @@ export function createDocuments(): JournalHandler {
   return {
     kinds: [...documentKinds, ...pictureKinds],
     repeatsOwn: true,
-    lane: ({ userId }) => (userId === "" ? "configuration" : userLane(userId)),
+    lane: ({ userId }) => (userId === "" ? documentsLane : userLane(userId)),
     order: ({ kind, userId, itemId, payload }) => ({
       whole: JSON.stringify([kind, userId, itemId, fieldOf(payload, "facts")]),
       ...(userId !== "" && { waitsFor: userLane(userId) }),
@@ -82,6 +82,9 @@ export function createDocuments(): JournalHandler {
     redo,
   };
 }
+
+/** Documents that are nobody's own are in one order, and with them what depends on them. */
+export const documentsLane = "configuration";
 
 /** Everything about one user is in one order: they are made before anything is said of them. */
 export function userLane(userId: string): string {

@@ -7,6 +7,7 @@ import type { JournalHandler } from "./handler.ts";
 import { createLibrary } from "./library.ts";
 import { createLists } from "./lists.ts";
 import { createPasswords } from "./passwords.ts";
+import { createPlugins } from "./plugins.ts";
 import { createUserData } from "./user-data.ts";
 import { createUsers } from "./users.ts";
 
@@ -23,6 +24,7 @@ export function journalHandlers(events: HandlerEvents = {}): readonly JournalHan
     createLists(events),
     createLibrary(),
     createDocuments(),
+    createPlugins(),
     createUsers(),
     createPasswords(),
     createApiKeys(),

@@ -142,6 +142,41 @@ test("what is set while a server refuses our key is there when it has it again, 
   expect(door.log()).not.toContain("is not taken by the server: ");
 });
 
+describe("a plugin that is installed through the door", () => {
+  const id = "2".repeat(32);
+  const RepositoryUrl = "https://plugins.example/manifest.json";
+  const repositories = [{ Name: "Ours", Url: RepositoryUrl, Enabled: true }];
+  const plugins = async (server: StandIn) =>
+    (await read(server, "/Plugins")) as unknown as { Id: string; Status: string }[];
+  const statusAt = async (server: StandIn) =>
+    (await plugins(server)).find(({ Id }) => Id === id)?.Status ?? "none";
+
+  test("out of a repository that was added a moment ago is on every server, and so is its end", async () => {
+    const list = [{ Id: id, Name: "LDAP", Version: "1.0.0.0", RepositoryUrl }];
+    for (const server of servers()) {
+      await server.control("configure", { document: "packages", change: { list } });
+    }
+    const [, other] = await owner.leaderAmong({ a, b });
+    // The repository comes first, however long it takes.
+    await other.control("slow", { path: "/Repositories", method: "POST", firstByteMs: 700 });
+    const added = await owner.call("POST", "/Repositories", { body: repositories });
+    expect(added.status).toBe(204);
+    const path = `/Packages/Installed/LDAP?assemblyGuid=${id}&version=1.0.0.0`;
+    expect((await kid.call("POST", path)).status).toBe(403);
+    expect((await owner.call("POST", path)).status).toBe(204);
+    for (const server of servers()) await soon(async () => (await statusAt(server)) === "Restart");
+    await other.control("clear");
+    for (const server of servers()) {
+      expect(await read(server, "/System/Info")).toMatchObject({ HasPendingRestart: true });
+    }
+    await other.kill9();
+    const removed = await owner.call("DELETE", `/Plugins/${id}/1.0.0.0`);
+    expect(removed.status).toBe(204);
+    await other.launch();
+    for (const server of servers()) await soon(async () => (await statusAt(server)) === "none");
+  });
+});
+
 describe("an API key", () => {
   type Key = { AccessToken: string; AppName: string };
   const shown = async (): Promise<Key[]> => (await owner.call("GET", "/Auth/Keys")).json().Items;

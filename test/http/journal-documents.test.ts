@@ -6,9 +6,11 @@ import { putNote } from "../../core/cluster/notes.ts";
 import { createDocuments } from "../../sidecar/journal/documents.ts";
 import type { Loss } from "../../sidecar/journal/follower.ts";
 import type { JournalHands } from "../../sidecar/journal/handler.ts";
+import { createPlugins, isForOthers } from "../../sidecar/journal/plugins.ts";
 import { reconcile } from "../../sidecar/journal/reconcile.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
 import { type AskedBy, HandCluster } from "../support/journal-hands.ts";
+import { until } from "../support/viewer.ts";
 import { emptyFolder } from "./sidecar-cluster.ts";
 
 const media = emptyFolder();
@@ -470,4 +472,131 @@ describe("a server that was away for longer than the journal reaches back", () =
     const body = { ...((has.Configuration as object | undefined) ?? has), ...change };
     expect((await call(server, "POST", path, body)).status).toBe(204);
   }
+});
+
+describe("a plugin", () => {
+  const ldap = "1".repeat(32);
+  const scrub = "a84a949d4b734099aacb8341b4da17ba";
+  const letters = "60f478ab2dd64ea0af1004d033f75979";
+  const packages = [
+    { Id: ldap, Name: "LDAP", Version: "2.0.0.0" },
+    { Id: ldap, Name: "LDAP", Version: "1.0.0.0" },
+    { Id: scrub, Name: "Jellyscrub", Version: "1.0.0.0" },
+    { Id: letters, Name: "Newsletters", Version: "1.0.0.0" },
+  ];
+  let plugins = createPlugins();
+
+  /** Neither has any, and both are offered these. */
+  async function begin(atB: readonly object[] = packages): Promise<void> {
+    plugins = createPlugins();
+    for (const server of [a, b]) {
+      for (const { Id } of await listed(server)) await call(server, "DELETE", `/Plugins/${Id}`);
+      const list = server === a ? packages : atB;
+      await server.control("configure", { document: "packages", change: { list } });
+      await server.control("clear");
+      await server.control("forget-requests");
+    }
+  }
+
+  const listed = async (server: StandIn) =>
+    (await get(server, "/Plugins")) as unknown as { Id: string; Version: string; Status: string }[];
+  const installed = async (server: StandIn) =>
+    (await listed(server)).map(({ Version }) => Version).join();
+  const asks = async (method: string, path: string) => (await b.requests({ method, path })).length;
+
+  async function carried(method: "POST" | "DELETE", path: string) {
+    const intent = await cluster.intent(method, path);
+    expect((await call(a, method, path)).status).toBe(204);
+    return { intent, outcomes: await cluster.carry(plugins, intent, { from: "a", to: "b" }) };
+  }
+
+  test("is installed at the other server in the version that the first one took, once", async () => {
+    await begin([{ Id: ldap, Name: "LDAP", Version: "3.0.0.0" }, ...packages]);
+    const path = `/Packages/Installed/LDAP?AssemblyGuid=${ldap}`;
+    const { intent, outcomes } = await carried("POST", path);
+    expect(outcomes).toEqual(["done"]);
+    expect([await installed(a), await installed(b)]).toEqual(["2.0.0.0", "2.0.0.0"]);
+    expect(cluster.told).toContain(
+      "the plugin LDAP 2.0.0.0 was installed at b, too: it counts after a restart",
+    );
+    expect(await cluster.carry(plugins, intent, { from: "a", to: "b" })).toEqual(["skipped"]);
+    expect(await asks("POST", "/Packages/Installed/")).toBe(1);
+  });
+
+  test("is disabled, enabled and removed there, too", async () => {
+    await begin();
+    await carried("POST", "/Packages/Installed/LDAP?version=1.0.0.0");
+    const path = `/Plugins/${ldap}/1.0.0.0`;
+    expect((await carried("POST", `${path}/Disable`)).outcomes).toEqual(["done"]);
+    expect(await asks("POST", `${path}/Disable`)).toBe(1);
+    expect((await carried("POST", `${path}/Enable`)).outcomes).toEqual(["done"]);
+    expect(await asks("POST", `${path}/Enable`)).toBe(1);
+    const { intent, outcomes } = await carried("DELETE", path);
+    expect(outcomes).toEqual(["done"]);
+    expect([await installed(a), await installed(b)]).toEqual(["", ""]);
+    expect(await cluster.carry(plugins, intent, { from: "a", to: "b" })).toEqual(["skipped"]);
+  });
+
+  test("that a server's repositories do not offer is told, and so is one that it lacks", async () => {
+    await begin([]);
+    const { outcomes } = await carried("POST", `/Packages/Installed/LDAP?assemblyGuid=${ldap}`);
+    const why = "none of its repositories offers the plugin LDAP 2.0.0.0";
+    expect(outcomes).toEqual([`refused: ${why}`]);
+    const disabled = await carried("POST", `/Plugins/${ldap}/2.0.0.0/Disable`);
+    expect(disabled.outcomes).toEqual([`refused: the plugin ${ldap} 2.0.0.0 is not there`]);
+  });
+
+  test("whose installation takes longer than one waits for an answer is not installed twice", async () => {
+    await begin();
+    await b.control("reset", { path: "/Packages/Installed", method: "POST", times: 1 });
+    const path = `/Packages/Installed/LDAP?assemblyGuid=${ldap}`;
+    const { intent, outcomes } = await carried("POST", path);
+    expect(outcomes).toEqual([expect.stringMatching(/^again: /)]);
+    // The server goes on without whoever asked for it.
+    await until(5000, "the plugin at b", async () => (await installed(b)) === "2.0.0.0");
+    expect(await cluster.carry(plugins, intent, { from: "a", to: "b" })).toEqual(["done"]);
+    expect(await asks("POST", "/Packages/Installed/")).toBe(1);
+  });
+
+  test("that is still being installed is waited for", async () => {
+    await begin();
+    await b.control("reset", { path: "/Packages/Installed", method: "POST", times: 1 });
+    const { intent } = await carried("POST", `/Packages/Installed/LDAP?assemblyGuid=${ldap}`);
+    await call(b, "DELETE", `/Plugins/${ldap}`);
+    const waited = "again: the plugin LDAP 2.0.0.0 is still being installed";
+    expect(await cluster.carry(plugins, intent, { from: "a", to: "b" })).toEqual([waited]);
+    expect(await asks("POST", "/Packages/Installed/")).toBe(1);
+  });
+
+  test("that belongs on one server, or on none, is not brought to others", async () => {
+    await begin();
+    for (const id of [letters, scrub]) {
+      const name = packages.find(({ Id }) => Id === id)?.Name;
+      const path = `/Packages/Installed/${name}?assemblyGuid=${id}`;
+      expect((await carried("POST", path)).outcomes).toEqual([]);
+    }
+    expect(await installed(b)).toBe("");
+    const forOthers = (pluginId: string) =>
+      (["installed", "enabled", "disabled", "removed"] as const).filter((what) =>
+        isForOthers({ pluginId, what }),
+      );
+    expect(forOthers(ldap)).toHaveLength(4);
+    expect(forOthers(scrub)).toEqual(["disabled", "removed"]);
+    expect(forOthers(letters)).toEqual([]);
+  });
+
+  test("is installed by the next leader when its server died, and by an effect that makes sense", async () => {
+    await begin();
+    const intent = await cluster.intent("POST", "/Packages/Installed/LDAP");
+    const redo = () => plugins.redo(cluster.placed(intent), cluster.hands("b"), false);
+    expect(await redo()).toEqual({ outcome: "done" });
+    expect(await redo()).toEqual({ outcome: "skipped" });
+    expect(await installed(b)).toBe("2.0.0.0");
+    const whole = { name: "Newsletters", version: "1.0.0.0", repositoryUrl: "" };
+    for (const payload of [undefined, whole, { ...whole, what: "installed", pluginId: letters }]) {
+      const draft = { userId: "", itemId: "", payload };
+      const applied = await cluster.apply(plugins, "b", "a", intent, draft);
+      expect(applied).toEqual({ outcome: "refused", why: "its payload makes no sense" });
+    }
+  });
 });

@@ -17,6 +17,7 @@ import { Lists } from "./lists.ts";
 import { LiveTv } from "./live-tv.ts";
 import { LibraryMonitor, LibraryNews } from "./monitor.ts";
 import { ForwardedFor } from "./network.ts";
+import { Plugins } from "./plugins.ts";
 import { Sessions } from "./sessions.ts";
 import { SyncPlay } from "./sync-play.ts";
 import { Tasks } from "./tasks.ts";
@@ -62,6 +63,7 @@ export class World {
   readonly liveTv: LiveTv;
   readonly forwarded: ForwardedFor;
   readonly syncPlay: SyncPlay;
+  readonly plugins: Plugins;
   /** Resized pictures are made on first request and carry that moment as their date. */
   readonly resizedAt = new Map<string, number>();
 
@@ -106,6 +108,7 @@ export class World {
       configuration: () => this.configuration("livetv"),
       address: options.address,
     });
+    this.plugins = new Plugins(this);
     this.syncPlay = new SyncPlay({
       sessions: this.sessions,
       library: this.library,

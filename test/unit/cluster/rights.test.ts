@@ -63,6 +63,7 @@ const ordinary: readonly (readonly [IntentKind, string, unknown, boolean])[] = [
   ["pluginConfiguration", "", {}, false],
   ["apiKey", "", {}, false],
   ["virtualFolder", "", {}, false],
+  ["plugin", "", { what: "installed" }, false],
   ["collection", "", {}, false],
   ["libraryNews", "", {}, true],
 ];

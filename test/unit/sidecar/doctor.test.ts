@@ -129,6 +129,24 @@ test("what stands in the way of everything comes first", () => {
   expect(found.map(({ severity }) => severity)).toEqual(["refuse", "warn"]);
 });
 
+test("a server that waits for a restart is told with the plugins that do", () => {
+  const told = (needsRestart: boolean, status: string) =>
+    sentences(
+      server("a"),
+      server("b", {
+        needsRestart,
+        plugins: [{ id: "1".repeat(32), name: "LDAP", version: "2.0", status }],
+      }),
+    ).filter((sentence) => sentence.includes("restart before"));
+  expect(told(false, "Active")).toEqual([]);
+  expect(told(true, "Active")).toEqual([expect.stringContaining("settings or plugins count")]);
+  for (const needsRestart of [true, false]) {
+    expect(told(needsRestart, "Restart")).toEqual([
+      expect.stringMatching(/^warn: b waits for a restart .* or plugins \(LDAP 2\.0\) count/),
+    ]);
+  }
+});
+
 test("rights that differ are told, users that one lacks are left to the findings of a start", () => {
   const ann = { id: "1".repeat(32), name: "ann", isAdministrator: false, isDisabled: false };
   const other = server("b");

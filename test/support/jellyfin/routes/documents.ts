@@ -1,6 +1,6 @@
 /**
  * Documents and pictures that an owner changes: profile pictures and the login page's (ImageController), repositories
- * (PackageController), plugins' configuration (PluginsController), options of libraries (LibraryStructureController),
+ * and packages (PackageController), plugins and their configuration (PluginsController), options of libraries (LibraryStructureController),
  * and the way back in with a PIN from a file of this server (DefaultPasswordResetProvider).
  */
 import { randomBytes } from "node:crypto";
@@ -77,6 +77,25 @@ function addPluginRoutes(routes: Routes): void {
     ask.world.configure("system", { PluginRepositories: ask.json() });
     ask.noContent();
   });
+  routes.add("GET", "/Plugins", "admin", (ask) => ask.reply(ask.world.plugins.list()));
+  routes.add("POST", "/Packages/Installed/:name", "admin", (ask) => {
+    const wanted = {
+      ...{ name: ask.param(0), id: parseId(ask.query("assemblyGuid")) },
+      ...{ version: ask.query("version"), repositoryUrl: ask.query("repositoryUrl") },
+    };
+    if (!ask.world.plugins.install(wanted)) throw new Refusal(404, "problem");
+    ask.noContent();
+  });
+  const change = (what: "remove" | "Active" | "Disabled") => (ask: Exchange) => {
+    const id = parseId(ask.param(0)) ?? "";
+    const version = ask.params.length > 1 ? ask.param(1) : undefined;
+    if (!ask.world.plugins.change(id, version, what)) throw new Refusal(404, "problem");
+    ask.noContent();
+  };
+  routes.add("DELETE", "/Plugins/:id", "admin", change("remove"));
+  routes.add("DELETE", "/Plugins/:id/:version", "admin", change("remove"));
+  routes.add("POST", "/Plugins/:id/:version/Enable", "admin", change("Active"));
+  routes.add("POST", "/Plugins/:id/:version/Disable", "admin", change("Disabled"));
   // A plugin that is not installed has no configuration; one is here when somebody has put its document there.
   const name = (ask: Exchange) => {
     const id = `plugin/${parseId(ask.param(0)) ?? ""}`;

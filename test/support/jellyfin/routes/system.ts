@@ -33,7 +33,7 @@ function addInfoRoutes(routes: Routes): void {
     const { dataFolder } = ask.world.options;
     ask.reply({
       OperatingSystemDisplayName: "",
-      HasPendingRestart: false,
+      HasPendingRestart: ask.world.plugins.isRestartNeeded,
       IsShuttingDown: false,
       SupportsLibraryMonitor: true,
       WebSocketPortNumber: Number(new URL(ask.world.options.address()).port),
@@ -76,9 +76,6 @@ function addInfoRoutes(routes: Routes): void {
     const now = new Date().toISOString();
     ask.reply({ RequestReceptionTime: now, ResponseTransmissionTime: now });
   });
-  routes.add("GET", "/Plugins", "admin", (ask) =>
-    ask.reply(Object.values(ask.world.configuration("plugins"))),
-  );
   routes.add("GET", "/LiveTv/Info", "user", (ask) =>
     ask.reply({ Services: [], IsEnabled: false, EnabledUsers: [] }),
   );
