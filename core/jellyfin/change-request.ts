@@ -56,6 +56,12 @@ export type RequestBody = Pick<IntentRequest, "contentType" | "body" | "isBase64
 
 const noBody: RequestBody = { contentType: "", body: "" };
 
+/**
+ * A body whose text has more characters than this is left out of the journal, whose entries hold 512 Ki with all quotes
+ * written twice (core/store/journal.ts). Pictures come in base64: 180 KiB of one fit.
+ */
+export const textLengthMax = 240 * 1024;
+
 /** For a body that is longer than the journal takes: only the server that answered knows what it said. */
 export const bodyLeftOut: RequestBody = { ...noBody, bodyTooBig: true };
 

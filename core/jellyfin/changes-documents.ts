@@ -15,6 +15,7 @@ import {
   plainGuid,
   type RequestBody,
   requestOf,
+  textLengthMax,
   userMeant,
 } from "./change-request.ts";
 import type {
@@ -248,7 +249,6 @@ function readLibraryOptions(asked: ChangeAsked): ChangeDraft | undefined {
 const json = "application/json";
 /** An entry of the journal is short; a longer document is read back from the server that has it. */
 const documentLengthMax = 256 * 1024;
-const pictureLengthMax = 128 * 1024;
 
 function jsonOf({ bodyText }: ChangeAsked): RequestBody {
   if (bodyText === undefined || bodyText.length > documentLengthMax) return bodyLeftOut;
@@ -258,7 +258,7 @@ function jsonOf({ bodyText }: ChangeAsked): RequestBody {
 /** Pictures come as text, in base64 (ImageController.GetFromBase64Stream). */
 function pictureOf({ bodyText, contentType }: ChangeAsked): RequestBody {
   const type = contentType.split(";")[0]?.trim() ?? "";
-  if (bodyText === undefined || bodyText.length > pictureLengthMax) return bodyLeftOut;
+  if (bodyText === undefined || bodyText.length > textLengthMax) return bodyLeftOut;
   return { contentType: type, body: bodyText };
 }
 

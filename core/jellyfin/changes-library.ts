@@ -16,6 +16,7 @@ import {
   plainGuid,
   type RequestBody,
   requestOf,
+  textLengthMax,
   userMeant,
 } from "./change-request.ts";
 import { isGated } from "./gated.ts";
@@ -54,7 +55,6 @@ export interface ItemFileFacts {
 
 /** More ids in one request than this are not taken apart; a client's page of marked items is far smaller. */
 const idsLimit = 2000;
-const textLengthMax = 240 * 1024;
 
 /** The reader of this route's requests; undefined: it changes nothing in a list or a library. */
 export function libraryChange(route: Route): ChangeReader | undefined {

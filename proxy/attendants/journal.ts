@@ -26,7 +26,12 @@ import type { Memory } from "../../core/cluster/memory.ts";
 import { isRedoneAwaited, type RedoneThere, readRedone } from "../../core/cluster/redone.ts";
 import { forgetSecret, keepSecret } from "../../core/cluster/secret.ts";
 import { readUserDataFacts } from "../../core/cluster/user-data.ts";
-import { bodyLeftOut, type ChangeDraft, isUserPlain } from "../../core/jellyfin/change-request.ts";
+import {
+  bodyLeftOut,
+  type ChangeDraft,
+  isUserPlain,
+  textLengthMax,
+} from "../../core/jellyfin/change-request.ts";
 import { changeReader, type ToldOfChange, toldOfChange } from "../../core/jellyfin/changes.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { headerIn } from "../../core/jellyfin/raw-headers.ts";
@@ -73,8 +78,7 @@ export const journalLimits: Omit<JournalLimits, "waitLimitMs"> = {
   // Whoever is slowed waits no longer than this, which nobody feels.
   reportIntervalMs: 100,
   reportsWaiting: 10_000,
-  // An entry is at most 512 Ki characters (core/store/journal.ts), and quotes are written with a backslash.
-  bodyLimitCharacters: 240 * 1024,
+  bodyLimitCharacters: textLengthMax,
   answerLimitBytes: 4 * 1024 * 1024,
   // A lease that ends, the next leader's look at what is open, and the change itself at a busy server.
   redoneWaitLimitMs: 6000,

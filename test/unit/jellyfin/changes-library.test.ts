@@ -133,3 +133,15 @@ test("lists, items and libraries that pass no gate are written at the leader, an
   expect(written.some(({ pattern }) => pattern === "/Items/{itemId}/Refresh")).toBe(false);
   expect(written.some(({ pattern }) => pattern.startsWith("/Library/VirtualFolders"))).toBe(false);
 });
+
+test.each([
+  ["an item's", `/Items/${id}/Images/Backdrop`],
+  ["a profile's", `/UserImage?userId=${user}`],
+  ["the login page's", "/Branding/Splashscreen"],
+])("%s picture of 180 KiB is kept, and a larger one left out", (_whose, target) => {
+  const pictureOf = (size: number) => Buffer.alloc(size, "x").toString("base64");
+  const most = draft("POST", target, pictureOf(180 * 1024), "image/png");
+  expect(most?.request).toMatchObject({ contentType: "image/png", body: pictureOf(180 * 1024) });
+  const more = draft("POST", target, pictureOf(180 * 1024 + 1), "image/png");
+  expect(more?.request).toMatchObject({ body: "", bodyTooBig: true });
+});
