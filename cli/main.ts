@@ -152,7 +152,7 @@ const catchUp = tableCommand({
 
 const reseed = tableCommand({
   name: "reseed",
-  summary: "make a replica a copy of a healthy one again, with nobody noticing",
+  summary: "make a replica a copy of a healthy one again, while the others serve",
   usage: "--cluster-key KEY --sidecar URL --to DIR [options] NAME",
   options: reseedOptions,
   rules: reseedRules,

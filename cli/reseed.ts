@@ -1,7 +1,8 @@
 // `jellybloom reseed NAME`: makes a replica that is behind, damaged or in quarantine a copy of a healthy one again,
-// with nobody noticing: drain, stop, seed, start, wait until it is ready, undrain. It runs where the replica's folder
+// while the others serve: drain, stop, seed, start, wait until it is ready, undrain. It runs where the replica's folder
 // is. Stopping and starting are the owner's own commands (--stop-command, --start-command); without them it says what
-// to do and waits until that was done.
+// to do and waits until that was done. The replica keeps what is its own in its settings (seed/own-settings.ts), so
+// that the door finds it where it was.
 //
 // One at a time: it begins only when another replica takes people, and while no other drains. What it replaces is an
 // old copy of the server that it copies, and no program gets the data of a newer one: both are looked at before
