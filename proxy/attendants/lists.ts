@@ -22,7 +22,6 @@ import { listsLeaseOf } from "../../core/cluster/journal-cursor.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import {
-  idsIn,
   idsMeant,
   isListCreation,
   isWrittenAtLeader,
@@ -209,7 +208,7 @@ export function createLists(parts: ListsParts): Attendant {
         return unavailable("Whether this collection exists already cannot be found out right now.");
       }
       if (known === undefined) return undefined;
-      if (idsIn(rawQuery, "ids").length === 0) return listCreated(asked.rawHeaders, known);
+      // Also where nothing is added to it: the server says who may have an answer at all.
       existing.set(asked, known);
       return undefined;
     },

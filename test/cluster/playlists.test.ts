@@ -159,6 +159,18 @@ describe("playlists", () => {
 });
 
 describe("collections", () => {
+  test("are not told of to who may not make any", async () => {
+    const kid = await Viewer.enter(door.url, { name: "kid" });
+    const [viewer] = viewers;
+    expect((await viewer?.call("POST", "/Collections?name=Hidden"))?.status).toBe(200);
+    for (const name of ["Hidden", "None"]) {
+      for (const ids of ["", `&ids=${films[0]}`]) {
+        const reply = await kid.call("POST", `/Collections?name=${name}${ids}`);
+        expect([reply.status, reply.text]).toEqual([403, ""]);
+      }
+    }
+  });
+
   test("a second creation of one name adds to the first, which a server would have emptied", async () => {
     const viewer = await stranger();
     const [one = "", two = "", three = ""] = films;

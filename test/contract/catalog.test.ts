@@ -209,6 +209,19 @@ describe("items", () => {
   });
 });
 
+test("collections are for who may manage them; nothing is added without ids, and that is done", async () => {
+  const { token } = await owner();
+  const name = unique();
+  const path = `/Collections?name=${encodeURIComponent(name)}`;
+  expect((await a.call("POST", path, { token })).status).toBe(403);
+  const { Id } = (await a.admin("POST", `${path}&ids=${film.id}`)).json() as { Id: string };
+  made.push(Id);
+  expect((await a.call("POST", `/Collections/${Id}/Items?name=x`, { token })).status).toBe(403);
+  expect((await a.admin("POST", `/Collections/${Id}/Items?name=x`)).status).toBe(204);
+  const members = (await a.admin("GET", `/Items?parentId=${Id}`)).json().Items as { Id: string }[];
+  expect(members.map((item) => item.Id)).toEqual([film.id]);
+});
+
 describe("what a query names", () => {
   const found = async (query: string): Promise<string[]> =>
     (await a.admin("GET", `/Items?${query}`)).json().Items.map((item: { Id: string }) => item.Id);

@@ -377,13 +377,25 @@ function addListRoutes(routes: Routes): void {
     ask.world.lists.update({ ...row, items: rest.toSpliced(Number(ask.param(2)), 0, entry) });
     ask.noContent();
   });
+  /** Policies.CollectionManagement. */
+  const managed = (ask: Exchange) => {
+    const { caller, world } = ask;
+    const user = world.database.users.get(caller.userId ?? "");
+    if (!caller.isAdmin && user?.policy.EnableCollectionManagement !== true) {
+      throw new Refusal(403, "empty");
+    }
+  };
   routes.add("POST", "/Collections", "user", (ask) => {
+    managed(ask);
     const items = ask.list("ids").flatMap((id) => parseId(id) ?? []);
     const Id = ask.world.lists.createCollection(required(ask, "name"), items);
     forgetEdits(ask.world, Id);
     ask.reply({ Id });
   });
-  const collection = (ask: Exchange) => ask.world.lists.get(parseId(ask.param(0)), "BoxSet");
+  const collection = (ask: Exchange) => {
+    managed(ask);
+    return ask.world.lists.get(parseId(ask.param(0)), "BoxSet");
+  };
   routes.add("POST", "/Collections/:id/Items", "user", (ask) => {
     ask.world.lists.addToCollection(
       collection(ask),
