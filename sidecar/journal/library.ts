@@ -399,11 +399,18 @@ type Found =
 async function findOwnSubtitle(
   itemId: string,
   wanted: ItemFile | undefined,
-  hands: Pick<JournalHands, "client">,
+  hands: Pick<JournalHands, "client" | "log" | "replica">,
 ): Promise<Found> {
-  return wanted === undefined || wanted.isBesideMedia
-    ? { outcome: "beside" }
-    : await findSubtitle(itemId, wanted, hands);
+  if (wanted?.isBesideMedia === true) return { outcome: "beside" };
+  if (wanted !== undefined) return await findSubtitle(itemId, wanted, hands);
+  const read = await readItem(itemId, hands);
+  if (read.outcome !== "read") return read;
+  if (subtitleFilesOf(read.item).some(({ isBesideMedia }) => !isBesideMedia)) {
+    hands.log.warn(
+      `which subtitle of item ${itemId} was deleted is not known: ${hands.replica} keeps its own`,
+    );
+  }
+  return { outcome: "beside" };
 }
 
 async function findSubtitle(

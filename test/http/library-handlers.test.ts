@@ -619,9 +619,12 @@ describe("items", () => {
 
     test("is not taken for another one, and not for one beside the media", async () => {
       await begin("de", "fr");
+      cluster.told.length = 0;
       for (const facts of [{ was: was(`${stem}.en.srt`) }, {}, { was: { name: "" } }]) {
         await cluster.carry(createLibrary(), deletion(two, facts), fromAToB);
       }
+      const told = `which subtitle of item ${two} was deleted is not known: b keeps its own`;
+      expect(cluster.told.filter((line) => line === told)).toHaveLength(2);
       const beside = { was: { ...was(`${stem}.de.srt`, "ger"), isBesideMedia: true } };
       expect(await cluster.carry(library, deletion(two, beside), fromAToB)).toEqual(["done"]);
       expect(await names(pair.b, two)).toEqual([`${stem}.de.srt`, `${stem}.fr.srt`]);
