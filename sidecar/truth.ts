@@ -233,6 +233,9 @@ export class TruthKeeper {
   async #takeCopy(of: Mark): Promise<void> {
     const { replica, memory, log } = this.#parts;
     this.#setTrusted(false);
+    if (quarantineOf(memory.notes("replica"), of.replica) !== undefined) {
+      return await this.#holdCopy(of.replica);
+    }
     // What a seed told the cluster may be newer than the data, which had been put back before they were copied; or it is
     // of an earlier seed, and was done long ago. What the mark says is in the data; done twice is harmless.
     const told = journalStartOf(memory.notes("replica"), replica);
@@ -247,6 +250,15 @@ export class TruthKeeper {
     }
     await this.#leaveMark(of.cursor);
     this.#setTrusted(true);
+  }
+
+  /** Whether the other one's data are right is for the owner to say, and so it is of their copy. */
+  async #holdCopy(of: string): Promise<void> {
+    const { replica, memory, log } = this.#parts;
+    if (quarantineOf(memory.notes("replica"), replica) !== undefined) return;
+    const reason = `its data are a copy of ${of}, which is in quarantine`;
+    await this.#quarantine(replica, reason, "");
+    log.error(`${replica} is in quarantine: ${reason}`);
   }
 
   /** The owner says that these data are right: the others are not, and are seeded anew. */

@@ -5,6 +5,7 @@ import { randomUUID } from "node:crypto";
 import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { decidingRoute } from "../../core/cluster/deciding.ts";
 import {
@@ -14,7 +15,14 @@ import {
   journalStartOf,
 } from "../../core/cluster/journal-cursor.ts";
 import { Memory } from "../../core/cluster/memory.ts";
-import { isQuarantined, markNoteId, quarantineOf, readMark } from "../../core/cluster/truth.ts";
+import {
+  isQuarantined,
+  markNoteId,
+  quarantineNoteId,
+  quarantineOf,
+  quarantineValue,
+  readMark,
+} from "../../core/cluster/truth.ts";
 import { systemClock } from "../../core/service/clock.ts";
 import { openEmbeddedStore } from "../../core/store/embedded.ts";
 import { openRedisStore } from "../../core/store/redis.ts";
@@ -230,6 +238,45 @@ describe("data of another replica are gone on with", () => {
     // An order is obeyed once, and that of an earlier seed was.
     expect(start?.order).not.toBe(told.order);
   });
+});
+
+test("a copy of a server in quarantine gets nobody either, before and after its owner has decided", async () => {
+  const store = openEmbeddedStore({ limits: storeLimits });
+  const keptA = keep(a, { store });
+  await eventually(() => keptA.keeper.isTrusted);
+  await applied(keptA, "a", 60);
+  await eventually(async () => (await markAt(a))?.cursor?.number === 60);
+  const copy = join(folder, "held.db");
+  await copyDatabase(databaseFile(a.dataDir), copy);
+  await keptA.end();
+  const hold = async (replica: string, truth: string) => {
+    const value = quarantineValue({ sinceMs: 1, reason: "its data were put back", truth });
+    await store.putNote({ kind: "replica", id: quarantineNoteId(replica), replica, value }, 0);
+  };
+
+  await hold("a", "");
+  await putBack(b, copy);
+  const first = keep(b, { store });
+  await eventually(() => isQuarantined(first.memory.notes("replica"), "b"));
+  expect(first.keeper.sentence()).toContain("its data are a copy of a, which is in quarantine");
+  expect(first.keeper.isTrusted).toBe(false);
+  await decide(first, "b", "catchUp");
+  await eventually(() => first.keeper.isTrusted);
+  expect(journalStartOf(first.memory.notes("replica"), "b")?.cursor.number).toBe(60);
+  await first.end();
+
+  // Another one is right, and b was made from a folder of a all the same: it waits for a copy of that one.
+  await hold("b", "c");
+  await putBack(b, copy);
+  const second = keep(b, { store });
+  await eventually(async () => (await markAt(b))?.replica === "a");
+  await sleep(300);
+  expect(quarantineOf(second.memory.notes("replica"), "b")?.truth).toBe("c");
+  expect(second.keeper.isTrusted).toBe(false);
+  expect((await markAt(b))?.replica).toBe("a");
+  await second.end();
+  endings.length = 0;
+  await store.close();
 });
 
 test("what was remembered outlives the store, and the folder beside the sidecar", async () => {
