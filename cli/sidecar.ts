@@ -283,6 +283,7 @@ export async function runSidecar(config: SidecarConfig, io: Io): Promise<number>
       clusterId,
       limitMs: factsLimitMs,
       rivalGraceMs,
+      showAs: version,
     });
     // The addresses of visitors are the doors' concern: the sidecar's own say nothing about them.
     const judged = facts.map((fact) => ({ ...fact, forwarding: "honoured" as const }));

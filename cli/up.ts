@@ -327,7 +327,9 @@ function findingsService(
       return client === undefined ? [] : [{ name, client, hasKey }];
     });
     const clusterId = await clusterIdNow();
-    return await gatherFacts(asked, { clusterId, limitMs: factsLimitMs, rivalGraceMs });
+    // One that is looked at later is shown by its sidecar.
+    const showAs = asked.length > 1 ? common.version : undefined;
+    return await gatherFacts(asked, { clusterId, limitMs: factsLimitMs, rivalGraceMs, showAs });
   }
 
   /** Undefined while the store cannot be reached: the sidecars see rivals when it can. */

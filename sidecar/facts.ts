@@ -5,7 +5,13 @@
 import { lookup } from "node:dns/promises";
 import { BlockList, isIP } from "node:net";
 import type { CallFailure, JellyfinClient, Refusal } from "../core/jellyfin/client.ts";
-import { findRival, type Rival } from "../core/jellyfin/ours.ts";
+import {
+  findRival,
+  findTwin,
+  type OwnedSession,
+  presenceDevice,
+  type Rival,
+} from "../core/jellyfin/ours.ts";
 import { sleep } from "../core/service/loop.ts";
 import type { ReplicaFacts } from "./findings.ts";
 
@@ -26,6 +32,11 @@ export interface GatherOptions {
    * outlive it for a moment.
    */
   readonly rivalGraceMs: number;
+  /**
+   * This program's version: while the servers are asked, each is shown the presence of the replica it is asked as, so
+   * that two names for one server see each other, also of two sidecars that start at once.
+   */
+  readonly showAs?: string | undefined;
 }
 
 /** Asks all servers at once. Takes at most `limitMs`, and `rivalGraceMs` more where a rival was seen. */
@@ -33,12 +44,38 @@ export async function gatherFacts(
   replicas: readonly AskedReplica[],
   options: GatherOptions,
 ): Promise<readonly ReplicaFacts[]> {
-  return await Promise.all(replicas.map((replica) => gatherOne(replica, options)));
+  const done = new AbortController();
+  try {
+    const isShown = show(replicas, options, done.signal);
+    return await Promise.all(replicas.map((replica) => gatherOne(replica, options, isShown)));
+  } finally {
+    done.abort();
+  }
+}
+
+/** Shows the replicas at their servers until `signal` aborts; resolves when each was shown or cannot be in time. */
+async function show(
+  replicas: readonly AskedReplica[],
+  { clusterId, showAs, limitMs }: GatherOptions,
+  signal: AbortSignal,
+): Promise<void> {
+  if (clusterId === undefined || showAs === undefined) return;
+  const shown = replicas
+    .filter(({ hasKey }) => hasKey)
+    .map(
+      ({ name, client }) =>
+        new Promise<void>((resolve) => {
+          const device = presenceDevice(clusterId, name, showAs);
+          void client.holdPresence(device, resolve, signal).then(() => resolve());
+        }),
+    );
+  await Promise.race([Promise.all(shown), sleep(limitMs / 2, signal)]);
 }
 
 async function gatherOne(
   { name, client, hasKey }: AskedReplica,
   { clusterId, limitMs, rivalGraceMs }: GatherOptions,
+  isShown: Promise<void>,
 ): Promise<ReplicaFacts> {
   const limit = new AbortController();
   const timeUp = sleep(limitMs, limit.signal).then(() => undefined);
@@ -69,17 +106,20 @@ async function gatherOne(
         withKey(() => client.encodingConfiguration()),
         inTime(client.localAddress()),
         withKey(() => client.forwarding()),
-        withKey(() => client.sessions()),
+        withKey(async () => {
+          await isShown;
+          return await client.sessions();
+        }),
       ]);
     const knownNetwork = okOf(network)?.network;
     const proxiesNameDoor =
       knownNetwork === undefined || doorAddress === undefined
         ? undefined
         : await inTime(namesAddress(knownNetwork.knownProxies, doorAddress));
-    let rival =
-      clusterId === undefined ? undefined : findRival(okOf(sessions)?.sessions ?? [], clusterId);
-    if (clusterId !== undefined && rival !== undefined)
-      rival = await stillThere(client, clusterId, rival, rivalGraceMs);
+    const others =
+      clusterId === undefined
+        ? nobody
+        : await whoElse(client, okOf(sessions)?.sessions ?? [], clusterId, name, rivalGraceMs);
     return {
       ...base,
       info: okOf(info)?.info,
@@ -91,7 +131,7 @@ async function gatherOne(
       doorAddress,
       proxiesNameDoor,
       forwarding: okOf(forwarding)?.forwarding ?? "unknown",
-      rival,
+      ...others,
     };
   } finally {
     limit.abort();
@@ -125,15 +165,30 @@ function keyOf(
   return outcome === "failed" ? undefined : outcome;
 }
 
-async function stillThere(
+/** Who else keeps the server. */
+interface Others {
+  readonly rival: Rival | undefined;
+  readonly twin: string | undefined;
+}
+
+const nobody: Others = { rival: undefined, twin: undefined };
+
+async function whoElse(
   client: JellyfinClient,
+  sessions: readonly OwnedSession[],
   clusterId: string,
-  rival: Rival,
+  name: string,
   rivalGraceMs: number,
-): Promise<Rival | undefined> {
+): Promise<Others> {
+  const among = (seen: readonly OwnedSession[]): Others => ({
+    rival: findRival(seen, clusterId),
+    twin: findTwin(seen, clusterId, name),
+  });
+  const first = among(sessions);
+  if (first.rival === undefined && first.twin === undefined) return first;
   await sleep(rivalGraceMs, new AbortController().signal);
   const again = await client.sessions();
-  return again.outcome === "ok" ? findRival(again.sessions, clusterId) : rival;
+  return again.outcome === "ok" ? among(again.sessions) : first;
 }
 
 /**

@@ -13,7 +13,7 @@ import type {
   ServerUser,
 } from "../core/jellyfin/client.ts";
 import type { Rival } from "../core/jellyfin/ours.ts";
-import { rivalSentence } from "./presence.ts";
+import { rivalSentence, twinCure, twinSentence } from "./presence.ts";
 
 /** What was found out about one server; undefined: it could not be found out in time. */
 export interface ReplicaFacts {
@@ -37,6 +37,8 @@ export interface ReplicaFacts {
   /** What the server made of a forwarded address. */
   readonly forwarding: "honoured" | "ignored" | "unknown";
   readonly rival: Rival | undefined;
+  /** Another name of this server, by which this cluster keeps it as well. */
+  readonly twin?: string | undefined;
 }
 
 export interface Finding {
@@ -113,6 +115,9 @@ function ofOne(
             `${capital(rivalSentence(name, replica.rival))}; stop the other one, or give both the same --redis.`,
           ),
         ]),
+    ...(replica.twin === undefined
+      ? []
+      : [refuse(`${twinSentence([name, replica.twin], url)}; ${twinCure}.`)]),
     ...wizard(replica),
     ...addressTrust(replica, context),
     ...keyRefused(replica, replicaCount),

@@ -517,10 +517,10 @@ export function createSidecar(parts: SidecarParts): Sidecar {
       if (clusterId === undefined) await sleep(options.retryMaxMs, signal);
     }
     if (clusterId === undefined) return;
-    const onRival = (sentence: string | undefined): void => {
+    const onRival = (sentence: string | undefined, cure: string): void => {
       if (sentence === observer.sight.rival) return;
       if (sentence === undefined) log.info(`server ${name} has no other Jellybloom any longer`);
-      else log.error(`${sentence}. Stop one of them, or give both the same --redis.`);
+      else log.error(`${sentence}; ${cure}.`);
       observer.sight = { ...observer.sight, rival: sentence };
       cycle.wake();
     };

@@ -65,12 +65,28 @@ export function keeperOf({ userId, deviceId }: OwnedSession): Rival | undefined 
 
 /**
  * The first session that belongs to a Jellybloom with another store. Sessions of the same cluster are the
- * same keeper: a rolling restart, or a second copy of this sidecar. A rival that crashed is not found,
- * because its session ends with its socket.
+ * same keeper: a rolling restart, or a second copy of this sidecar (but see `findTwin`). A rival that crashed is not
+ * found, because its session ends with its socket.
  */
 export function findRival(sessions: readonly OwnedSession[], clusterId: string): Rival | undefined {
   const own = clusterPrefix(clusterId);
   return sessions.map(keeperOf).find((keeper) => keeper !== undefined && keeper.cluster !== own);
+}
+
+/**
+ * What else this cluster calls the server that it calls `replica`: a sidecar of another name is at the same server. Not
+ * found when that one has ended: a sidecar that was renamed is no twin of itself.
+ */
+export function findTwin(
+  sessions: readonly OwnedSession[],
+  clusterId: string,
+  replica: string,
+): string | undefined {
+  const own = clusterPrefix(clusterId);
+  const twin = sessions
+    .map(keeperOf)
+    .find((keeper) => keeper?.cluster === own && keeper.replica !== replica);
+  return twin?.replica;
 }
 
 function clusterPrefix(clusterId: string): string {

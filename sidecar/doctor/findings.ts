@@ -3,6 +3,7 @@
 // questions. Each finding is one sentence: what is so, what it means for those who watch, and what cures it.
 
 import { type Finding, findings } from "../findings.ts";
+import { twinCure, twinSentence } from "../presence.ts";
 import type { Examined } from "./facts.ts";
 import { knownPlugin } from "./plugins.ts";
 
@@ -54,12 +55,7 @@ function sameServer(asked: readonly Examined[]): readonly Finding[] {
     }
     return [...clusters.values()]
       .filter((names) => names.size > 1)
-      .map((names) =>
-        refuse(
-          `${[...names].sort().join(" and ")} are one and the same server (${facts.url}): when it stops, nobody is` +
-            " left, and every change is written to it twice; give each --replica the address of a server of its own.",
-        ),
-      );
+      .map((names) => refuse(`${twinSentence([...names], facts.url)}; ${twinCure}.`));
   });
 }
 

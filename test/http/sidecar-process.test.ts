@@ -147,3 +147,82 @@ test("a server that another Jellybloom keeps is refused with a sentence and exit
   expect(sidecar.output()).toMatch(/already kept by another Jellybloom with another store/);
   await rival.stop();
 });
+
+const isOneServer =
+  /a and c are one and the same server \(http:\S+\): when it stops, nobody is left/;
+
+/** Its exit code, which is waited for. */
+async function exitOf({ child }: Sidecar): Promise<number | null> {
+  if (child.exitCode !== null) return child.exitCode;
+  const [code] = await once(child, "exit");
+  return code as number | null;
+}
+
+async function untilReady(sidecar: Sidecar): Promise<void> {
+  await eventually(
+    async () => (await ready(sidecar).catch(() => undefined))?.status === 200,
+    15_000,
+  );
+}
+
+test("a server that a sidecar of another name keeps is refused, and one that is restarted or renamed is not", async () => {
+  const first = await startSidecar("a", a);
+  await untilReady(first);
+  await eventually(async () => (await a.state()).sockets > 0);
+  // The same server by another address, which no look at addresses could tell.
+  const url = a.url.replace("127.0.0.1", "localhost");
+  expect(url).not.toBe(a.url);
+  const twin = await startSidecar("c", { ...a, url, apiKey: a.apiKey } as StandIn);
+  expect(await exitOf(twin)).toBe(2);
+  expect(twin.output()).toMatch(isOneServer);
+  expect((await ready(first)).status).toBe(200);
+  // A rolling restart: the next one is there before the first has gone.
+  const next = await startSidecar("a", a);
+  await untilReady(next);
+  first.child.kill("SIGKILL");
+  await exitOf(first);
+  expect((await ready(next)).status).toBe(200);
+  next.child.kill("SIGKILL");
+  await exitOf(next);
+  const renamed = await startSidecar("c", a);
+  await untilReady(renamed);
+  expect(await renamed.end()).toBe(0);
+});
+
+test("of two sidecars that begin at one server at once, under two names, one is refused, or says it and mints nothing", async () => {
+  const both = await Promise.all([startSidecar("a", b), startSidecar("c", b)]);
+  const said = async (sidecar: Sidecar): Promise<boolean> => {
+    if (sidecar.child.exitCode === 2) return isOneServer.test(sidecar.output());
+    const state = await ready(sidecar).catch(() => undefined);
+    return isOneServer.test(state?.reason ?? "");
+  };
+  await eventually(async () => (await Promise.all(both.map(said))).includes(true), 25_000);
+  for (const sidecar of both) sidecar.child.kill("SIGKILL");
+  await Promise.all(both.map(exitOf));
+});
+
+test("two addresses of one server are refused in one process, too", async () => {
+  const [port, admin] = [await freePort(), await freePort()];
+  const replicas = ["a=127.0.0.1", "c=localhost"].flatMap((place) => [
+    "--replica",
+    place.replace("=", "=http://") + new URL(a.url).host.replace(/^[^:]*/, ""),
+  ]);
+  const child = spawn(
+    process.execPath,
+    [
+      ...[launcher, "up", ...replicas, "--api-key", a.apiKey, "--log-format", "json"],
+      ...["--listen", `127.0.0.1:${port}`, "--admin", `127.0.0.1:${admin}`],
+    ],
+    { stdio: ["ignore", "pipe", "pipe"] },
+  );
+  let output = "";
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on("data", (chunk: Buffer) => {
+      output += chunk.toString();
+    });
+  }
+  const up = { child, port, output: () => output, end: async () => null };
+  processes.push(up);
+  expect(await exitOf(up)).toBe(2);
+  expect(output).toMatch(isOneServer);
+});

@@ -583,6 +583,43 @@ describe("several Jellyblooms", () => {
     });
   });
 
+  test("with the same store and another name for a server are noticed at work, and neither mints", async () => {
+    await within({}, async (cluster) => {
+      const twin = await startCluster({ servers: { a, c: b }, store: cluster.store, kept: ["c"] });
+      for (const [one, name] of [[cluster, "b"] as const, [twin, "c"] as const]) {
+        await eventually(() => one.sidecars.get(name)?.sight().rival?.includes("b and c are one"));
+        expect(one.lines.join("\n")).toMatch(
+          /b and c are one and the same server .*; give each --replica/,
+        );
+      }
+      expect(cluster.sidecars.get("a")?.sight().rival).toBeUndefined();
+      const login = await logIn(a, "root", "d-twin");
+      await cluster.record(login, "a");
+      await never(300);
+      expect(cluster.identity(login)?.tokens).not.toHaveProperty("b");
+      await twin.stop();
+      await cluster.tokenAt(login, "b");
+    });
+  });
+
+  test("are noticed when their server is back, by the one that shows itself there last", async () => {
+    const options = { rivalIntervalMs: 600_000 };
+    await within({ options }, async (cluster) => {
+      await eventually(async () => (await b.state()).sockets > 0);
+      await b.kill9();
+      const twin = await startCluster({
+        ...{ servers: { a, c: b }, store: cluster.store, kept: ["c"], options },
+      });
+      await b.restart();
+      await eventually(() =>
+        [cluster.sidecars.get("b"), twin.sidecars.get("c")].some((sidecar) =>
+          sidecar?.sight().rival?.includes("b and c are one"),
+        ),
+      );
+      await twin.stop();
+    });
+  });
+
   test("one that has just crashed does not stand in the way", async () => {
     const first = await startCluster({ servers: { a, b } });
     await eventually(async () => (await a.state()).sockets > 0);

@@ -121,6 +121,18 @@ test("servers with different ids are refused with the value to write", () => {
   ]);
 });
 
+test("a server that this cluster keeps under another name as well is refused", () => {
+  const { url } = facts("c");
+  expect(findings([facts("c", { twin: "a" })], closed)).toEqual([
+    {
+      severity: "refuse",
+      sentence:
+        `a and c are one and the same server (${url}): when it stops, nobody is left, and every change is written to ` +
+        "it twice; give each --replica, or each sidecar's --jellyfin, the address of a server of its own.",
+    },
+  ]);
+});
+
 test("another Jellybloom with another store is refused", () => {
   const rival = { cluster: "9e0c9a445b6d", replica: "left" };
   expect(findings([facts("a", { rival }), facts("b")], closed)).toEqual([

@@ -6,6 +6,7 @@ import { proveMember, verifyMember } from "../../../core/cluster/member.ts";
 import {
   feedDevice,
   findRival,
+  findTwin,
   isOurSession,
   keeperOf,
   presenceDeviceId,
@@ -30,6 +31,17 @@ test("a rolling restart of the same cluster is no rival", () => {
     { deviceId: "device-1", userId: "u" },
   ];
   expect(findRival(sessions, mine)).toBeUndefined();
+});
+
+test("another name of the same cluster at one server is its twin, by its presence or its feed", () => {
+  const [own, other] = [presenceDeviceId(mine, "a"), presenceDeviceId(mine, "b")];
+  const { deviceId: feed = "" } = feedDevice(mine, "b", "1");
+  const sessions = (...ids: string[]) => ids.map((deviceId) => ({ deviceId, userId: "" }));
+  expect(findTwin(sessions(own, other), mine, "a")).toBe("b");
+  expect(findTwin(sessions(own, feed), mine, "a")).toBe("b");
+  expect(findTwin(sessions(own, own, "sonarr"), mine, "a")).toBeUndefined();
+  expect(findTwin(sessions(own, presenceDeviceId(theirs, "b")), mine, "a")).toBeUndefined();
+  expect(findTwin([{ deviceId: other, userId: "u" }], mine, "a")).toBeUndefined();
 });
 
 test("a viewer who chose such a device id is neither hidden nor a rival", () => {
