@@ -7,7 +7,8 @@
 // by what it is. What was played counts by its date: the newer playing wins, with all its fields together, because
 // a position without its count or its date is no state that anybody left. A favourite, like or rating has no date:
 // the other server's word counts, because this is the one that was away. To take the union instead would bring
-// back every favourite that was ever taken away. A document (reconcile-documents.ts) has none either.
+// back every favourite that was ever taken away. A document (reconcile-documents.ts) has none either. Users and
+// libraries that were made meanwhile come first (reconcile-made.ts).
 //
 // It promises that no more than one person's items of two servers are in memory at one time.
 
@@ -20,6 +21,7 @@ import { idAt, idHere } from "./calls.ts";
 import type { Follower, Loss } from "./follower.ts";
 import type { JournalHands } from "./handler.ts";
 import { reconcileDocuments } from "./reconcile-documents.ts";
+import { reconcileMade } from "./reconcile-made.ts";
 import {
   differing,
   plainId,
@@ -97,8 +99,11 @@ export async function reconcile(
     return false;
   }
   const there = { ...hands, replica: other, client };
+  const made = await reconcileMade(hands, there, signal);
   const isWhole = await reconcileUserData(parts, other, client, signal);
-  return (await reconcileDocuments(hands, there, { settleMs }, signal)) && isWhole;
+  const areDocuments = await reconcileDocuments(hands, there, { settleMs }, signal);
+  // What somebody has watched in a library that has just come is compared once more, when its items may be known.
+  return areDocuments && isWhole && made === "equal";
 }
 
 /** Whose word counts; undefined: nobody who could tell can be reached now. */

@@ -465,7 +465,10 @@ async function dropAlias(hands: AliasHands, userId: string): Promise<Applied | u
 }
 
 /** A user's views here. None when they cannot be read: then only the user's own id has an alias. */
-async function viewsOf(hands: JournalHands, here: string): Promise<readonly View[]> {
+export async function viewsOf(
+  hands: Pick<JournalHands, "client">,
+  here: string,
+): Promise<readonly View[]> {
   const read = await readJson(hands, `/UserViews?userId=${here}`);
   const items = read.outcome === "read" ? fieldOf(read.value, "Items") : undefined;
   if (!Array.isArray(items)) return [];

@@ -1,8 +1,12 @@
 // Documents that were changed at one server, at another: two stand-ins, and the handler that a follower would ask.
 
+import { randomUUID } from "node:crypto";
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { monitorsIn, monitorValue } from "../../core/cluster/monitors.ts";
 import { putNote } from "../../core/cluster/notes.ts";
+import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
 import { createDocuments } from "../../sidecar/journal/documents.ts";
 import type { Loss } from "../../sidecar/journal/follower.ts";
 import type { JournalHands } from "../../sidecar/journal/handler.ts";
@@ -452,6 +456,93 @@ describe("a server that was away for longer than the journal reaches back", () =
     expect(await compared("away")).toBe(true);
     const later = (await b.requests()).slice(before);
     expect(later.filter(({ method }) => method !== "GET")).toEqual([]);
+  });
+
+  test("has the libraries that were made meanwhile, with their options, and keeps its own", async () => {
+    type Library = { Name: string; ItemId: string; CollectionType: string; Locations: string[] };
+    const librariesAt = async (server: StandIn) =>
+      (await get(server, "/Library/VirtualFolders")) as unknown as Library[];
+    const path = "/Library/VirtualFolders";
+    // Others than those of a try before.
+    const run = randomUUID().slice(0, 8);
+    const [own, made, later] = [`Own ${run}`, `Music & more ${run}`, `Songs ${run}`];
+    const make = async (server: StandIn, name: string, type: string, body?: object) => {
+      const query = `name=${encodeURIComponent(name)}&collectionType=${type}`;
+      expect((await call(server, "POST", `${path}?${query}`, body)).status).toBe(204);
+    };
+    // A folder with a comma in its name is two where it is said in the query.
+    const songs = join(media.path, `Songs, old ${run}`);
+    mkdirSync(songs, { recursive: true });
+    const said = { EnablePhotos: false, SeasonZeroDisplayName: run };
+    await make(b, own, "books");
+    await make(a, made, "music", { LibraryOptions: { ...said, PathInfos: [{ Path: songs }] } });
+    // That of collections lies in a server's own data.
+    await make(a, `Collections ${run}`, "boxsets");
+    await b.control("fail", { path: `^${path}$`, method: "GET", status: 500, times: 1 });
+    expect(await compared("away")).toBe(false);
+    // Where its folders are is said by its locations, and it is scanned with its options from the beginning.
+    const { ItemId } = (await librariesAt(a)).find(({ Name }) => Name === made) ?? {};
+    await a.control("configure", {
+      document: `library-options/${ItemId}`,
+      change: { PathInfos: [] },
+    });
+    const options = { path: `^${path}/LibraryOptions`, method: "POST", status: 400 };
+    await b.control("fail", options);
+    // Once more, because nobody knows what it holds before it was scanned.
+    expect(await compared("away")).toBe(false);
+    await b.control("clear");
+    const there = (await librariesAt(b)).find(({ Name }) => Name === made);
+    expect(there).toMatchObject({
+      ...{ CollectionType: "music", Locations: [songs], LibraryOptions: said },
+    });
+    expect(await compared("away")).toBe(true);
+
+    const query = `name=${encodeURIComponent(made)}&newName=${encodeURIComponent(later)}`;
+    expect((await call(a, "POST", `${path}/Name?${query}`)).status).toBe(204);
+    expect(await compared("away")).toBe(false);
+    expect(await compared("away")).toBe(true);
+    const names = (await librariesAt(b)).map(({ Name }) => Name);
+    expect(names.filter((name) => name.endsWith(run))).toEqual([own, later]);
+  });
+
+  test("has the users who were made meanwhile, and the names that they have by now", async () => {
+    // Others than those of a try before.
+    const run = randomUUID().slice(0, 8);
+    const made = await call(a, "POST", "/Users/New", { Name: `nia ${run}`, Password: "a word" });
+    const { Id, Policy } = (await made.json()) as { Id: string; Policy: object };
+    await call(a, "POST", `/Users/${Id}/Policy`, { ...Policy, MaxActiveSessions: 7 });
+    expect((await call(b, "POST", "/Users/New", { Name: `own ${run}` })).status).toBe(200);
+    const rename = async (server: StandIn, name: string) => {
+      const { Configuration, Policy: policy } = await get(server, `/Users/${kid}`);
+      const body = { Name: name, Configuration, Policy: policy };
+      expect((await call(server, "POST", `/Users?userId=${kid}`, body)).status).toBe(204);
+    };
+    await rename(a, `kid ${run}`);
+    const before = (await b.requests()).length;
+    expect(await compared("away")).toBe(true);
+    const there = (await users(b)).find(({ Name }) => Name === `nia ${run}`);
+    const aliases = userAliasesOf(cluster.memory, cluster.seal);
+    expect(aliases.idAt("b", Id)).toBe(there?.Id);
+    // What they may not do they may not do from the beginning.
+    const asked = (await b.requests()).slice(before).map(({ method, path }) => `${method} ${path}`);
+    expect(asked.indexOf(`POST /Users/${there?.Id}/Policy`)).toBeLessThan(
+      asked.indexOf("GET /Items"),
+    );
+    expect((await get(b, `/Users/${there?.Id}`)).Policy).toMatchObject({ MaxActiveSessions: 7 });
+    expect(cluster.told.join()).toContain("made at b with a password that nobody knows");
+    const login = { Username: `nia ${run}`, Pw: "" };
+    const entered = await fetch(`${b.url}/Users/AuthenticateByName`, {
+      method: "POST",
+      headers: {
+        "content-type": "application/json",
+        authorization: 'MediaBrowser Client="T", Device="T", DeviceId="d", Version="1"',
+      },
+      body: JSON.stringify(login),
+    });
+    expect(entered.status).toBe(401);
+    const names = (await users(b)).map(({ Name }) => Name);
+    expect(names).toEqual(expect.arrayContaining([`nia ${run}`, `own ${run}`, `kid ${run}`]));
+    for (const server of [a, b]) await rename(server, "kid");
   });
 
   test("is compared with nobody where the store was lost and its sidecar leads: the others are with it", async () => {

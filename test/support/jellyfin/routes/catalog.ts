@@ -19,7 +19,7 @@ import {
 import { dirname, extname, join } from "node:path";
 import { type Exchange, Refusal, type Routes } from "../http.ts";
 import { parseId } from "../ids.ts";
-import { type Item, imageTag, metadataFolder } from "../library.ts";
+import { type Item, imageTag, itemId, metadataFolder } from "../library.ts";
 import type { World } from "../world.ts";
 import { field } from "./accounts.ts";
 import { itemOf } from "./items.ts";
@@ -296,11 +296,22 @@ function addLibraryRoutes(routes: Routes): void {
     let name = ask.query("name") ?? "";
     if (name === "") throw new Refusal(400, "problem");
     for (let number = 2; known.has(name); number++) name = `${ask.query("name")}${number}`;
+    const { PathInfos: infos, ...options } = (field(
+      ask.body.length === 0 ? {} : ask.json(),
+      "LibraryOptions",
+    ) ?? {}) as {
+      PathInfos?: { Path: string }[];
+    };
+    const listed = ask.list("paths");
+    const Locations = listed.length > 0 ? listed : (infos ?? []).map(({ Path }) => Path);
+    if (!Locations.every((path) => existsSync(path))) throw new Refusal(400, "problem");
     const made = {
       Name: name,
       CollectionType: ask.query("collectionType") ?? "mixed",
-      Locations: ask.list("paths"),
+      Locations,
     };
+    const id = itemId("CollectionFolder", `root/default/${name}`);
+    ask.world.configure(`library-options/${id}`, options);
     changeFolders(ask.world, [...extraFolders(ask.world), made]);
     ask.noContent();
   });
