@@ -15,7 +15,7 @@ import {
   perServerDocuments,
   saysNothingNew,
 } from "../../core/jellyfin/per-server.ts";
-import { isRecord, nameIn, objectOf } from "../../core/service/json.ts";
+import { isRecord, nameIn, objectOf, recordsIn } from "../../core/service/json.ts";
 import { librariesIn } from "../library/libraries.ts";
 import {
   again,
@@ -61,6 +61,8 @@ export interface Shelf {
   readonly name: string;
   read(): Promise<Read>;
   write(document: unknown): Promise<Applied>;
+  /** Whether what is not there now is about to come, and waited for; absent: it is not. */
+  isComing?(): Promise<boolean>;
 }
 
 export function createDocuments(): JournalHandler {
@@ -145,13 +147,12 @@ async function applyDocument(
 async function bring(
   shelf: Shelf,
   document: unknown,
-  { kind, itemId }: { readonly kind: IntentKind; readonly itemId: string },
+  { itemId }: { readonly itemId: string },
 ): Promise<Applied> {
   const lacking = await lackingAt(shelf, document);
   if (lacking.outcome === "write") return await shelf.write(lacking.document);
   if (lacking.outcome !== "unknown") return lacking;
-  // A library comes with its folder, later perhaps; of all else there is nothing to wait for.
-  return kind === "libraryOptions"
+  return (await shelf.isComing?.()) === true
     ? { outcome: "aside", itemId }
     : refused(`${shelf.name} is not there`);
 }
@@ -266,11 +267,22 @@ export function shelfOf(
       const pluginId = textField(facts, "pluginId");
       if (pluginId === undefined || !/^[0-9a-f]{32}$/.test(pluginId)) return undefined;
       const path = `/Plugins/${pluginId}/Configuration`;
-      return plain(`the configuration of plugin ${pluginId}`, "plugin", path);
+      const shelf = plain(`the configuration of plugin ${pluginId}`, "plugin", path);
+      return { ...shelf, isComing: () => waitsForRestart(hands, pluginId) };
     }
     case "libraryOptions":
       return ofLibrary(hands, entry.itemId);
   }
+}
+
+/** A plugin that was installed has settings once it is loaded, which is at a start (PluginsController). */
+async function waitsForRestart(hands: DocumentHands, pluginId: string): Promise<boolean> {
+  const read = await readJson(hands, "/Plugins");
+  const plugins = read.outcome === "read" ? recordsIn(read.value) : [];
+  return plugins.some(
+    ({ Id, Status }) =>
+      Status === "Restart" && String(Id).replaceAll("-", "").toLowerCase() === pluginId,
+  );
 }
 
 function ofUser(
@@ -298,6 +310,8 @@ function ofLibrary(hands: DocumentHands, libraryId: string): Shelf | undefined {
   return {
     table: "libraryOptions",
     name: `the options of library ${libraryId}`,
+    // It comes with its folder, later perhaps.
+    isComing: async () => true,
     async read() {
       const read = await readJson(hands, "/Library/VirtualFolders");
       if (read.outcome !== "read") return read;

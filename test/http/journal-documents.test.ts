@@ -659,6 +659,33 @@ describe("a plugin", () => {
     expect(await asks("POST", "/Packages/Installed/")).toBe(1);
   });
 
+  test("that waits for a restart is given its settings after it", async () => {
+    await begin();
+    // Of its own: what was set of it in an earlier try would be there.
+    const Id = randomUUID().replaceAll("-", "");
+    for (const server of [a, b]) {
+      const list = [{ Id, Name: "Words", Version: "1.0.0.0" }];
+      await server.control("configure", { document: "packages", change: { list } });
+    }
+    await carried("POST", `/Packages/Installed/Words?assemblyGuid=${Id}`);
+    const path = `/Plugins/${Id}/Configuration`;
+    const loaded = (server: StandIn) =>
+      server.control("configure", { document: `plugin/${Id}`, change: { Word: "none" } });
+    await loaded(a);
+    const { intent, outcomes } = await change("POST", path, { body: { Word: "set" } });
+    expect(outcomes).toEqual(["aside"]);
+    await loaded(b);
+    expect(await cluster.carry(handler, intent, { from: "a", to: "b" })).toEqual(["done"]);
+    expect(await get(b, path)).toEqual({ Word: "set" });
+    // One that is there and has none, or is not there, has nothing to wait for.
+    const other = "3".repeat(32);
+    await a.control("configure", { document: `plugin/${other}`, change: { Word: "none" } });
+    const refused = await change("POST", `/Plugins/${other}/Configuration`, { body: { Word: "" } });
+    expect(refused.outcomes).toEqual([
+      `refused: the configuration of plugin ${other} is not there`,
+    ]);
+  });
+
   test("that belongs on one server, or on none, is not brought to others", async () => {
     await begin();
     for (const id of [letters, scrub]) {
