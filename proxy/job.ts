@@ -74,10 +74,25 @@ export class Job {
   /** The body as text; undefined when there is none at hand. */
   get bodyText(): string | undefined {
     if (this.body === undefined) return this.bodyStream === undefined ? "" : undefined;
-    this.#bodyText ??= this.body.toString("utf8");
+    this.#bodyText ??= bodyTextOf(this.body, this.client.head.headers["content-type"]);
     return this.#bodyText;
   }
 }
+
+/**
+ * A body's text as ASP.NET reads it: UTF-8 with or without its mark, or UTF-16 with the low byte first where the content
+ * type says so (SystemTextJsonInputFormatter; it refuses every other encoding). What only a server could read would be
+ * changed there and told to nobody.
+ */
+export function bodyTextOf(body: Buffer, contentType: string | undefined): string {
+  const isWide =
+    contentType !== undefined &&
+    /charset\s*=\s*"?(?:utf-?16|unicode|ucs-?2|iso-10646-ucs-2)/i.test(contentType);
+  const text = body.toString(isWide ? "utf16le" : "utf8");
+  return text.charCodeAt(0) === byteOrderMark ? text.slice(1) : text;
+}
+
+const byteOrderMark = 0xfeff;
 
 export function laneName(facts: RequestFacts): "message" | "bytes" {
   return facts.route.lane === "bytes" || facts.route.lane === "segment" ? "bytes" : "message";

@@ -9,6 +9,7 @@ import type { Home } from "../../../core/store/store.ts";
 import type { Attended } from "../../../proxy/attendant.ts";
 import { createLoginNews, WrongPasswords } from "../../../proxy/attendants/login-news.ts";
 import { readFacts, readHeaderFacts } from "../../../proxy/facts.ts";
+import { bodyTextOf } from "../../../proxy/job.ts";
 
 const dan = "d".repeat(32);
 const eve = "e".repeat(32);
@@ -61,7 +62,8 @@ test("of names that nobody has ten each are told, and a hundred and twenty in al
   expect(told(wrong, "", "NOBODY", 20, 60_001)).toBe(10);
 });
 
-test("a user is one by name and by id, in whatever case, and the news names nobody in clear", () => {
+/** A door that tells what it has to, and a guess that it has passed on. */
+function newsOf() {
   const written: Entry[] = [];
   const seal = createSeal("a cluster key of some length");
   const home: Home = { userId: dan, replica: "a", epoch: { number: 1, owner: "" }, movedAtMs: 0 };
@@ -81,12 +83,31 @@ test("a user is one by name and by id, in whatever case, and the news names nobo
     log: { error: () => undefined },
     isCluster: () => true,
   });
-  const guess = (path: string, body: object) => {
+  const guess = (path: string, body: object | string) => {
     const origin = { address: "127.0.0.1", scheme: "http", host: "" } as const;
     const facts = readFacts("POST", path, readHeaderFacts({}), origin, []);
-    const bodyText = JSON.stringify(body);
+    const bodyText = typeof body === "string" ? body : JSON.stringify(body);
     attendant.ended?.({ facts, bodyText } as Attended, 401, "a");
   };
+  return { guess, written, seal };
+}
+
+test.each([
+  ["behind the mark of UTF-8", '\ufeff{"Username":"dan"}'],
+  ["in UTF-16", Buffer.from('{"Username":"dan"}', "utf16le")],
+  ["the last of several spellings", '{"username":"fay","Username":"eve","USERNAME":"dan"}'],
+])("a wrong password is told of whom the server takes it for: %s", (what, body) => {
+  const { guess, written, seal } = newsOf();
+  const wide = "application/json; charset=utf-16";
+  const contentType = what === "in UTF-16" ? wide : "application/json";
+  guess("/Users/AuthenticateByName", bodyTextOf(Buffer.from(body), contentType));
+  const [effect] = written;
+  const payload = effect?.type === "effect" ? effect.payload : undefined;
+  expect(payload).toEqual({ what: "wrongPassword", who: wrongPasswordMac(seal, "dan") });
+});
+
+test("a user is one by name and by id, in whatever case, and the news names nobody in clear", () => {
+  const { guess, written, seal } = newsOf();
   for (let name = 0; name < 200; name++) {
     guess("/Users/AuthenticateByName", { Username: newEntryId(), Pw: "x" });
   }

@@ -67,6 +67,7 @@ describe("a request that names somebody", () => {
     health: { view: { version: 1, replicas: new Map([["a", ready]]) } },
     prefer: "a",
   } as unknown as DoorParts;
+  const client = { hasLeft: false, head: { headers: {} } } as unknown as Client;
   const identity = { kind: "user", userId: eve, tokens: {} } as unknown as Identity;
 
   /** What a request is placed by: by a guess with a cookie of each server, by another device and as somebody else. */
@@ -76,7 +77,7 @@ describe("a request that names somebody", () => {
       const authorization = `MediaBrowser Client="T", Device="T", DeviceId="${cookie}", Version="1"`;
       const headers = { authorization, cookie: `jellybloom=${cookie}` };
       const facts = readFacts("POST", path, readHeaderFacts(headers), origin, []);
-      const job = new Job({ hasLeft: false } as Client, facts, 0);
+      const job = new Job(client, facts, 0);
       job.body = Buffer.from(typeof body === "string" ? body : JSON.stringify(body));
       if (cookie === "c") job.identity = identity;
       return new Placing(parts, () => []).asked(job);
@@ -92,6 +93,9 @@ describe("a request that names somebody", () => {
     ["in another case", byName, { username: "DAN", pw: "x" }, { named: "b" }],
     ["a login by id", `/Users/${dan}/Authenticate`, {}, { named: "b" }],
     ["by id in another form", `/Users/%7B${dan.toUpperCase()}%7D/Authenticate`, {}, { named: "b" }],
+    ["behind the mark of UTF-8", byName, '\ufeff{"Username":"dan"}', { named: "b" }],
+    // System.Text.Json takes the last of several.
+    ["the last of several", byName, '{"Username":"fay","username":"dan"}', { named: "b" }],
     ["a way back in", forgotten, { EnteredUsername: "dan" }, { named: "b" }],
     ["nobody known", byName, { Username: "Fay" }, { named: undefined, hashKey: "FAY" }],
     // Jellyfin compares names in upper case, where these two are one (UserManager.GetUserByName).
@@ -114,7 +118,7 @@ describe("a request that names somebody", () => {
     const origin = { address: "127.0.0.1", scheme: "http", host: "" } as const;
     const headers = readHeaderFacts({ cookie: "jellybloom=c" });
     const facts = readFacts("POST", "/Users/ForgotPassword/Pin", headers, origin, []);
-    const job = new Job({ hasLeft: false } as Client, facts, 0);
+    const job = new Job(client, facts, 0);
     job.body = Buffer.from(JSON.stringify({ Pin: "1" }));
     expect(new Placing(parts, () => []).asked(job)).toMatchObject({ cookie: "c" });
   });
