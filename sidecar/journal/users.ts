@@ -55,8 +55,13 @@ interface View {
   readonly key: string;
 }
 
-/** By id: the password of a user who was made here and may have none, because their server failed at it. */
+/** By what they are made for: the password of who may have been made without it, because their server failed at it. */
 type HalfMade = Map<string, string>;
+const halfMadeLimit = 100;
+
+function halfMadeKey({ of }: Pick<Effect, "of">, name: string, { replica }: JournalHands): string {
+  return `${replica}\n${of}\n${name.toUpperCase()}`;
+}
 
 export function createUsers(): JournalHandler {
   const halfMade: HalfMade = new Map();
@@ -184,7 +189,7 @@ async function applyPresent(
     user = made.user;
     isNew = true;
   }
-  const unfinished = await finish(user, hands, halfMade);
+  const unfinished = await finish(user, halfMadeKey(effect, name, hands), hands, halfMade);
   if (unfinished !== undefined) return unfinished;
   if (user.id !== userId) {
     const failed = await noteAlias(hands, userId, user.id, viewsIn(payload));
@@ -210,6 +215,7 @@ async function make(
   hands: JournalHands,
   halfMade: HalfMade,
 ): Promise<Made> {
+  const key = halfMadeKey(effect, name, hands);
   let password: string | undefined;
   const failed = await inStore(hands, async () => {
     const secret = await readSecret(hands.store, hands.seal, effect.of);
@@ -228,15 +234,20 @@ async function make(
   const answer = await hands.client.callWithKey("POST", "/Users/New", body);
   if (answer.outcome !== "answered" || answer.status !== 200) {
     const applied = appliedOf(answer, `making user ${name}`);
+    const isUnheard = answer.outcome === "failed" && answer.seen === "nothing";
+    if (applied.outcome === "again" && !isUnheard && password !== undefined) {
+      if (halfMade.size >= halfMadeLimit) halfMade.clear();
+      halfMade.set(key, password);
+    }
     if (answer.outcome !== "answered") return { outcome: "not", applied };
     // The request itself, slower than whoever did it again, may have made them since they were looked for; or they were
     // made now, and their password was not set, which comes second (UserController.CreateUserByName).
     const read = await readUsers(hands);
     const made = read.outcome === "read" ? byName(read.users, name) : undefined;
     if (made === undefined) return { outcome: "not", applied };
-    if (applied.outcome === "again" && password !== undefined) halfMade.set(made.id, password);
     return { outcome: "made", user: made };
   }
+  halfMade.delete(key);
   const user = userHere(jsonOf(answer.text));
   if (user !== undefined) return { outcome: "made", user };
   return { outcome: "not", applied: again("its answer to a new user cannot be read") };
@@ -245,14 +256,15 @@ async function make(
 /** Sets the password that was not set when they were made: without one anybody would be let in. */
 async function finish(
   { id }: UserHere,
+  key: string,
   hands: JournalHands,
   halfMade: HalfMade,
 ): Promise<Applied | undefined> {
-  const password = halfMade.get(id);
+  const password = halfMade.get(key);
   if (password === undefined) return undefined;
   const path = `/Users/Password?userId=${id}`;
   const set = await writeJson(hands, "POST", path, { NewPw: password }, "a new user's password");
-  if (set.outcome === "done") halfMade.delete(id);
+  if (set.outcome === "done") halfMade.delete(key);
   return set.outcome === "done" ? undefined : set;
 }
 
@@ -337,10 +349,11 @@ async function redo(
       const read = await readUsers(hands);
       if (read.outcome === "failed") return read.applied;
       const known = byName(read.users, facts.name);
-      if (known !== undefined) return (await finish(known, hands, halfMade)) ?? done;
+      const key = halfMadeKey({ of: intent.id }, facts.name, hands);
+      if (known !== undefined) return (await finish(known, key, hands, halfMade)) ?? done;
       const made = await make(asEffect({}), facts.name, hands, halfMade);
       if (made.outcome !== "made") return made.applied;
-      return (await finish(made.user, hands, halfMade)) ?? done;
+      return (await finish(made.user, key, hands, halfMade)) ?? done;
     }
     case "updated":
       return await applyUpdated(
