@@ -2,10 +2,11 @@
 // where a password's reset was begun, and which tokens a change has ended.
 
 import { sessionAsked, withoutSession } from "../core/cluster/capabilities.ts";
-import { type Identity, identityKey, normalId } from "../core/cluster/identity.ts";
+import { type Identity, identityKey } from "../core/cluster/identity.ts";
 import { readSessionNote, sessionIdOf, sessionNoteId } from "../core/cluster/sessions.ts";
 import { readyNames } from "../core/cluster/view.ts";
-import { bodyValue, queryValue } from "../core/jellyfin/playback.ts";
+import { userMeant } from "../core/jellyfin/change-request.ts";
+import { bodyValue, queryValues } from "../core/jellyfin/playback.ts";
 import { Bounded } from "./bounded.ts";
 import { CapabilityNotes } from "./capabilities.ts";
 import type { HeldReply } from "./client.ts";
@@ -112,47 +113,18 @@ export class Learning {
   /** Tokens that this change has ended on one replica end on all. */
   async #endTokens(job: Job): Promise<void> {
     const { memory, logins } = this.#parts;
-    const { route, params, rawQuery } = job.facts;
-    const all = [...memory.identities.values()].filter(
-      (identity) => Object.keys(identity.tokens).length > 0,
-    );
-    const caller = job.identity?.key;
-    const body = job.bodyText ?? "";
-    let ended: Identity[] = [];
-    switch (route.ends) {
-      case "device": {
-        const deviceId = queryValue(rawQuery, "id");
-        ended = all.filter((identity) => identity.deviceId === deviceId && deviceId !== undefined);
-        break;
-      }
-      case "userOthers": {
-        if (bodyValue(body, "ResetPassword") === true) break;
-        const userId =
-          params.userId ?? queryValue(rawQuery, "userId") ?? job.identity?.userId ?? "";
-        ended = all.filter(({ userId: id, key }) => id === normalId(userId) && key !== caller);
-        break;
-      }
-      case "user":
-        ended = all.filter(({ userId }) => userId === normalId(params.userId ?? ""));
-        break;
-      case "userIfDisabled":
-        if (bodyValue(body, "IsDisabled") !== true) break;
-        ended = all.filter(
-          ({ userId, key }) => userId === normalId(params.userId ?? "") && key !== caller,
-        );
-        break;
-      case "apiKey": {
-        const standing = memory.standingOf(params.key ?? "");
-        if (standing.standing === "current") ended = [standing.identity];
-        break;
-      }
-      case "identity":
-      case "none":
-        break;
-    }
+    const { facts, identity: caller, bodyText = "" } = job;
+    const { route, params } = facts;
+    const shown = memory.standingOf(params.key ?? "");
+    const ended =
+      route.ends === "apiKey"
+        ? shown.standing === "current"
+          ? [shown.identity]
+          : []
+        : endedWith({ ...facts, bodyText, caller }, [...memory.identities.values()]);
     for (const identity of ended) {
       if (identity.userId === "" && identity.kind === "user") continue;
-      await logins.end(identity, `${job.facts.method} ${route.pattern}`);
+      await logins.end(identity, `${facts.method} ${route.pattern}`);
     }
   }
 
@@ -160,5 +132,36 @@ export class Learning {
   forget(identityKey: string): void {
     this.capabilities.delete(identityKey);
     this.capabilityNotes.drop(identityKey);
+  }
+}
+
+export interface EndingRequest extends Pick<RequestFacts, "route" | "params" | "rawQuery"> {
+  readonly bodyText: string;
+  readonly caller: Identity | undefined;
+}
+
+/** Of these logins, those that a request has ended at the server which agreed to it, by devices or by users. Pure. */
+export function endedWith(
+  { route, params, rawQuery, bodyText, caller }: EndingRequest,
+  identities: readonly Identity[],
+): Identity[] {
+  const all = identities.filter(({ tokens }) => Object.keys(tokens).length > 0);
+  const userId = userMeant({ params, rawQuery, caller });
+  const ofUser = userId === "" ? [] : all.filter((identity) => identity.userId === userId);
+  const others = ofUser.filter(({ key }) => key !== caller?.key);
+  switch (route.ends) {
+    case "device": {
+      // Jellyfin 12 takes several (DevicesController).
+      const deviceIds = new Set(queryValues(rawQuery, "id"));
+      return all.filter(({ deviceId }) => deviceIds.has(deviceId));
+    }
+    case "user":
+      return ofUser;
+    case "userOthers":
+      return bodyValue(bodyText, "ResetPassword") === true ? [] : others;
+    case "userIfDisabled":
+      return bodyValue(bodyText, "IsDisabled") === true ? others : [];
+    default:
+      return [];
   }
 }

@@ -6,6 +6,7 @@
 // SessionController.PostCapabilities): no credentials, whatever else the request held. Who can write to the
 // store can write a note, so a note is read with the same eyes as a request.
 
+import { queryValue } from "../jellyfin/playback.ts";
 import { isRecord, parsedObject } from "../service/json.ts";
 import { noteLimitCharacters } from "../store/store.ts";
 
@@ -44,8 +45,8 @@ export function capabilitiesNoteValue(
 
 /** The session that such a request is about, where that is not the caller's own (SessionController). */
 export function sessionAsked(rawQuery: string): string | undefined {
-  const id = caseless(Object.fromEntries(new URLSearchParams(rawQuery)))("id");
-  return typeof id === "string" && id.trim() !== "" ? id.trim().toLowerCase() : undefined;
+  const id = queryValue(rawQuery, "id")?.trim().toLowerCase();
+  return id === "" ? undefined : id;
 }
 
 /** The same request as the device itself would have made it. */

@@ -141,7 +141,11 @@ export function plainGuid(value: unknown): string | undefined {
  * Whose data a route with a user in its path or query changes (RequestHelpers.GetUserId); empty: nobody's. Of a route that
  * has the user in its path the server does not look at the query.
  */
-export function userMeant({ params, rawQuery, caller }: ChangeAsked): string {
+export function userMeant({
+  params,
+  rawQuery,
+  caller,
+}: Pick<ChangeAsked, "params" | "rawQuery" | "caller">): string {
   if (params.userId !== undefined) return plainGuid(params.userId) ?? "";
   return (
     plainGuid(queryValue(rawQuery, "userId")) ?? (caller?.kind === "user" ? caller.userId : "")

@@ -104,16 +104,20 @@ export function queryValue(rawQuery: string, name: string): string | undefined {
   return undefined;
 }
 
+/** All values of a query name in any letter case, decoded, in their order. */
+export function queryValues(rawQuery: string, name: string): string[] {
+  const wanted = name.toLowerCase();
+  return [...new URLSearchParams(rawQuery)].flatMap(([key, value]) =>
+    key.toLowerCase() === wanted ? [value] : [],
+  );
+}
+
 /**
  * The values of a list parameter, in any letter case of its name. Clients repeat the parameter or separate values by commas,
  * and not both: of a repeated one each is a value, commas and all (CommaDelimitedCollectionModelBinder).
  */
 export function listIn(rawQuery: string, name: string): string[] {
-  const wanted = name.toLowerCase();
-  const values: string[] = [];
-  for (const [key, value] of new URLSearchParams(rawQuery)) {
-    if (key.toLowerCase() === wanted) values.push(value);
-  }
+  const values = queryValues(rawQuery, name);
   const [only = ""] = values;
   return values.length === 1 ? only.split(",") : values;
 }
@@ -129,15 +133,14 @@ export function withQueryValue(rawQuery: string, name: string, value: string): s
   return [...others, `${name}=${encodeURIComponent(value)}`].join("&");
 }
 
-/** A name's value in a JSON body, at its top and in any letter case (as ASP.NET reads it); else undefined. */
+/**
+ * A name's value in a JSON body, at its top and in any letter case; of several spellings the last counts (as
+ * System.Text.Json binds them); else undefined.
+ */
 export function bodyValue(body: string, name: string): unknown {
-  const fields = parseObject(body);
-  if (fields === undefined) return undefined;
   const wanted = name.toLowerCase();
-  for (const [key, value] of Object.entries(fields)) {
-    if (key.toLowerCase() === wanted) return value;
-  }
-  return undefined;
+  const entries = Object.entries(parseObject(body) ?? {});
+  return entries.findLast(([key]) => key.toLowerCase() === wanted)?.[1];
 }
 
 /** True when the answer is the file itself, so that any replica with the file can go on with it. */

@@ -20,6 +20,7 @@ import {
   type UnionFacts,
 } from "../../core/cluster/sessions.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
+import { queryValue } from "../../core/jellyfin/playback.ts";
 import type { Clock } from "../../core/service/clock.ts";
 import { objectOf, parsedObject } from "../../core/service/json.ts";
 import type { Log } from "../../core/service/log.ts";
@@ -176,10 +177,9 @@ export function createSessions(parts: SessionsParts): Sessions {
     asked: Attended,
     replica: string,
   ): Promise<SessionsQuestion | undefined> {
-    const query = new URLSearchParams(asked.facts.rawQuery);
-    const values = new Map([...query].map(([name, value]) => [name.toLowerCase(), value]));
-    const within = Number(values.get("activewithinseconds") ?? 0);
-    const controllable = normalId(values.get("controllablebyuserid") ?? "");
+    const { rawQuery } = asked.facts;
+    const within = Number(queryValue(rawQuery, "activeWithinSeconds") ?? 0);
+    const controllable = normalId(queryValue(rawQuery, "controllableByUserId") ?? "");
     let controllableBy: SessionsQuestion["controllableBy"];
     if (controllable !== "") {
       const found =
@@ -191,7 +191,7 @@ export function createSessions(parts: SessionsParts): Sessions {
     }
     return {
       controllableBy,
-      deviceId: values.get("deviceid") || undefined,
+      deviceId: queryValue(rawQuery, "deviceId") || undefined,
       activeWithinSeconds: Number.isFinite(within) ? within : 0,
     };
   }

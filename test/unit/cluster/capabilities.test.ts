@@ -48,6 +48,7 @@ describe("what a device says of itself", () => {
 
   test("what is said for another session is known by its id in the query, in any letter case", () => {
     expect(sessionAsked("ID=ABC&x=1")).toBe("abc");
+    expect(sessionAsked("iD=abc&id=def")).toBe("abc");
     expect(sessionAsked("id=%20&x=1")).toBeUndefined();
     expect(withoutSession("Id=abc&playableMediaTypes=Video")).toBe("playableMediaTypes=Video");
   });

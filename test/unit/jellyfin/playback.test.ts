@@ -79,6 +79,8 @@ describe("a query", () => {
 
   test("and a body gives one, in any letter case", () => {
     expect(bodyValue('{"playSessionId":"p","Other":1}', "PlaySessionId")).toBe("p");
+    // Of several spellings the last counts (System.Text.Json).
+    expect(bodyValue('{"Secret":"p","secret":"q"}', "Secret")).toBe("q");
     expect(bodyValue('{"a":{"PlaySessionId":"p"}}', "PlaySessionId")).toBeUndefined();
     for (const body of ["", "null", "[1]", "1", "{", '"x"']) {
       expect(bodyValue(body, "a")).toBeUndefined();
