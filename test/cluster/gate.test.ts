@@ -310,6 +310,7 @@ describe("when the leader is gone", () => {
     await leader();
     const admin = await Viewer.enter(door.url);
     await admin.knownAt([pair.a, pair.b]);
+    for (const server of [pair.a, pair.b]) await server.control("forget-requests");
     const asked = await admin.call("POST", "/System/Restart");
     expect(asked, asked.text).toMatchObject({ status: 204 });
     const said = () => Object.values(sidecars).flatMap((part) => part.logLines());
@@ -317,9 +318,9 @@ describe("when the leader is gone", () => {
     await until(40_000, "every replica was restarted", () => {
       return said().some(({ msg }) => msg === "restart: every replica was restarted");
     });
-    for (const name of ["a", "b"]) {
-      const times = said().filter(({ msg }) => msg === `restart: ${name} was restarted`);
-      expect([name, times.length]).toEqual([name, 1]);
+    for (const server of [pair.a, pair.b]) {
+      const restarts = await server.requests({ method: "POST", path: "/System/Restart" });
+      expect([server.name, restarts.length]).toEqual([server.name, 1]);
     }
     // Both led for a part of it.
     for (const part of Object.values(sidecars)) {
@@ -332,6 +333,8 @@ describe("when the leader is gone", () => {
 
 describe("a door beside everything in one process", () => {
   test("reaches the leader's gate at that process's admin port", async () => {
+    // With a store of their own they would keep the same servers as rivals.
+    for (const part of Object.values(sidecars)) await part.stop();
     const store = await startRedis();
     const replicas = [pair.a, pair.b];
     const shared = { replicas, redis: store.url } as const;
