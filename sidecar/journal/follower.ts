@@ -30,7 +30,7 @@ import type { Redone } from "../../core/cluster/redone.ts";
 import { backOffMs, rest, sleep, untilAborted } from "../../core/service/loop.ts";
 import type { JournalCursor, JournalEnds, JournalEntry } from "../../core/store/journal.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
-import type { AsideOrder, EffectDraft, JournalHandler, JournalHands } from "./handler.ts";
+import type { Applied, AsideOrder, EffectDraft, JournalHandler, JournalHands } from "./handler.ts";
 import { Lanes, type WorkEnd } from "./lanes.ts";
 import type { Known, KnownField, Ledger } from "./ledger.ts";
 import {
@@ -194,6 +194,8 @@ export class Follower {
   readonly #publishedAt = new Map<string, number>();
   readonly #timers = new Set<NodeJS.Timeout>();
   readonly #said = new Set<string>();
+  /** On the wall clock. */
+  readonly #startedAtMs: number;
   readonly #goneAsked = new Map<string, { isGone: boolean; atMs: number }>();
   /** What waits aside, by number. */
   readonly #asideOrders = new Map<number, AsideOrder>();
@@ -228,6 +230,7 @@ export class Follower {
 
   constructor(parts: FollowerParts) {
     this.#parts = parts;
+    this.#startedAtMs = parts.hands.clock.wallMs();
     this.#started = new Promise((resolve) => {
       this.#markStarted = resolve;
     });
@@ -299,7 +302,19 @@ export class Follower {
     this.#failingSinceMs.clear();
     this.#awaySinceMs = undefined;
     // What it was sent before it fell silent it may do only now: an older change after a newer effect.
-    const { lookBackMs, settleMs } = this.#parts.limits;
+    const { hands, limits } = this.#parts;
+    const { lookBackMs, settleMs, triesLimit } = limits;
+    for (const { lookAgain } of new Set(this.#handlers.values())) {
+      if (lookAgain === undefined) continue;
+      const isOpen = (itemId: string): boolean =>
+        this.#open.inLane(lookAgain.lane).some(({ placed }) => placed.entry.itemId === itemId);
+      const work = async (tries: number): Promise<WorkEnd> => {
+        const looked = await lookAgain.look(hands, isOpen);
+        return looked.outcome === "again" && tries < triesLimit ? { again: looked.why } : "done";
+      };
+      this.#lanes.push(lookAgain.lane, work);
+      this.#later(settleMs, () => this.#lanes.push(lookAgain.lane, work));
+    }
     for (const { lane, handler, atMs } of this.#recent) {
       if (atMs < sinceMs - lookBackMs) continue;
       this.#inDoubt.add(lane);
@@ -651,7 +666,7 @@ export class Follower {
     raw: JournalEntry,
     tries: number,
   ): Promise<WorkEnd> {
-    const { hands, onEvent } = this.#parts;
+    const { hands, limits, onEvent } = this.#parts;
     const { entry } = placed;
     const fresh = this.#fresh(handler, lane, placed);
     if (fresh === "wait") return { again: "a newer change of the same is under way", afterMs: 50 };
@@ -665,7 +680,12 @@ export class Follower {
       this.#putAside(raw, entry.itemId);
       return "done";
     }
-    const applied = await handler.apply(placed, hands, fresh);
+    if (handler.lookAgain !== undefined && !this.#isLive && this.#lanes.size < limits.worksLimit) {
+      return { again: "what came after it is not read yet", afterMs: 50 };
+    }
+    const applied: Applied = this.#isOvertaken(handler, lane, placed)
+      ? { outcome: "skipped" }
+      : await handler.apply(placed, hands, fresh);
     switch (applied.outcome) {
       case "done":
         this.#noteWrote(lane);
@@ -809,6 +829,27 @@ export class Follower {
     this.#failingSinceMs.delete(number);
   }
 
+  /**
+   * What this server did after it, and nobody was told of yet, is not in what it says: the next word about this item will
+   * be this server's own. So it is where the sidecar here was restarted, and reads what is older again.
+   */
+  #isOvertaken(
+    { lookAgain }: JournalHandler,
+    lane: string,
+    { entry, number }: Placed<Effect>,
+  ): boolean {
+    if (lookAgain === undefined) return false;
+    const { replica } = this.#parts.hands;
+    return this.#open
+      .inLane(lane)
+      .some(
+        ({ placed, outcome }) =>
+          placed.number > number &&
+          placed.entry.itemId === entry.itemId &&
+          (outcome === undefined || outcome.replica === replica),
+      );
+  }
+
   /** Something older waits aside that has to be done before it. */
   #isHeld(handler: JournalHandler, { entry, number }: Placed<Effect>): boolean {
     if (this.#asideOrders.size === 0) return false;
@@ -936,11 +977,17 @@ export class Follower {
       this.#lanes.push(open.lane, (tries) => this.#publish(open, tries));
       return;
     }
-    const timer = setTimeout(() => {
-      this.#timers.delete(timer);
+    this.#later(waitMs, () => {
       if (this.#open.get(open.placed.entry.id) === open) {
         this.#lanes.push(open.lane, (tries) => this.#publish(open, tries));
       }
+    });
+  }
+
+  #later(waitMs: number, deed: () => void): void {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      deed();
     }, waitMs);
     this.#timers.add(timer);
   }
@@ -1126,7 +1173,22 @@ export class Follower {
     const isAgreed = hasSucceeded(open);
     const rights = isAgreed ? await rightsOver(entry, hands) : await rightsTo(entry, hands);
     if (rights === "again") return later();
-    const redone = rights === "may" ? await handler.redo(placed, hands, isAgreed) : notAllowed;
+    const { outcome } = open;
+    const isOwn = (name: string): boolean => name === hands.replica;
+    const context = {
+      mayBeHere:
+        outcome === undefined ||
+        isOwn(outcome.replica) ||
+        outcome.asked?.some(isOwn) === true ||
+        placed.atMs < this.#startedAtMs,
+      untold: others
+        .filter(
+          (other) => other !== open && hasSucceeded(other) && isOwn(other.outcome?.replica ?? ""),
+        )
+        .map((other) => other.placed.entry),
+    };
+    const redone =
+      rights === "may" ? await handler.redo(placed, hands, isAgreed, context) : notAllowed;
     switch (redone.outcome) {
       case "again":
         urgent(entry.identityKey);

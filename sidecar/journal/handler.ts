@@ -145,5 +145,26 @@ export interface JournalHandler {
    * asked. `publish` follows when it answers `done`. `isAgreed`: a server has answered it with success, and so found that
    * its caller may have it and knew what they had to know.
    */
-  redo(intent: Placed<Intent>, hands: JournalHands, isAgreed: boolean): Promise<Applied>;
+  redo(
+    intent: Placed<Intent>,
+    hands: JournalHands,
+    isAgreed: boolean,
+    context?: RedoContext,
+  ): Promise<Applied>;
+  /**
+   * The server here has come back: what it was sent before it fell silent it may do only now. Asked at its return and
+   * once more a moment later, in this lane. `isOpen`: a change of this item is under way, or its end is not known.
+   */
+  readonly lookAgain?: {
+    readonly lane: string;
+    look(hands: JournalHands, isOpen: (itemId: string) => boolean): Promise<Applied>;
+  };
+}
+
+/** What is known about an intent that is to be done again. */
+export interface RedoContext {
+  /** This server may have been sent the request, or this sidecar may have done it again before it was restarted. */
+  readonly mayBeHere: boolean;
+  /** What this server has done besides and nobody was told of yet, of the same lane. */
+  readonly untold: readonly Intent[];
 }

@@ -69,6 +69,17 @@ export function mergedList(
   }
 }
 
+/** What one list has more of than the other, each as often. */
+export function lessThese(list: readonly string[], taken: readonly string[]): string[] {
+  const left = new Map<string, number>();
+  for (const id of taken) left.set(id, (left.get(id) ?? 0) + 1);
+  return list.filter((id) => {
+    const times = left.get(id) ?? 0;
+    left.set(id, times - 1);
+    return times <= 0;
+  });
+}
+
 function count(list: readonly string[], id: string): number {
   return list.filter((one) => one === id).length;
 }

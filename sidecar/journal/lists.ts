@@ -23,13 +23,14 @@ import { objectOf, parsedObject, recordsIn } from "../../core/service/json.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
 import { serverEyes } from "../tasks/media.ts";
 import { again, appliedOf, done, idHere, refused, skipped } from "./calls.ts";
-import type { Applied, JournalHandler, JournalHands, Published } from "./handler.ts";
+import type { Applied, JournalHandler, JournalHands, Published, RedoContext } from "./handler.ts";
 import {
   collectionSteps,
   isSameList,
   isSameSet,
   type ListChange,
   type ListStep,
+  lessThese,
   mergedList,
   playlistSteps,
 } from "./list-steps.ts";
@@ -72,8 +73,19 @@ const namesakesLimit = 5;
 const rememberedLimit = 1000;
 /** How long a change of a name or of shares waits for a token of its user, in ms. */
 const tokenWaitLimitMs = 10_000;
+/** Lists that were told of within this time before a server's return are looked at again, so many at most. */
+const lookAgainMs = 10 * 60_000;
+const lookAgainLimit = 100;
 /** All lists have one lane, so that their changes come in one order. */
 export const listsLane = "lists";
+
+interface ToldList {
+  readonly state: ListState;
+  readonly userId: string;
+  /** What it holds besides, which changes did that are still to be told of; as often as they did. */
+  readonly untold: readonly string[];
+  readonly atMs: number;
+}
 
 const anothers = refused("under this id somebody else has a list here");
 const takenId = refused("a playlist has another id here than on the server where it was made");
@@ -92,6 +104,12 @@ class Lists implements JournalHandler {
   /** What was made here for an intent whose server died. */
   readonly #made = new Map<string, string>();
   readonly #said = new Map<string, true>();
+  /** What is known elsewhere of each list, and what this server's own has besides. */
+  readonly #told = new Map<string, ToldList>();
+  /** Intents whose change of a list is in this server's: done again, or taken from another writer. */
+  readonly #doneHere = new Map<string, true>();
+  /** On the wall clock: what came before may have been done by this sidecar before it was restarted. */
+  readonly #startedAtMs = Date.now();
   /** Ids under which another person's list was taken away: once is enough. */
   readonly #cleared = new Map<string, true>();
   /** Who sees every library, for reading without a user of one's own. */
@@ -143,6 +161,7 @@ class Lists implements JournalHandler {
     // What was made has its entries told already.
     const ids =
       what === "removed" ? removedItems(entry) : what === "appended" ? createdItems(entry) : [];
+    this.#noteTold(id, entry.userId, read.state, what === "appended" ? ids : [], hands);
     const change = what === undefined ? {} : { change: { what, ids } };
     const payload: ListState = { ...read.state, ...change, isWriters };
     return { outcome: "effects", effects: [{ userId: entry.userId, itemId: id, payload }] };
@@ -164,9 +183,58 @@ class Lists implements JournalHandler {
       : await this.#bring(id, entry.userId, state, atMs, hands);
     if (applied.outcome !== "again" && applied.outcome !== "refused") {
       remember(this.#newest, id, number);
+      if (!hands.leads()) this.#noteBrought(id, entry.userId, state, hands);
     }
     return applied;
   }
+
+  // ---- What was told of each list -------------------------------------------------------------------
+
+  /**
+   * What others know of it now. Of what it holds besides what was told before, `ids` is this change's; the rest was done
+   * by changes that are still to be told of.
+   */
+  #noteTold(
+    id: string,
+    userId: string,
+    state: ListState,
+    ids: readonly string[],
+    { clock }: JournalHands,
+  ): void {
+    const before = this.#told.get(id);
+    const more = before === undefined ? [] : this.#untoldOf(before, state.items);
+    const untold = lessThese(more, ids);
+    remember(this.#told, id, { state, userId, untold, atMs: clock.monotonicMs() });
+  }
+
+  /** Others know the same of it, and nothing was done to it here. */
+  #noteBrought(id: string, userId: string, state: ListState, { clock }: JournalHands): void {
+    remember(this.#told, id, { state, userId, untold: [], atMs: clock.monotonicMs() });
+  }
+
+  #untoldOf({ state, untold }: ToldList, items: readonly string[]): readonly string[] {
+    const more = [...untold, ...lessThese(items, state.items)];
+    return lessThese(more, lessThese(more, items));
+  }
+
+  /**
+   * A server that was frozen does what it was sent when it thaws; another has done that meanwhile, and this server's list
+   * has it twice. It is brought to what was told last. Where it is the writer's nothing is taken out: a client may be
+   * writing to it.
+   */
+  readonly lookAgain = {
+    lane: listsLane,
+    look: async (hands: JournalHands, isOpen: (id: string) => boolean): Promise<Applied> => {
+      const fromMs = hands.clock.monotonicMs() - lookAgainMs;
+      for (const [id, { state, userId, atMs }] of [...this.#told].slice(-lookAgainLimit)) {
+        if (atMs < fromMs || isOpen(id) || hands.leads()) continue;
+        const { change: _, ...told } = state;
+        const applied = await this.#bring(id, userId, told, hands.clock.wallMs(), hands);
+        if (applied.outcome === "again") return applied;
+      }
+      return done;
+    },
+  };
 
   /** A list that was made anew since stays, and what waited of one that is gone makes it no second time. */
   async #remove({ payload }: Effect, number: number, hands: JournalHands): Promise<Applied> {
@@ -195,14 +263,34 @@ class Lists implements JournalHandler {
     const own = await this.#read(list, id, entry.userId, hands);
     if (own.outcome === "again") return own;
     const change = state.change ?? { what: "updated", ids: [] };
-    const items =
-      own.outcome === "gone" ? state.items : mergedList(own.state.items, state.items, change);
-    const applied = await this.#bring(id, entry.userId, { ...state, items }, atMs, hands);
-    const isSame = list === "playlist" ? isSameList : isSameSet;
-    if (isSame(items, state.items) || applied.outcome === "again") return applied;
+    // What this one has done again itself is in its list; else two appends of one film would count as one.
+    const isNews =
+      change.what === "appended" &&
+      list === "playlist" &&
+      own.outcome === "read" &&
+      entry.of !== "" &&
+      atMs > this.#startedAtMs &&
+      !this.#doneHere.has(entry.of);
+    let applied: Applied = done;
+    if (isNews) {
+      // Appended, and not brought to a state: clients write to this list at the same time.
+      const looked = await lackingOf(change.ids, hands);
+      if (looked.outcome === "again") return looked;
+      const ids = change.ids.filter((one) => !looked.lacking.has(one));
+      const why = await this.#step(list, id, entry.userId, { do: "append", ids }, hands);
+      if (why !== undefined) return why;
+      remember(this.#doneHere, entry.of, true);
+    } else {
+      const items =
+        own.outcome === "gone" ? state.items : mergedList(own.state.items, state.items, change);
+      applied = await this.#bring(id, entry.userId, { ...state, items }, atMs, hands);
+      const isSame = list === "playlist" ? isSameList : isSameSet;
+      if (isSame(items, state.items) || applied.outcome === "again") return applied;
+    }
     const told = await this.#readWhole(list, id, entry.userId, hands);
     if (told.outcome === "again") return told;
     if (told.outcome === "gone") return applied;
+    this.#noteTold(id, entry.userId, told.state, change.ids, hands);
     const { kind, userId } = entry;
     const effect: Effect = {
       ...{ type: "effect", id: newEntryId(), of: "", ofNumber: 0 },
@@ -376,7 +464,12 @@ class Lists implements JournalHandler {
 
   // ---- Doing it again, as the leader ----------------------------------------------------------------
 
-  async redo({ entry }: Placed<Intent>, hands: JournalHands, isAgreed: boolean): Promise<Applied> {
+  async redo(
+    { entry }: Placed<Intent>,
+    hands: JournalHands,
+    isAgreed: boolean,
+    context: RedoContext = { mayBeHere: true, untold: [] },
+  ): Promise<Applied> {
     if (entry.kind === "itemGone") return await this.#redoGone(entry, hands, isAgreed);
     const kind: ListKind = entry.kind === "collection" ? "collection" : "playlist";
     const what = deedIn(entry.facts);
@@ -392,9 +485,14 @@ class Lists implements JournalHandler {
       const step = await this.#step(kind, namesake, entry.userId, { do: "append", ids }, hands);
       return step ?? done;
     }
-    const tail = what === "appended" ? await this.#hasTail(entry, kind, hands) : false;
-    if (tail === true) return done;
-    return tail === false ? await this.#repeat(entry, hands) : tail;
+    const isHere =
+      what === "appended" && context.mayBeHere
+        ? await this.#hasAppended(entry, kind, hands, context.untold)
+        : false;
+    if (typeof isHere !== "boolean") return isHere;
+    const end = isHere ? done : await this.#repeat(entry, hands);
+    if (end.outcome === "done") remember(this.#doneHere, entry.id, true);
+    return end;
   }
 
   /** A deletion, files and all, of what is left of its items here. */
@@ -434,16 +532,29 @@ class Lists implements JournalHandler {
     return applied;
   }
 
-  /** Whether the list ends with what an append would append: then it has been done here. */
-  async #hasTail(entry: Intent, kind: ListKind, hands: JournalHands): Promise<boolean | Applied> {
+  /**
+   * Whether an append has been done here: the list holds it besides what was told, and besides what this server has done
+   * and nobody was told of yet. Where nothing was told of the list since this sidecar began, it counts that it ends with it.
+   */
+  async #hasAppended(
+    entry: Intent,
+    kind: ListKind,
+    hands: JournalHands,
+    untold: readonly Intent[],
+  ): Promise<boolean | Applied> {
     const ids = idsIn(entry.request.query, "ids");
     const read = await this.#read(kind, entry.itemId, entry.userId, hands);
     if (read.outcome === "again") return read;
     if (read.outcome !== "read" || ids.length === 0) return false;
     const { items } = read.state;
-    return kind === "playlist"
-      ? isSameList(items.slice(-ids.length), ids)
-      : ids.every((id) => items.includes(id));
+    if (kind !== "playlist") return ids.every((id) => items.includes(id));
+    const told = this.#told.get(entry.itemId);
+    if (told === undefined) return isSameList(items.slice(-ids.length), ids);
+    const others = untold
+      .filter((one) => one.itemId === entry.itemId && deedIn(one.facts) === "appended")
+      .flatMap((one) => idsIn(one.request.query, "ids"));
+    const left = lessThese(this.#untoldOf(told, items), others);
+    return lessThese(ids, left).length === 0;
   }
 
   /** The list that a creation would make a second time, or empty; for a playlist, of this name with the same content. */

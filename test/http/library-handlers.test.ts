@@ -13,7 +13,12 @@ import {
   newEntryId,
   readEntry,
 } from "../../core/cluster/journal.ts";
-import type { JournalHandler, JournalHands, Published } from "../../sidecar/journal/handler.ts";
+import type {
+  JournalHandler,
+  JournalHands,
+  Published,
+  RedoContext,
+} from "../../sidecar/journal/handler.ts";
 import { createLibrary } from "../../sidecar/journal/library.ts";
 import { createLists } from "../../sidecar/journal/lists.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
@@ -43,7 +48,12 @@ const lists: JournalHandler = {
   lane: (entry) => inner.lane(entry),
   publish: (intent, outcome, hands, context) => inner.publish(intent, outcome, led(hands), context),
   apply: (effect, hands, fresh) => inner.apply(effect, led(hands), fresh),
-  redo: (intent, hands, isAgreed) => inner.redo(intent, led(hands), isAgreed),
+  redo: (intent, hands, isAgreed, context) => inner.redo(intent, led(hands), isAgreed, context),
+  lookAgain: {
+    lane: inner.lookAgain?.lane ?? "",
+    look: async (hands, isOpen) =>
+      (await inner.lookAgain?.look(led(hands), isOpen)) ?? { outcome: "skipped" },
+  },
 };
 const library = createLibrary();
 
@@ -370,6 +380,55 @@ describe("playlists", () => {
       "done",
     );
     expect(await entries(pair.b, id)).toEqual(films.slice(0, 2));
+  });
+});
+
+describe("a playlist whose writer's server was frozen", () => {
+  const appendOf = async (id: string, film: string) =>
+    await cluster.intent("POST", `/Playlists/${id}/Items?ids=${film}`, { userId: owner });
+  const append = async (server: StandIn, id: string, film: string) =>
+    await ask(server, "POST", `/Playlists/${id}/Items?ids=${film}&userId=${owner}`);
+
+  test("has each of two appends of one film, also where its end is what is appended", async () => {
+    const [one = "", two = ""] = films;
+    const id = await newPlaylist("Frozen", [one]);
+    await cluster.carry(lists, listIntent("created", id), fromAToB);
+    writer = "b";
+    const redone = async (intended: Intent, context: RedoContext) =>
+      (await lists.redo(cluster.placed(intended), cluster.hands("b"), true, context)).outcome;
+    const first = await appendOf(id, one);
+    const maybe = { mayBeHere: true, untold: [] };
+    // Without a token of its caller here it is seen that it would be appended: that is asked for again.
+    expect(await redone(first, { ...maybe, mayBeHere: false })).toBe("again");
+    expect(await redone(first, maybe)).toBe("again");
+    // It was done here after all, and something else behind it.
+    await append(pair.b, id, one);
+    await append(pair.b, id, two);
+    expect(await redone(first, maybe)).toBe("done");
+    // Unless it is another's, that succeeded here and nobody was told of.
+    const second = await appendOf(id, one);
+    expect(await redone(first, { ...maybe, untold: [second] })).toBe("again");
+    // Told of once, it is no longer there for another.
+    await cluster.publish(lists, "b", first);
+    expect(await redone(second, maybe)).toBe("again");
+    expect(await redone(await appendOf(id, two), maybe)).toBe("done");
+  });
+
+  test("loses what its server does when it thaws, and another has done", async () => {
+    const [one = "", two = ""] = films;
+    const id = await newPlaylist("Thawed", [one]);
+    await cluster.carry(lists, listIntent("created", id), fromAToB);
+    await append(pair.b, id, two);
+    const look = async (isOpen: boolean) =>
+      await lists.lookAgain?.look(cluster.hands("b"), () => isOpen);
+    await look(true);
+    expect(await entries(pair.b, id)).toEqual([one, two]);
+    writer = "b";
+    await look(false);
+    expect(await entries(pair.b, id)).toEqual([one, two]);
+    writer = "a";
+    await look(false);
+    expect(await entries(pair.b, id)).toEqual([one]);
   });
 });
 

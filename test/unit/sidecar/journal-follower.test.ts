@@ -10,6 +10,7 @@ import {
   type Intent,
   newEntryId,
   type Outcome,
+  type Placed,
 } from "../../../core/cluster/journal.ts";
 import { Memory } from "../../../core/cluster/memory.ts";
 import { systemClock } from "../../../core/service/clock.ts";
@@ -513,6 +514,39 @@ describe("a death between two steps", () => {
     await write(old, outcome(old, "a"), effect("another film", { position: 2 }, 0));
     await until(2000, "all is read", async () => c.server.of("another film").position === 2);
     expect(c.follower.openCount).toBe(0);
+  });
+
+  test("of a sidecar: what is read again does not undo what its server did after it and nobody was told of", async () => {
+    const server = new ToyServer();
+    const { fields: _, ...whole } = toyHandler(server);
+    const looked: boolean[] = [];
+    const look = async (_hands: unknown, isOpen: (itemId: string) => boolean): Promise<Applied> => {
+      looked.push(isOpen("list"));
+      return { outcome: "done" };
+    };
+    const lookAgain = { lane: "list", look };
+    const apply = async ({ entry }: Placed<Effect>): Promise<Applied> => {
+      Object.assign(server.of(entry.itemId), entry.payload);
+      return { outcome: "done" };
+    };
+    const handler: JournalHandler = { ...whole, apply, repeatsOwn: true, lookAgain };
+    const appended = intent("list", { entries: 2 });
+    server.of("list").entries = 2;
+    await write(
+      effect("list", { entries: 1 }, 0, { replica: "a" }),
+      effect("other", { entries: 1 }, 0, { replica: "a" }),
+      appended,
+      outcome(appended, "a"),
+    );
+    const a = startAt("a", { server, handler });
+    await until(3000, "it is told", async () => a.events.includes("published"));
+    await until(3000, "the other is there", async () => server.of("other").entries === 1);
+    expect(server.of("list").entries).toBe(2);
+    // Looked at at once when the server is back, and once more a moment later.
+    a.follower.noteHealth(false);
+    looked.length = 0;
+    a.follower.noteHealth(true);
+    await until(3000, "it was looked at twice", async () => looked.length === 2);
   });
 
   test("a server that is away keeps what it has missed until it is back", async () => {
