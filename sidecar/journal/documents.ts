@@ -70,8 +70,9 @@ export function createDocuments(): JournalHandler {
     kinds: [...documentKinds, ...pictureKinds],
     repeatsOwn: true,
     lane: ({ userId }) => (userId === "" ? documentsLane : userLane(userId)),
-    order: ({ kind, userId, itemId, payload }) => ({
-      whole: JSON.stringify([kind, userId, itemId, fieldOf(payload, "facts")]),
+    subject: subjectOf,
+    order: ({ userId, ...effect }) => ({
+      whole: subjectOf({ ...effect, userId }),
       ...(userId !== "" && { waitsFor: userLane(userId) }),
     }),
     async publish(intent, _outcome, hands) {
@@ -83,6 +84,13 @@ export function createDocuments(): JournalHandler {
       isPicture(effect.entry.kind) ? applyPicture(effect, hands) : applyDocument(effect, hands),
     redo,
   };
+}
+
+/** Which document it is. */
+function subjectOf(entry: Intent | Effect): string {
+  const { kind, userId, itemId } = entry;
+  const facts = entry.type === "intent" ? entry.facts : fieldOf(entry.payload, "facts");
+  return JSON.stringify([kind, userId, itemId, facts]);
 }
 
 /** Documents that are nobody's own are in one order, and with them what depends on them. */

@@ -680,7 +680,7 @@ export class Follower {
       this.#putAside(raw, entry.itemId);
       return "done";
     }
-    if (handler.lookAgain !== undefined && !this.#isLive && this.#lanes.size < limits.worksLimit) {
+    if (handler.subject !== undefined && !this.#isLive && this.#lanes.size < limits.worksLimit) {
       return { again: "what came after it is not read yet", afterMs: 50 };
     }
     const applied: Applied = this.#isOvertaken(handler, lane, placed)
@@ -830,24 +830,24 @@ export class Follower {
   }
 
   /**
-   * What this server did after it, and nobody was told of yet, is not in what it says: the next word about this item will
-   * be this server's own. So it is where the sidecar here was restarted, and reads what is older again.
+   * What this server did after it, and nobody was told of yet, is not in what it says: the next word about this will be
+   * this server's own. So it is where the sidecar here was restarted, and reads what is older again.
    */
-  #isOvertaken(
-    { lookAgain }: JournalHandler,
-    lane: string,
-    { entry, number }: Placed<Effect>,
-  ): boolean {
-    if (lookAgain === undefined) return false;
+  #isOvertaken(handler: JournalHandler, lane: string, { entry, number }: Placed<Effect>): boolean {
+    const subject = handler.subject?.(entry);
+    if (subject === undefined) return false;
     const { replica } = this.#parts.hands;
-    return this.#open
-      .inLane(lane)
-      .some(
-        ({ placed, outcome }) =>
-          placed.number > number &&
-          placed.entry.itemId === entry.itemId &&
-          (outcome === undefined || outcome.replica === replica),
+    const isOwn = entry.replica === replica;
+    return this.#open.inLane(lane).some((open) => {
+      const { placed, outcome } = open;
+      const mayBeOwn = outcome === undefined ? isOwn : outcome.replica === replica;
+      return (
+        placed.number > number &&
+        mayBeOwn &&
+        (outcome === undefined || hasSucceeded(open)) &&
+        handler.subject?.(placed.entry) === subject
       );
+    });
   }
 
   /** Something older waits aside that has to be done before it. */

@@ -123,6 +123,10 @@ class Lists implements JournalHandler {
     return listsLane;
   }
 
+  subject({ itemId }: Intent | Effect): string {
+    return itemId;
+  }
+
   // ---- Publishing ----------------------------------------------------------------------------------
 
   async publish(

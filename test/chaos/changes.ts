@@ -18,14 +18,14 @@ export interface Change {
 /** Where display preferences of the history are kept: a page and an app of their own. */
 export const preferencesPath = "/DisplayPreferences/chaos?client=chaos";
 
-/** What each field is called in a server's answer, and what it says before anybody changed it. */
-const fields: Readonly<Record<string, readonly [name: string, initial: unknown]>> = {
-  position: ["PlaybackPositionTicks", 0],
-  favourite: ["IsFavorite", false],
-  likes: ["Likes", null],
-  played: ["Played", false],
-  sorting: ["SortBy", "SortName"],
-  language: ["SubtitleLanguagePreference", ""],
+/** What each field is called in a server's answer. */
+const fields: Readonly<Record<string, string>> = {
+  position: "PlaybackPositionTicks",
+  favourite: "IsFavorite",
+  likes: "Likes",
+  played: "Played",
+  sorting: "SortBy",
+  language: "SubtitleLanguagePreference",
 };
 
 /** Between a tenth and four fifths of ten minutes, where a server keeps the position it is told. */
@@ -103,11 +103,6 @@ export function changeOf(
 export function saysOf(stateText: string, field: string): unknown {
   const state = JSON.parse(stateText) as unknown;
   if (Array.isArray(state)) return state.filter((entry) => entry === field).length;
-  const name = fields[field]?.[0];
+  const name = fields[field];
   return name === undefined ? undefined : (state as Record<string, unknown>)[name];
-}
-
-/** What a field holds that nobody changed. */
-export function initialOf(field: string): unknown {
-  return fields[field]?.[1];
 }

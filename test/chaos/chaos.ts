@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Part } from "../support/door.ts";
 import type { StandIn } from "../support/jellyfin/start.ts";
-import { changeOf, initialOf, saysOf } from "./changes.ts";
+import { changeOf, saysOf } from "./changes.ts";
 import { type Adding, type Loss, losses, miscounts, type Write } from "./checker.ts";
 import type { ChaosWorld, Device } from "./world.ts";
 
@@ -39,6 +39,7 @@ const patienceMs = 20_000;
 
 export async function runChaos(world: ChaosWorld, plan: ChaosPlan): Promise<ChaosResult> {
   const history: History = { writes: [], addings: [] };
+  const [before] = await world.states();
   const deeds = new Deeds(world, plan);
   const ended = new AbortController();
   const endsAtMs = performance.now() + plan.durationMs;
@@ -77,14 +78,15 @@ export async function runChaos(world: ChaosWorld, plan: ChaosPlan): Promise<Chao
     states = await world.states();
   }
   const [one] = states;
-  const found = (register: string): unknown => {
+  const foundIn = (state: ReadonlyMap<string, string> | undefined, register: string): unknown => {
     const [userId, key, field = ""] = register.split("/");
-    return saysOf(one?.get(`${userId}/${key}`) ?? "{}", field);
+    return saysOf(state?.get(`${userId}/${key}`) ?? "{}", field);
   };
+  const found = (register: string): unknown => foundIn(one, register);
   const { writes, addings } = history;
   const lost = [
-    ...losses(writes, found, (register) => initialOf(register.split("/")[2] ?? "")),
-    ...miscounts(addings, found),
+    ...losses(writes, found, (register) => foundIn(before, register)),
+    ...miscounts(addings, found, (register) => foundIn(before, register)),
   ];
   const { seen } = await world.journal();
   return {

@@ -48,17 +48,23 @@ export function losses(
   return result;
 }
 
-/** Lists that hold a thing less often than it was added with an acknowledgement, or more often than anybody tried to. */
+/**
+ * Lists that hold a thing less often than it was added with an acknowledgement, or more often than anybody tried to.
+ * `before`: how often they held it then.
+ */
 export function miscounts(
   addings: readonly Adding[],
   found: (register: string) => unknown,
+  before: (register: string) => unknown,
 ): Loss[] {
   const result: Loss[] = [];
   for (const [register, own] of Map.groupBy(addings, (adding) => adding.register)) {
-    const least = own.filter(({ isAcknowledged }) => isAcknowledged).length;
+    const had = Number(before(register));
+    const least = had + own.filter(({ isAcknowledged }) => isAcknowledged).length;
+    const most = had + own.length;
     const count = found(register);
-    if (typeof count === "number" && count >= least && count <= own.length) continue;
-    result.push({ register, found: count, expected: [least, own.length] });
+    if (typeof count === "number" && count >= least && count <= most) continue;
+    result.push({ register, found: count, expected: [least, most] });
   }
   return result;
 }

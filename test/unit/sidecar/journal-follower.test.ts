@@ -529,7 +529,8 @@ describe("a death between two steps", () => {
       Object.assign(server.of(entry.itemId), entry.payload);
       return { outcome: "done" };
     };
-    const handler: JournalHandler = { ...whole, apply, repeatsOwn: true, lookAgain };
+    const subject = ({ itemId }: Intent | Effect): string => itemId;
+    const handler: JournalHandler = { ...whole, apply, subject, repeatsOwn: true, lookAgain };
     const appended = intent("list", { entries: 2 });
     server.of("list").entries = 2;
     await write(
