@@ -26,6 +26,8 @@ export interface ChaosResult {
   readonly addings: number;
   readonly kills: number;
   readonly lost: readonly Loss[];
+  /** Films that a playlist holds less or more often than they were added. */
+  readonly miscounted: readonly Loss[];
   /** After the last deed was undone and all was healthy again: until all servers were equal, in ms. */
   readonly equalAfterMs: number;
   /** Where they differed for too long. */
@@ -84,10 +86,9 @@ export async function runChaos(world: ChaosWorld, plan: ChaosPlan): Promise<Chao
   };
   const found = (register: string): unknown => foundIn(one, register);
   const { writes, addings } = history;
-  const lost = [
-    ...losses(writes, found, (register) => foundIn(before, register)),
-    ...miscounts(addings, found, (register) => foundIn(before, register)),
-  ];
+  const held = (register: string): unknown => foundIn(before, register);
+  const lost = losses(writes, found, held);
+  const miscounted = miscounts(addings, found, held);
   const { seen } = await world.journal();
   return {
     operations,
@@ -95,6 +96,7 @@ export async function runChaos(world: ChaosWorld, plan: ChaosPlan): Promise<Chao
     addings: addings.length,
     kills: deeds.kills,
     lost,
+    miscounted,
     equalAfterMs,
     differing: differing.length > 0 ? differing : late,
     seenEffects: seen,

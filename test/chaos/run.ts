@@ -62,11 +62,20 @@ if (only.has("chaos") || only.has("spread") || only.has("fields")) {
       say(
         `${result.operations} changes (${result.addings} of playlists), ${result.acknowledged} acknowledged, ${result.kills} kills`,
       );
-      for (const { register, found, expected } of result.lost.slice(0, 20)) {
+      for (const { register, found, expected } of [...result.lost, ...result.miscounted].slice(
+        0,
+        20,
+      )) {
         say(`lost: ${register} is ${String(found)}, and should be one of ${expected.join(", ")}`);
       }
       for (const line of result.differing.slice(0, 20)) say(`differs: ${line}`);
       promise("acknowledged changes lost", result.lost.length, 0, "");
+      promise(
+        "films that a playlist holds too seldom or too often",
+        result.miscounted.length,
+        0,
+        "",
+      );
       promise("until all servers were equal", result.equalAfterMs, 5000, "ms");
       promise("effects that nobody asked for", result.seenEffects.length, 0, "");
       for (const line of result.seenEffects.slice(0, 10)) say(`nobody asked for: ${line}`);
