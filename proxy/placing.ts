@@ -5,7 +5,7 @@
 import { type Identity, normalId } from "../core/cluster/identity.ts";
 import { isGone } from "../core/cluster/replica.ts";
 import { stateOf } from "../core/cluster/view.ts";
-import { fieldsOf, plainGuid } from "../core/jellyfin/change-request.ts";
+import { plainGuid } from "../core/jellyfin/change-request.ts";
 import { bodyValue } from "../core/jellyfin/playback.ts";
 import type { Route } from "../core/jellyfin/routes.ts";
 import type { Attendant } from "./attendant.ts";
@@ -253,8 +253,7 @@ export class Placing {
   #nameOf({ facts, bodyText }: Job): string | undefined {
     const { bodyName } = facts.route;
     if (bodyName === undefined || bodyText === undefined) return undefined;
-    // Of several spellings the last counts (System.Text.Json), or one could be shown to the door and another be meant.
-    const name = fieldsOf(bodyText)?.get(bodyName.toLowerCase());
+    const name = bodyValue(bodyText, bodyName);
     return typeof name === "string" && name !== "" ? name.toUpperCase() : undefined;
   }
 

@@ -8,7 +8,7 @@
 
 import { messageType } from "../jellyfin/messages.ts";
 import { objectOf, parsedObject } from "../service/json.ts";
-import { normalId } from "./identity.ts";
+import { isPlainId, normalId } from "./identity.ts";
 
 export interface Group {
   /** What its replica knows it by; at first the same as its id. 32 lower-case hex digits. */
@@ -95,7 +95,7 @@ export function readNoteId(
 ): { readonly groupId: string; readonly identityKey: string | undefined } | undefined {
   const slash = id.indexOf("/");
   const groupId = slash < 0 ? id : id.slice(0, slash);
-  if (!isId(groupId)) return undefined;
+  if (!isPlainId(groupId)) return undefined;
   if (slash < 0) return { groupId, identityKey: undefined };
   const identityKey = id.slice(slash + 1);
   return identityKey === "" ? undefined : { groupId, identityKey };
@@ -108,12 +108,12 @@ export function readGroup(value: string): Group | undefined {
   const { repeat, isShuffled, isRunning, wantsPlay, isIdle, remadeAtMs } = fields;
   const isGroup =
     typeof own === "string" &&
-    isId(own) &&
+    isPlainId(own) &&
     typeof name === "string" &&
     name.length <= nameLengthMax &&
     Array.isArray(items) &&
     items.length <= itemsLimit &&
-    items.every((item) => typeof item === "string" && isId(item)) &&
+    items.every((item) => typeof item === "string" && isPlainId(item)) &&
     isWhole(index) &&
     index >= -1 &&
     index < Math.max(items.length, 1) &&
@@ -150,7 +150,7 @@ export function readMember(value: string): GroupMember | undefined {
   const fields = parsedObject(value);
   if (fields === undefined) return undefined;
   const { userId, joined, door, ignoresWait, isIn } = fields;
-  if (typeof userId !== "string" || !isId(userId)) return undefined;
+  if (typeof userId !== "string" || !isPlainId(userId)) return undefined;
   if (typeof joined !== "string" || typeof door !== "string") return undefined;
   if (typeof ignoresWait !== "boolean" || typeof isIn !== "boolean") return undefined;
   return { userId, joined, door, ignoresWait, isIn };
@@ -178,7 +178,7 @@ export function readGroupMessage(text: string): GroupMessage | undefined {
   const own = typeof data.GroupId === "string" ? normalId(data.GroupId) : "";
   const what = type === "SyncPlayCommand" ? data.Command : data.Type;
   if (typeof what !== "string") return undefined;
-  const isAbout = isId(own) && own !== noId;
+  const isAbout = isPlainId(own) && own !== noId;
   return { type, own: isAbout ? own : undefined, what, data };
 }
 
@@ -229,7 +229,7 @@ function afterQueue(group: Group, queue: Record<string, unknown>, nowMs: number)
   if (typeof LastUpdate !== "string" || LastUpdate <= group.queueVersion) return group;
   if (!Array.isArray(Playlist) || !isWhole(PlayingItemIndex)) return group;
   const all = Playlist.map((item) => normalId(String(objectOf(item)?.ItemId ?? "")));
-  if (!all.every(isId)) return group;
+  if (!all.every(isPlainId)) return group;
   // A queue too long to be remembered is remembered from a little before what plays.
   const from = all.length <= itemsLimit ? 0 : Math.max(0, PlayingItemIndex - itemsLimit / 10);
   const items = all.slice(from, from + itemsLimit);
@@ -326,10 +326,6 @@ export function withGroupId(text: string, from: string, to: string): string {
 
 function dashed(id: string): string {
   return `${id.slice(0, 8)}-${id.slice(8, 12)}-${id.slice(12, 16)}-${id.slice(16, 20)}-${id.slice(20)}`;
-}
-
-export function isId(text: string): boolean {
-  return /^[0-9a-f]{32}$/.test(text);
 }
 
 function isRepeatMode(value: unknown): value is RepeatMode {

@@ -80,3 +80,8 @@ export function apiKeyIdentityKey(token: string): string {
 export function normalId(id: string): string {
   return id.replaceAll("-", "").toLowerCase();
 }
+
+/** True for an id in Jellyfin's plain form: 32 lower-case hex digits. */
+export function isPlainId(value: unknown): value is string {
+  return typeof value === "string" && /^[0-9a-f]{32}$/.test(value);
+}

@@ -4,8 +4,8 @@
 
 import { parsedObject } from "../service/json.ts";
 import type { Note } from "../store/store.ts";
+import { isPlainId } from "./identity.ts";
 import type { IntentKind } from "./journal.ts";
-import { isPlainId } from "./user-data.ts";
 
 /** Longer than any door waits, in ms. */
 export const redoneKeepMs = 60_000;

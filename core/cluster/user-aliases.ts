@@ -8,6 +8,7 @@
 import { objectOf, parsedObject } from "../service/json.ts";
 import type { Seal } from "../service/seal.ts";
 import type { Note } from "../store/store.ts";
+import { isPlainId } from "./identity.ts";
 import type { Memory } from "./memory.ts";
 import { provenText, provenValue } from "./proven.ts";
 
@@ -28,7 +29,6 @@ export interface AliasPairs {
   readonly fromHere: ReadonlyMap<string, string>;
 }
 
-const idPattern = /^[0-9a-f]{32}$/;
 const viewsLimit = 100;
 
 export function aliasNoteId(replica: string, userId: string): string {
@@ -47,21 +47,17 @@ export function readAlias(note: Note, seal: Pick<Seal, "verifyMac">): UserAlias 
   if (fields === undefined) return undefined;
   const { userId, here } = fields;
   const views = objectOf(fields.views) ?? {};
-  if (!isId(userId) || !isId(here) || note.id !== aliasNoteId(note.replica, userId)) {
+  if (!isPlainId(userId) || !isPlainId(here) || note.id !== aliasNoteId(note.replica, userId)) {
     return undefined;
   }
   const entries = Object.entries(views);
   if (entries.length > viewsLimit) return undefined;
   const sound: Record<string, string> = {};
   for (const [known, own] of entries) {
-    if (!isId(known) || !isId(own)) return undefined;
+    if (!isPlainId(known) || !isPlainId(own)) return undefined;
     sound[known] = own;
   }
   return { replica: note.replica, userId, here, views: sound };
-}
-
-function isId(value: unknown): value is string {
-  return typeof value === "string" && idPattern.test(value);
 }
 
 const noPairs: AliasPairs = { toHere: new Map(), fromHere: new Map() };

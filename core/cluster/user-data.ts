@@ -5,6 +5,7 @@
 // It promises that whatever lies in the store is read as facts that make sense, or not at all.
 
 import { isCount, isRecord } from "../service/json.ts";
+import { isPlainId } from "./identity.ts";
 
 /** The parts of a user's data on an item that Jellyfin's `UserData` can read and write. */
 export const userDataFields = [
@@ -116,11 +117,6 @@ export function readUserDataValues(values: unknown): Partial<UserDataValues> | u
     read[field] = value;
   }
   return read;
-}
-
-/** True for an id in Jellyfin's plain form: 32 lower-case hex digits. */
-export function isPlainId(value: unknown): value is string {
-  return typeof value === "string" && /^[0-9a-f]{32}$/.test(value);
 }
 
 const isSound: Readonly<Record<UserDataField, (value: unknown) => boolean>> = {

@@ -82,7 +82,7 @@ export function readPluginFacts(value: unknown): PluginFacts | undefined {
   ];
   if (what === undefined || pluginId === undefined || version === undefined) return undefined;
   if (name === undefined || repositoryUrl === undefined) return undefined;
-  if (pluginId !== "" && !/^[0-9a-f]{32}$/.test(pluginId)) return undefined;
+  if (pluginId !== "" && plainGuid(pluginId) !== pluginId) return undefined;
   if (version !== "" && !/^\d+(?:\.\d+){1,3}$/.test(version)) return undefined;
   const isNamed =
     what === "installed" ? name !== "" : pluginId !== "" && (what === "removed" || version !== "");

@@ -10,7 +10,8 @@ import type { Identity } from "../../core/cluster/identity.ts";
 import { type Effect, type Entry, type Intent, newEntryId } from "../../core/cluster/journal.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
 import { wrongPasswordMac } from "../../core/cluster/secret.ts";
-import { fieldsOf, plainGuid } from "../../core/jellyfin/change-request.ts";
+import { plainGuid } from "../../core/jellyfin/change-request.ts";
+import { bodyValue } from "../../core/jellyfin/playback.ts";
 import type { Clock } from "../../core/service/clock.ts";
 import type { Log } from "../../core/service/log.ts";
 import type { Seal } from "../../core/service/seal.ts";
@@ -139,7 +140,6 @@ export function createLoginNews({
 }
 
 function nameIn({ bodyText }: Attended): string | undefined {
-  // Of several spellings the last counts, as for whom it is placed.
-  const name = bodyText === undefined ? undefined : fieldsOf(bodyText)?.get("username");
+  const name = bodyText === undefined ? undefined : bodyValue(bodyText, "Username");
   return typeof name === "string" && name !== "" && name.length <= nameLengthMax ? name : undefined;
 }

@@ -2,6 +2,7 @@
 // the server that answers is the one that watches. The web client sends the whole document back when another option is
 // changed, so what it was shown is said again then, and would otherwise be taken for what the administrator wants.
 
+import { normalId } from "../../core/cluster/identity.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
 import { monitorsIn } from "../../core/cluster/monitors.ts";
 import { isRecord, nameIn, parsedJson } from "../../core/service/json.ts";
@@ -41,7 +42,7 @@ export function withWanted(list: unknown, wanted: ReadonlyMap<string, boolean>):
     const optionsName = nameIn(library, "LibraryOptions") ?? "";
     const id = String(library[nameIn(library, "ItemId") ?? ""] ?? "");
     const options = library[optionsName];
-    const isWanted = wanted.get(id.replaceAll("-", "").toLowerCase());
+    const isWanted = wanted.get(normalId(id));
     const name = isRecord(options) ? nameIn(options, "EnableRealtimeMonitor") : undefined;
     if (!isRecord(options) || name === undefined || isWanted === undefined) return library;
     if (options[name] === isWanted) return library;

@@ -5,6 +5,7 @@
 // It promises: every question has an end, every list a limit, and keys are known by their fingerprints alone.
 
 import { createHash } from "node:crypto";
+import { normalId } from "../../core/cluster/identity.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { keeperOf, type Rival } from "../../core/jellyfin/ours.ts";
 import { isRecord } from "../../core/service/json.ts";
@@ -218,7 +219,7 @@ function keysOf(value: unknown): readonly ServerKey[] | undefined {
 function pluginsOf(value: unknown): readonly Plugin[] | undefined {
   if (!Array.isArray(value)) return undefined;
   return value.filter(isRecord).map(({ Id, Name, Version, Status }) => ({
-    id: (textOf(Id) ?? "").replaceAll("-", "").toLowerCase(),
+    id: normalId(textOf(Id) ?? ""),
     name: textOf(Name) ?? "",
     version: textOf(Version) ?? "",
     status: textOf(Status) ?? "",
@@ -315,8 +316,7 @@ async function itemsOf(
     if (!isRecord(page) || !Array.isArray(page.Items)) return undefined;
     for (const item of page.Items.filter(isRecord)) {
       const id = textOf(item.Id);
-      if (id !== undefined)
-        items.set(id.replaceAll("-", "").toLowerCase(), textOf(item.Name) ?? "");
+      if (id !== undefined) items.set(normalId(id), textOf(item.Name) ?? "");
     }
     if (page.Items.length < pageItems) return items;
   }

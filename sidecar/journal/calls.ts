@@ -2,10 +2,11 @@
 // an answer of it means for the follower. A server that is away or busy, that fails, or that does not know our key is
 // asked again; one that says no is not.
 
+import { normalId } from "../../core/cluster/identity.ts";
 import { type IntentRequest, journalBodyContext } from "../../core/cluster/journal.ts";
 import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
 import type { CallFailure, PlainAnswer } from "../../core/jellyfin/client.ts";
-import { objectOf } from "../../core/service/json.ts";
+import { objectOf, recordsIn } from "../../core/service/json.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
 import type { Applied, JournalHands } from "./handler.ts";
 
@@ -136,7 +137,7 @@ export function userHere(dto: unknown): UserHere | undefined {
   const name = fields?.Name;
   if (typeof id !== "string" || typeof name !== "string") return undefined;
   return {
-    id: id.replaceAll("-", "").toLowerCase(),
+    id: normalId(id),
     name,
     policy: objectOf(fields?.Policy) ?? {},
     configuration: objectOf(fields?.Configuration) ?? {},
@@ -146,6 +147,42 @@ export function userHere(dto: unknown): UserHere | undefined {
 /** The user of an effect at this server, by id; undefined: it has none of that id. */
 export function byId(users: readonly UserHere[], id: string): UserHere | undefined {
   return users.find((user) => user.id === id);
+}
+
+/** A plugin as GET /Plugins tells of it; one that was updated is there in several versions until a restart. */
+export interface PluginHere {
+  /** Plain. */
+  readonly id: string;
+  readonly name: string;
+  readonly version: string;
+  /** PluginStatus, such as `Active`, `Restart` or `Deleted`. */
+  readonly status: string;
+}
+
+export type PluginsRead =
+  | { readonly outcome: "read"; readonly plugins: readonly PluginHere[] }
+  | { readonly outcome: "failed"; readonly applied: Applied };
+
+export async function readPlugins(hands: Pick<JournalHands, "client">): Promise<PluginsRead> {
+  const read = await readJson(hands, "/Plugins");
+  if (read.outcome === "unknown")
+    return { outcome: "failed", applied: again("it lists no plugins") };
+  if (read.outcome === "failed") return read;
+  return {
+    outcome: "read",
+    plugins: recordsIn(read.value).flatMap((dto) => pluginHere(dto) ?? []),
+  };
+}
+
+function pluginHere({
+  Id,
+  Name,
+  Version,
+  Status,
+}: Readonly<Record<string, unknown>>): PluginHere | undefined {
+  if (typeof Id !== "string" || typeof Version !== "string") return undefined;
+  const [name, status] = [Name, Status].map((text) => (typeof text === "string" ? text : ""));
+  return { id: normalId(Id), name: name ?? "", version: Version, status: status ?? "" };
 }
 
 /** Names are compared as UserManager does: without regard to letter case. */

@@ -4,6 +4,7 @@
 // It promises that a server's own values stay as they are (core/jellyfin/per-server.ts), that a document which says
 // what the server has already is not written, and that what may hold passwords of others is sealed in the journal.
 
+import { isPlainId } from "../../core/cluster/identity.ts";
 import type { Effect, Intent, IntentKind, Placed } from "../../core/cluster/journal.ts";
 import { monitorValue, readMonitor } from "../../core/cluster/monitors.ts";
 import { putNote } from "../../core/cluster/notes.ts";
@@ -15,7 +16,7 @@ import {
   perServerDocuments,
   saysNothingNew,
 } from "../../core/jellyfin/per-server.ts";
-import { isRecord, nameIn, objectOf, recordsIn } from "../../core/service/json.ts";
+import { isRecord, nameIn, objectOf } from "../../core/service/json.ts";
 import { librariesIn } from "../library/libraries.ts";
 import {
   again,
@@ -26,6 +27,7 @@ import {
   inStore,
   type Read,
   readJson,
+  readPlugins,
   refused,
   skipped,
   whyOf,
@@ -273,7 +275,7 @@ export function shelfOf(
     }
     case "pluginConfiguration": {
       const pluginId = textField(facts, "pluginId");
-      if (pluginId === undefined || !/^[0-9a-f]{32}$/.test(pluginId)) return undefined;
+      if (pluginId === undefined || !isPlainId(pluginId)) return undefined;
       const path = `/Plugins/${pluginId}/Configuration`;
       const shelf = plain(`the configuration of plugin ${pluginId}`, "plugin", path);
       return { ...shelf, isComing: () => waitsForRestart(hands, pluginId) };
@@ -285,12 +287,9 @@ export function shelfOf(
 
 /** A plugin that was installed has settings once it is loaded, which is at a start (PluginsController). */
 async function waitsForRestart(hands: DocumentHands, pluginId: string): Promise<boolean> {
-  const read = await readJson(hands, "/Plugins");
-  const plugins = read.outcome === "read" ? recordsIn(read.value) : [];
-  return plugins.some(
-    ({ Id, Status }) =>
-      Status === "Restart" && String(Id).replaceAll("-", "").toLowerCase() === pluginId,
-  );
+  const read = await readPlugins(hands);
+  const plugins = read.outcome === "read" ? read.plugins : [];
+  return plugins.some(({ id, status }) => status === "Restart" && id === pluginId);
 }
 
 function ofUser(
@@ -299,7 +298,7 @@ function ofUser(
   field: "Configuration" | "Policy",
   writePath: string,
 ): Shelf | undefined {
-  if (!/^[0-9a-f]{32}$/.test(here)) return undefined;
+  if (!isPlainId(here)) return undefined;
   const name = `a user's ${field.toLowerCase()}`;
   return {
     table: field === "Policy" ? "userPolicy" : "userConfiguration",
@@ -314,7 +313,7 @@ function ofUser(
 }
 
 function ofLibrary(hands: DocumentHands, libraryId: string): Shelf | undefined {
-  if (!/^[0-9a-f]{32}$/.test(libraryId)) return undefined;
+  if (!isPlainId(libraryId)) return undefined;
   return {
     table: "libraryOptions",
     name: `the options of library ${libraryId}`,
@@ -412,7 +411,7 @@ function picturePath(
 ): string | undefined {
   if (kind === "branding") return "/Branding/Splashscreen";
   const id = idAt(hands, replica, userId);
-  return /^[0-9a-f]{32}$/.test(id) ? `/UserImage?userId=${id}` : undefined;
+  return isPlainId(id) ? `/UserImage?userId=${id}` : undefined;
 }
 
 // ---- What lies in the journal -----------------------------------------------------------------------------

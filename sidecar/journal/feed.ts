@@ -7,8 +7,9 @@
 // away, a playback that it gave up by itself, and our own writing raise none. What is told is never believed as it
 // came: the server is asked once more when the lane has been quiet.
 
+import { isPlainId } from "../../core/cluster/identity.ts";
 import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
-import { isPlainId, type UserDataField, userDataFields } from "../../core/cluster/user-data.ts";
+import { type UserDataField, userDataFields } from "../../core/cluster/user-data.ts";
 import { messageType } from "../../core/jellyfin/messages.ts";
 import { feedDevice } from "../../core/jellyfin/ours.ts";
 import { objectOf, parsedObject } from "../../core/service/json.ts";

@@ -10,6 +10,7 @@
 // It promises that whoever was logged in and has a right to be stays so, and that a replica which missed a change for
 // longer than its secret is kept says so.
 
+import { isPlainId } from "../../core/cluster/identity.ts";
 import type { Effect, Intent, Outcome, Placed } from "../../core/cluster/journal.ts";
 import { readSecret } from "../../core/cluster/secret.ts";
 import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
@@ -51,8 +52,7 @@ export function createPasswords(): JournalHandler {
     const { payload, userId } = effect;
     const how = readPasswordFacts(payload)?.how;
     const here = idHere(hands, userId);
-    if (how === undefined || !/^[0-9a-f]{32}$/.test(here))
-      return refused("its payload makes no sense");
+    if (how === undefined || !isPlainId(here)) return refused("its payload makes no sense");
     if (how === "reset") {
       // It ends no token (live: ResetPassword revokes nothing), so the API key serves.
       const path = `/Users/Password?userId=${here}`;

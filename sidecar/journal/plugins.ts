@@ -9,18 +9,20 @@
 
 import type { Effect, Intent } from "../../core/cluster/journal.ts";
 import { type PluginFacts, readPluginFacts } from "../../core/jellyfin/changes-plugins.ts";
-import { recordsIn } from "../../core/service/json.ts";
 import { knownPlugin } from "../doctor/plugins.ts";
-import { again, appliedOf, done, readJson, refused, skipped, whyOf } from "./calls.ts";
+import {
+  again,
+  appliedOf,
+  done,
+  type PluginHere,
+  type PluginsRead,
+  readPlugins,
+  refused,
+  skipped,
+  whyOf,
+} from "./calls.ts";
 import { documentsLane } from "./documents.ts";
 import type { Applied, JournalHandler, JournalHands, Published } from "./handler.ts";
-
-/** A plugin as GET /Plugins tells of it; one that was updated is there in several versions until a restart. */
-interface PluginHere {
-  readonly id: string;
-  readonly name: string;
-  readonly version: string;
-}
 
 /** An installation that was begun is waited for so long before it is begun again, in ms: it is a download. */
 const installLimitMs = 5 * 60_000;
@@ -57,9 +59,9 @@ async function publish({ facts }: Intent, hands: JournalHands): Promise<Publishe
   if (said === undefined) return { outcome: "given up", why: "its facts make no sense" };
   let payload = said;
   if (said.what === "installed") {
-    const here = await readPlugins(hands);
-    if ("outcome" in here) return { outcome: "again", why: whyOf(here) };
-    const made = newest(here.filter((plugin) => isSaid(plugin, said)));
+    const here = await pluginsOf(hands);
+    if (here.outcome === "failed") return { outcome: "again", why: whyOf(here.applied) };
+    const made = newest(here.plugins.filter((plugin) => isSaid(plugin, said)));
     if (made === undefined) {
       return { outcome: "given up", why: "the server does not list what was installed" };
     }
@@ -93,9 +95,9 @@ async function bring(
   hands: JournalHands,
   begun: Map<string, number>,
 ): Promise<Applied> {
-  const here = await readPlugins(hands);
-  if ("outcome" in here) return here;
-  const found = newest(here.filter((plugin) => isSaid(plugin, said)));
+  const here = await pluginsOf(hands);
+  if (here.outcome === "failed") return here.applied;
+  const found = newest(here.plugins.filter((plugin) => isSaid(plugin, said)));
   const applied =
     said.what === "installed"
       ? await install(said, found, hands, begun)
@@ -156,18 +158,11 @@ async function change(
   return appliedOf(await client.callWithKey("POST", path), "the change of a plugin");
 }
 
-async function readPlugins(
-  hands: Pick<JournalHands, "client">,
-): Promise<readonly PluginHere[] | Applied> {
-  const read = await readJson(hands, "/Plugins");
-  if (read.outcome === "failed") return read.applied;
-  if (read.outcome === "unknown") return again("it lists no plugins");
-  return recordsIn(read.value).flatMap(({ Id, Name, Version, Status }) => {
-    const isGone = Status === "Deleted";
-    if (isGone || typeof Id !== "string" || typeof Version !== "string") return [];
-    const id = Id.replaceAll("-", "").toLowerCase();
-    return { id, name: typeof Name === "string" ? Name : "", version: Version };
-  });
+/** Those that will still be there after a restart. */
+async function pluginsOf(hands: Pick<JournalHands, "client">): Promise<PluginsRead> {
+  const read = await readPlugins(hands);
+  if (read.outcome === "failed") return read;
+  return { ...read, plugins: read.plugins.filter(({ status }) => status !== "Deleted") };
 }
 
 /** By its id where that is known, else by the name of its package (InstallationManager.FilterPackages). */

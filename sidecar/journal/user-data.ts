@@ -7,6 +7,7 @@
 // own data changes nothing; and that a server which has it already is not written to, because each write is
 // told to that user's apps.
 
+import { isPlainId, normalId } from "../../core/cluster/identity.ts";
 import type { Effect, Intent, Placed } from "../../core/cluster/journal.ts";
 import {
   readUserDataEffect,
@@ -511,12 +512,12 @@ function ticksOf(date: string): bigint | undefined {
 }
 
 function areIds(...ids: readonly string[]): boolean {
-  return ids.every((id) => /^[0-9a-f]{32}$/.test(id));
+  return ids.every(isPlainId);
 }
 
 /** An id as we write it; empty for what is none. */
 export function plainId(value: unknown): string {
-  return typeof value === "string" ? value.replaceAll("-", "").toLowerCase() : "";
+  return typeof value === "string" ? normalId(value) : "";
 }
 
 function list(value: unknown): unknown[] {

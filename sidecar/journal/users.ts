@@ -8,6 +8,7 @@
 
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
+import { isPlainId, normalId } from "../../core/cluster/identity.ts";
 import type { Effect, Intent, Outcome, Placed } from "../../core/cluster/journal.ts";
 import { dropNote, putNote } from "../../core/cluster/notes.ts";
 import { isOfWrongPassword, readSecret } from "../../core/cluster/secret.ts";
@@ -173,7 +174,7 @@ async function applyPresent(
 ): Promise<Applied> {
   const { payload, userId } = effect;
   const name = textField(payload, "name");
-  if (name === undefined || !isId(userId)) return refused("its payload makes no sense");
+  if (name === undefined || !isPlainId(userId)) return refused("its payload makes no sense");
   const read = await readUsers(hands);
   if (read.outcome === "failed") return read.applied;
   const known = byId(read.users, idHere(hands, userId));
@@ -386,7 +387,7 @@ async function applyWrongPassword(
   hands: JournalHands,
 ): Promise<Applied> {
   const who = textField(payload, "who");
-  if (who === undefined && !isId(userId)) return refused("its payload makes no sense");
+  if (who === undefined && !isPlainId(userId)) return refused("its payload makes no sense");
   const read = await readUsers(hands);
   if (read.outcome === "failed") return read.applied;
   const user =
@@ -523,13 +524,9 @@ function jsonOf(text: string): unknown {
   }
 }
 
-function isId(id: string): boolean {
-  return /^[0-9a-f]{32}$/.test(id);
-}
-
 function idField(value: unknown, name: string): string | undefined {
-  const id = textField(value, name)?.replaceAll("-", "").toLowerCase();
-  return id !== undefined && isId(id) ? id : undefined;
+  const id = normalId(textField(value, name) ?? "");
+  return isPlainId(id) ? id : undefined;
 }
 
 function countOf(value: unknown): number {

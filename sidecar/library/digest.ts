@@ -6,6 +6,7 @@
 // server's own folder, so only which pictures there are is looked at, not their tags.
 
 import type { LibraryDrift } from "../../core/cluster/drift.ts";
+import { normalId } from "../../core/cluster/identity.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { isRecord, objectOf, parsedObject, recordsIn } from "../../core/service/json.ts";
 import { readMadeLibraries } from "./libraries.ts";
@@ -144,7 +145,7 @@ async function eachItem(
     if (!Array.isArray(items)) return false;
     for (const item of items) {
       if (isRecord(item) && typeof item.Id === "string") {
-        told(item.Id.replaceAll("-", "").toLowerCase(), lookOf(item));
+        told(normalId(item.Id), lookOf(item));
       }
     }
     if (items.length < pageItems) return true;

@@ -2,6 +2,7 @@
 // VirtualFolderInfo), as far as they are needed anywhere. Reading is pure; what changes an option sends the whole
 // document, because Jellyfin takes what is left out for a default (LibraryOptions).
 
+import { isPlainId, normalId } from "../../core/cluster/identity.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
 import { isRecord, objectOf, parsedJson } from "../../core/service/json.ts";
 
@@ -48,11 +49,11 @@ export function librariesIn(value: unknown): readonly ServerLibrary[] | undefine
 
 function readLibrary(fields: Readonly<Record<string, unknown>>): ServerLibrary {
   const { Name, ItemId, CollectionType, Locations, LibraryOptions } = fields;
-  const id = typeof ItemId === "string" ? ItemId.replaceAll("-", "").toLowerCase() : "";
+  const id = typeof ItemId === "string" ? normalId(ItemId) : "";
   const options = objectOf(LibraryOptions);
   return {
     // What has no options cannot be told any either: all that are left out would become defaults.
-    id: options !== undefined && /^[0-9a-f]{32}$/.test(id) ? id : "",
+    id: options !== undefined && isPlainId(id) ? id : "",
     name: String(Name ?? ""),
     type: typeof CollectionType === "string" && CollectionType !== "" ? CollectionType : "mixed",
     locations: (Array.isArray(Locations) ? Locations : []).filter(

@@ -5,6 +5,7 @@
 // It promises that whether it may act is asked immediately before every effect, and that a run is written
 // down before anything is started for it.
 
+import { normalId } from "../../core/cluster/identity.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
 import { putNote } from "../../core/cluster/notes.ts";
 import {
@@ -455,7 +456,7 @@ function findTask(
   taskId: string,
   world: TaskWorld,
 ): { readonly key: string; readonly id: string } | undefined {
-  const wanted = taskId.replaceAll("-", "").toLowerCase();
+  const wanted = normalId(taskId);
   for (const { seen } of world.replicas) {
     for (const { key, id } of seen?.tasks ?? []) {
       if (id.toLowerCase() === wanted || key === taskId) return { key, id };
