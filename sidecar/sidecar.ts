@@ -313,6 +313,7 @@ export function createSidecar(parts: SidecarParts): Sidecar {
       hands: {
         ...{ replica: name, client, store, memory, seal, clock, log },
         peer: (replica) => parts.peers().get(replica),
+        startedAtMs: clock.wallMs(),
         leads: () => lease.mayAct() !== undefined,
       },
       store,

@@ -14,9 +14,14 @@ export function folderOfName(name: string): string {
   return name.replace(invalidInFolder, " ");
 }
 
+/** The last part of a path as a server tells of it; empty: it is none. */
+export function lastFolderIn(path: unknown): string {
+  return typeof path === "string" ? (path.split(/[\\/]/).at(-1) ?? "") : "";
+}
+
 /** What a collection was called when it was made, by the path of its folder; undefined: it is no such path. */
 export function firstNameIn(path: unknown): string | undefined {
-  const folder = typeof path === "string" ? (path.split(/[\\/]/).at(-1) ?? "") : "";
+  const folder = lastFolderIn(path);
   return folder.endsWith(suffix) ? folder.slice(0, -suffix.length) : undefined;
 }
 

@@ -14,9 +14,9 @@
 // has only just begun makes none of a name before it has those that its predecessor made a moment ago.
 //
 // A collection whose name is taken, or was its name when it was made, would be emptied by its second creation and keep
-// its id (core/jellyfin/collections.ts). Here the items are added to the one there is, and its id is answered: the web client shows the
-// collection it is given, with what was added, and nothing is lost. An error would be shown as «there was a problem»
-// and leave the viewer to find the collection by hand.
+// its id (core/jellyfin/collections.ts). Here the items are added to the one there is, and its id is answered: the web
+// client shows the collection it is given, with what was added, and nothing is lost. An error would be shown as «there
+// was a problem» and leave the viewer to find the collection by hand.
 
 import { listsLeaseOf } from "../../core/cluster/journal-cursor.ts";
 import type { Memory } from "../../core/cluster/memory.ts";

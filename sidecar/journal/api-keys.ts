@@ -39,7 +39,7 @@ interface ListedKey {
 const keysLimit = 200;
 const unnamed = "Jellybloom";
 
-export type KeyHands = Omit<JournalHands, "peer" | "leads" | "clock">;
+export type KeyHands = Omit<JournalHands, "peer" | "leads" | "clock" | "startedAtMs">;
 
 export function createApiKeys(): JournalHandler {
   return {

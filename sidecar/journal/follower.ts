@@ -27,10 +27,18 @@ import {
 } from "../../core/cluster/journal.ts";
 import { noGeneration } from "../../core/cluster/journal-cursor.ts";
 import type { Redone } from "../../core/cluster/redone.ts";
+import { forgetOldest, remember } from "../../core/service/forget.ts";
 import { backOffMs, rest, sleep, untilAborted } from "../../core/service/loop.ts";
 import type { JournalCursor, JournalEnds, JournalEntry } from "../../core/store/journal.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
-import type { Applied, AsideOrder, EffectDraft, JournalHandler, JournalHands } from "./handler.ts";
+import type {
+  Applied,
+  AsideOrder,
+  EffectDraft,
+  JournalHandler,
+  JournalHands,
+  Published,
+} from "./handler.ts";
 import { Lanes, type WorkEnd } from "./lanes.ts";
 import type { Known, KnownField, Ledger } from "./ledger.ts";
 import {
@@ -194,8 +202,6 @@ export class Follower {
   readonly #publishedAt = new Map<string, number>();
   readonly #timers = new Set<NodeJS.Timeout>();
   readonly #said = new Set<string>();
-  /** On the wall clock. */
-  readonly #startedAtMs: number;
   readonly #goneAsked = new Map<string, { isGone: boolean; atMs: number }>();
   /** What waits aside, by number. */
   readonly #asideOrders = new Map<number, AsideOrder>();
@@ -230,7 +236,6 @@ export class Follower {
 
   constructor(parts: FollowerParts) {
     this.#parts = parts;
-    this.#startedAtMs = parts.hands.clock.wallMs();
     this.#started = new Promise((resolve) => {
       this.#markStarted = resolve;
     });
@@ -302,25 +307,32 @@ export class Follower {
     this.#failingSinceMs.clear();
     this.#awaySinceMs = undefined;
     // What it was sent before it fell silent it may do only now: an older change after a newer effect.
-    const { hands, limits } = this.#parts;
-    const { lookBackMs, settleMs, triesLimit } = limits;
-    for (const { lookAgain } of new Set(this.#handlers.values())) {
-      if (lookAgain === undefined) continue;
-      const isOpen = (itemId: string): boolean =>
-        this.#open.inLane(lookAgain.lane).some(({ placed }) => placed.entry.itemId === itemId);
-      const work = async (tries: number): Promise<WorkEnd> => {
-        const looked = await lookAgain.look(hands, isOpen);
-        return looked.outcome === "again" && tries < triesLimit ? { again: looked.why } : "done";
-      };
-      this.#lanes.push(lookAgain.lane, work);
-      this.#later(settleMs, () => this.#lanes.push(lookAgain.lane, work));
-    }
+    const { lookBackMs, settleMs } = this.#parts.limits;
+    this.#lookAgain();
     for (const { lane, handler, atMs } of this.#recent) {
       if (atMs < sinceMs - lookBackMs) continue;
       this.#inDoubt.add(lane);
       this.#settle(lane, handler, settleMs / 2);
     }
     this.#lanes.resume();
+  }
+
+  #lookAgain(): void {
+    const { hands, limits } = this.#parts;
+    for (const { lookAgain } of new Set(this.#handlers.values())) {
+      if (lookAgain === undefined) continue;
+      const { lane } = lookAgain;
+      const isOpen = (itemId: string): boolean =>
+        this.#open.inLane(lane).some(({ placed }) => placed.entry.itemId === itemId);
+      const work = async (tries: number): Promise<WorkEnd> => {
+        const looked = await lookAgain.look(hands, isOpen);
+        return looked.outcome === "again" && tries < limits.triesLimit
+          ? { again: looked.why }
+          : "done";
+      };
+      this.#lanes.push(lane, work);
+      this.#later(limits.settleMs, () => this.#lanes.push(lane, work));
+    }
   }
 
   /** Since the server was last seen to come back, in ms; 0 while it is away. */
@@ -993,23 +1005,17 @@ export class Follower {
   }
 
   async #publish(open: OpenIntent, tries: number): Promise<WorkEnd> {
-    const { hands, limits, onEvent } = this.#parts;
+    const { limits, onEvent } = this.#parts;
     const { placed, handler, lane } = open;
     if (this.#open.get(placed.entry.id) !== open) return "done";
     if (isSuperseded(open, this.#newerIn(lane), this.#open.inLane(lane))) {
       this.#close(open);
       return "done";
     }
-    const rights = await rightsOver(placed.entry, hands);
     const wroteAtMs = this.#wroteAt.get(lane) ?? Number.NEGATIVE_INFINITY;
     // The clocks of store and machine are compared seldom: half a second covers what they differ by.
     const isRaced = wroteAtMs >= placed.atMs - 500;
-    const published =
-      rights === "may"
-        ? await handler.publish(placed, open.outcome, hands, { isRaced })
-        : rights === "again"
-          ? ({ outcome: "again", why: "its users cannot be read now" } as const)
-          : ({ outcome: "given up", why: notAllowed.why } as const);
+    const published = await this.#published(open, isRaced);
     switch (published.outcome) {
       case "again":
         if (!this.#isHealthy || tries < 3 * limits.triesLimit) return { again: published.why };
@@ -1038,11 +1044,21 @@ export class Follower {
       await this.#parts.noteRedone(placed.entry, drafts[0] ?? { itemId: "", userId: "" });
     // Only reports of positions are kept apart, and only from each other.
     if ((handler.fields?.apartMs(placed.entry) ?? 0) > 0) {
-      this.#publishedAt.delete(lane);
-      this.#publishedAt.set(lane, this.#nowMs());
-      forgetOldest(this.#publishedAt, limits.recentLimit);
+      remember(this.#publishedAt, lane, this.#nowMs(), limits.recentLimit);
     }
     return "done";
+  }
+
+  async #published({ placed, handler, outcome }: OpenIntent, isRaced: boolean): Promise<Published> {
+    const { hands } = this.#parts;
+    switch (await rightsOver(placed.entry, hands)) {
+      case "may":
+        return await handler.publish(placed, outcome, hands, { isRaced });
+      case "again":
+        return { outcome: "again", why: "its users cannot be read now" };
+      case "may not":
+        return { outcome: "given up", why: notAllowed.why };
+    }
   }
 
   /** Leaves are left out of which something newer is known: the mark that spread to them came first. */
@@ -1180,7 +1196,7 @@ export class Follower {
         outcome === undefined ||
         isOwn(outcome.replica) ||
         outcome.asked?.some(isOwn) === true ||
-        placed.atMs < this.#startedAtMs,
+        placed.atMs < hands.startedAtMs,
       untold: others
         .filter(
           (other) => other !== open && hasSucceeded(other) && isOwn(other.outcome?.replica ?? ""),
@@ -1501,12 +1517,4 @@ function numberOf({ entry, number }: Placed<Effect>): number {
 
 function isFirstOf({ id, of }: Effect): boolean {
   return id === `${of}.0` || !id.startsWith(`${of}.`);
-}
-
-function forgetOldest(kept: Map<string, unknown> | Set<string>, limit: number): void {
-  if (kept.size <= limit) return;
-  for (const oldest of kept.keys()) {
-    kept.delete(oldest);
-    return;
-  }
 }

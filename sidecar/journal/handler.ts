@@ -22,6 +22,8 @@ export interface JournalHands {
     info(message: string): void;
     warn(message: string): void;
   };
+  /** When this sidecar began, on the wall clock: before that another process may have done what it cannot remember. */
+  readonly startedAtMs: number;
   /** The client of another replica's server, for what is too big for the journal. */
   readonly peer: (replica: string) => JellyfinClient | undefined;
   /** Whether this sidecar leads at this moment. */

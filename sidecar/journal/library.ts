@@ -24,6 +24,7 @@ import {
 import type { Effect, Intent, IntentKind, Placed } from "../../core/cluster/journal.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { queryValue } from "../../core/jellyfin/playback.ts";
+import { remember } from "../../core/service/forget.ts";
 import { isRecord, objectOf, parsedJson, parsedObject } from "../../core/service/json.ts";
 import { librariesIn, readServerLibraries, type ServerLibrary } from "../library/libraries.ts";
 import { isBelow, mediaProblem, serverEyes, usualMediaLimits } from "../tasks/media.ts";
@@ -350,12 +351,7 @@ async function sendFile(
 ): Promise<Applied> {
   const applied = await send(repeat, hands);
   if (applied.outcome !== "done") return applied;
-  sent.delete(itemId);
-  sent.set(itemId, hands.clock.monotonicMs());
-  for (const oldest of sent.keys()) {
-    if (sent.size <= sentLimit) break;
-    sent.delete(oldest);
-  }
+  remember(sent, itemId, hands.clock.monotonicMs(), sentLimit);
   return applied;
 }
 

@@ -17,8 +17,14 @@ import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { type ListDeed, listDeeds } from "../../core/jellyfin/changes-library.ts";
 import type { JellyfinClient } from "../../core/jellyfin/client.ts";
-import { collectionNamed, firstNameIn, folderOfName } from "../../core/jellyfin/collections.ts";
+import {
+  collectionNamed,
+  firstNameIn,
+  folderOfName,
+  lastFolderIn,
+} from "../../core/jellyfin/collections.ts";
 import { listIn, queryValue } from "../../core/jellyfin/playback.ts";
+import { remember } from "../../core/service/forget.ts";
 import { objectOf, parsedObject, recordsIn } from "../../core/service/json.ts";
 import { StoreUnavailable } from "../../core/store/store.ts";
 import { serverEyes } from "../tasks/media.ts";
@@ -108,8 +114,6 @@ class Lists implements JournalHandler {
   readonly #told = new Map<string, ToldList>();
   /** Intents whose change of a list is in this server's: done again, or taken from another writer. */
   readonly #doneHere = new Map<string, true>();
-  /** On the wall clock: what came before may have been done by this sidecar before it was restarted. */
-  readonly #startedAtMs = Date.now();
   /** Ids under which another person's list was taken away: once is enough. */
   readonly #cleared = new Map<string, true>();
   /** Who sees every library, for reading without a user of one's own. */
@@ -160,7 +164,7 @@ class Lists implements JournalHandler {
     if (read.outcome === "again") return read;
     // It was deleted since, which is an effect of its own.
     if (read.outcome === "gone") return { outcome: "effects", effects: [] };
-    remember(this.#newest, id, number);
+    remember(this.#newest, id, number, rememberedLimit);
     const what = deedIn(entry.facts);
     // What was made has its entries told already.
     const ids =
@@ -186,7 +190,7 @@ class Lists implements JournalHandler {
       ? await this.#merge(id, entry, state, atMs, hands)
       : await this.#bring(id, entry.userId, state, atMs, hands);
     if (applied.outcome !== "again" && applied.outcome !== "refused") {
-      remember(this.#newest, id, number);
+      remember(this.#newest, id, number, rememberedLimit);
       if (!hands.leads()) this.#noteBrought(id, entry.userId, state, hands);
     }
     return applied;
@@ -208,12 +212,17 @@ class Lists implements JournalHandler {
     const before = this.#told.get(id);
     const more = before === undefined ? [] : this.#untoldOf(before, state.items);
     const untold = lessThese(more, ids);
-    remember(this.#told, id, { state, userId, untold, atMs: clock.monotonicMs() });
+    remember(this.#told, id, { state, userId, untold, atMs: clock.monotonicMs() }, rememberedLimit);
   }
 
   /** Others know the same of it, and nothing was done to it here. */
   #noteBrought(id: string, userId: string, state: ListState, { clock }: JournalHands): void {
-    remember(this.#told, id, { state, userId, untold: [], atMs: clock.monotonicMs() });
+    remember(
+      this.#told,
+      id,
+      { state, userId, untold: [], atMs: clock.monotonicMs() },
+      rememberedLimit,
+    );
   }
 
   #untoldOf({ state, untold }: ToldList, items: readonly string[]): readonly string[] {
@@ -247,7 +256,7 @@ class Lists implements JournalHandler {
     );
     const applied = await removeItems(ids, hands);
     if (applied.outcome === "done" || applied.outcome === "skipped") {
-      for (const id of ids) remember(this.#newest, id, number);
+      for (const id of ids) remember(this.#newest, id, number, rememberedLimit);
     }
     return applied;
   }
@@ -273,7 +282,7 @@ class Lists implements JournalHandler {
       list === "playlist" &&
       own.outcome === "read" &&
       entry.of !== "" &&
-      atMs > this.#startedAtMs &&
+      atMs > hands.startedAtMs &&
       !this.#doneHere.has(entry.of);
     let applied: Applied = done;
     if (isNews) {
@@ -283,7 +292,7 @@ class Lists implements JournalHandler {
       const ids = change.ids.filter((one) => !looked.lacking.has(one));
       const why = await this.#step(list, id, entry.userId, { do: "append", ids }, hands);
       if (why !== undefined) return why;
-      remember(this.#doneHere, entry.of, true);
+      remember(this.#doneHere, entry.of, true, rememberedLimit);
     } else {
       const items =
         own.outcome === "gone" ? state.items : mergedList(own.state.items, state.items, change);
@@ -326,7 +335,7 @@ class Lists implements JournalHandler {
     const isTaken = applied === anothers || (applied === takenId && (await isThere(id, hands)));
     const isWriters = state.isWriters === true && !hands.leads();
     if (!isTaken || !isWriters || this.#cleared.has(id)) return applied;
-    remember(this.#cleared, id, true);
+    remember(this.#cleared, id, true, rememberedLimit);
     hands.log.warn(
       `${hands.replica} had another person's list under the id ${id} of playlist ${JSON.stringify(state.name)}: it goes`,
     );
@@ -438,7 +447,7 @@ class Lists implements JournalHandler {
   /** Once of each list: it is told again as long as it differs. */
   #say(log: JournalHands["log"], sentence: string): void {
     if (this.#said.has(sentence)) return;
-    remember(this.#said, sentence, true);
+    remember(this.#said, sentence, true, rememberedLimit);
     log.warn(sentence);
   }
 
@@ -482,7 +491,7 @@ class Lists implements JournalHandler {
     if (found?.outcome === "again") return found;
     const namesake = found?.id;
     if (namesake !== undefined) {
-      remember(this.#made, entry.id, namesake);
+      remember(this.#made, entry.id, namesake, rememberedLimit);
       // A second creation would empty the collection, or make a second playlist of the same content.
       if (kind === "playlist") return done;
       const ids = createdItems(entry);
@@ -495,7 +504,7 @@ class Lists implements JournalHandler {
         : false;
     if (typeof isHere !== "boolean") return isHere;
     const end = isHere ? done : await this.#repeat(entry, hands);
-    if (end.outcome === "done") remember(this.#doneHere, entry.id, true);
+    if (end.outcome === "done") remember(this.#doneHere, entry.id, true, rememberedLimit);
     return end;
   }
 
@@ -531,7 +540,7 @@ class Lists implements JournalHandler {
     const applied = appliedOf(answer, "a change of a list");
     if (answer.outcome === "answered" && applied.outcome === "done") {
       const id = plainGuid(parsedObject(answer.text)?.Id);
-      if (id !== undefined) remember(this.#made, entry.id, id);
+      if (id !== undefined) remember(this.#made, entry.id, id, rememberedLimit);
     }
     return applied;
   }
@@ -654,8 +663,7 @@ export async function readList(
 
 /** The last part of a path; undefined where it could not be a folder's name. */
 function folderIn(path: unknown): string | undefined {
-  const name = typeof path === "string" ? path.split(/[\\/]/).at(-1) : undefined;
-  return name === "" ? undefined : name;
+  return lastFolderIn(path) || undefined;
 }
 
 /** Which list has the name already; `id` undefined: none. */
@@ -964,14 +972,4 @@ function idsIn(query: string, name: string): readonly string[] {
 function idsOf(value: unknown): readonly string[] {
   const list = Array.isArray(value) ? value : [];
   return list.slice(0, itemsLimit).flatMap((id) => plainGuid(id) ?? []);
-}
-
-function remember<Value>(map: Map<string, Value>, key: string, value: Value): void {
-  map.delete(key);
-  map.set(key, value);
-  if (map.size <= rememberedLimit) return;
-  for (const oldest of map.keys()) {
-    map.delete(oldest);
-    break;
-  }
 }

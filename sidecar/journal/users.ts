@@ -48,7 +48,7 @@ import { userLane } from "./documents.ts";
 import type { Applied, JournalHandler, JournalHands, Published } from "./handler.ts";
 
 /** What the keeping of aliases needs. */
-export type AliasHands = Omit<JournalHands, "peer" | "leads" | "clock">;
+export type AliasHands = Omit<JournalHands, "peer" | "leads" | "clock" | "startedAtMs">;
 
 /** A view of a user's home page: its id is made of the user's where it stands for several libraries. */
 interface View {

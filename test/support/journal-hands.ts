@@ -87,6 +87,7 @@ export class HandCluster {
         ...{ replica: server.name, client, log, clock: systemClock },
         ...{ store: this.store, memory: this.memory, seal: this.seal },
         peer: (name) => this.#clients.get(name),
+        startedAtMs: systemClock.wallMs(),
         leads: () => true,
       });
     }

@@ -157,6 +157,7 @@ function startAt(
       // The toy's handler asks no server.
       client: options.client ?? (undefined as never),
       peer: () => undefined,
+      startedAtMs: systemClock.wallMs(),
       leads: () => options.leads ?? false,
     },
     handlers: [options.handler ?? toyHandler(server, options.apartMs)],
