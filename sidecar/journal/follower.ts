@@ -59,6 +59,8 @@ export interface FollowerLimits extends RedoLimits {
   readonly worksLimit: number;
   readonly pageEntries: number;
   readonly openLimit: number;
+  /** Entries before the place where it begins that are heard where nothing is known of the journal's words. */
+  readonly recallLimit: number;
   readonly seenIdsLimit: number;
   readonly retryMinMs: number;
   readonly retryMaxMs: number;
@@ -100,6 +102,7 @@ export const followerLimits: FollowerLimits = {
   worksLimit: 1000,
   pageEntries: 500,
   openLimit: 20_000,
+  recallLimit: 20_000,
   seenIdsLimit: 20_000,
   retryMinMs: 100,
   retryMaxMs: 5000,
@@ -177,6 +180,23 @@ export type Loss =
   /** It is kept no longer: this replica was away for too long. */
   | "away";
 
+interface ClosedIntent {
+  readonly lane: string;
+  readonly handler: JournalHandler;
+  readonly subject: string;
+}
+
+/** A subject whose word is to be compared with the server. */
+interface Look {
+  readonly handler: JournalHandler;
+  readonly subject: string;
+  /** On the monotonic clock. */
+  readonly atMs: number;
+  /** Once more then, because something was said of it since it was asked for. */
+  readonly untilMs: number;
+  readonly tries: number;
+}
+
 interface Recent {
   readonly lane: string;
   readonly handler: JournalHandler;
@@ -191,12 +211,14 @@ export class Follower {
   readonly #lanes: Lanes;
   readonly #open = new OpenIntents();
   /** Lanes of intents that were closed a while ago, for outcomes that come later. */
-  readonly #closed = new Map<string, { readonly lane: string; readonly handler: JournalHandler }>();
+  readonly #closed = new Map<string, ClosedIntent>();
   readonly #seenIds = new Set<string>();
   /** Effects that are neither done nor aside, by number, in the journal's order. */
   readonly #pending = new Map<number, number>();
   /** By lane: when it may be compared with its server, on the monotonic clock. */
   readonly #settling = new Map<string, { handler: JournalHandler; atMs: number; tries: number }>();
+  /** By subject of a handler that keeps words. */
+  readonly #looks = new Map<string, Look>();
   /** By lane: when the follower last wrote to the server there, on the store's clock. */
   readonly #wroteAt = new Map<string, number>();
   readonly #publishedAt = new Map<string, number>();
@@ -308,31 +330,14 @@ export class Follower {
     this.#awaySinceMs = undefined;
     // What it was sent before it fell silent it may do only now: an older change after a newer effect.
     const { lookBackMs, settleMs } = this.#parts.limits;
-    this.#lookAgain();
+    this.#lookAtRecent(true);
+    this.#later(settleMs, () => this.#lookAtRecent(false));
     for (const { lane, handler, atMs } of this.#recent) {
       if (atMs < sinceMs - lookBackMs) continue;
       this.#inDoubt.add(lane);
       this.#settle(lane, handler, settleMs / 2);
     }
     this.#lanes.resume();
-  }
-
-  #lookAgain(): void {
-    const { hands, limits } = this.#parts;
-    for (const { lookAgain } of new Set(this.#handlers.values())) {
-      if (lookAgain === undefined) continue;
-      const { lane } = lookAgain;
-      const isOpen = (itemId: string): boolean =>
-        this.#open.inLane(lane).some(({ placed }) => placed.entry.itemId === itemId);
-      const work = async (tries: number): Promise<WorkEnd> => {
-        const looked = await lookAgain.look(hands, isOpen);
-        return looked.outcome === "again" && tries < limits.triesLimit
-          ? { again: looked.why }
-          : "done";
-      };
-      this.#lanes.push(lane, work);
-      this.#later(limits.settleMs, () => this.#lanes.push(lane, work));
-    }
   }
 
   /** Since the server was last seen to come back, in ms; 0 while it is away. */
@@ -436,6 +441,7 @@ export class Follower {
     const cause = ledger.word(lossWord);
     if (cause === "lost" || cause === "away") this.#loss = { cause };
     for (const { entry } of ledger.asides()) this.#rememberAside(entry);
+    await this.#untilStore(() => this.#recallWords(signal), signal);
     const tick = this.#runTicks(signal);
     while (!signal.aborted) {
       try {
@@ -451,6 +457,38 @@ export class Follower {
     for (const timer of this.#timers) clearTimeout(timer);
     this.#save();
     await this.#noteCursor(true);
+  }
+
+  /**
+   * Where nothing is known of any word, after a start without a ledger, what is left of the journal before the place where
+   * this begins is heard and not done. Rejects with StoreUnavailable.
+   */
+  async #recallWords(signal: AbortSignal): Promise<void> {
+    const keepers = [...new Set(this.#handlers.values())].filter(
+      ({ words }) => words?.isEmpty() === true,
+    );
+    const begin = this.#cursor;
+    if (begin === undefined || keepers.length === 0) return;
+    const { store, seal } = this.#parts.hands;
+    const { recallLimit, pageEntries } = this.#parts.limits;
+    const { first, generation } = await store.journalEnds();
+    if (generation !== begin.generation) return;
+    let cursor: JournalCursor = {
+      generation,
+      number: Math.max(first - 1, begin.number - recallLimit),
+    };
+    while (cursor.number < begin.number && !signal.aborted) {
+      const page = await store.readJournal(cursor, pageEntries);
+      if (page.outcome === "lost" || page.entries.length === 0) return;
+      for (const raw of page.entries) {
+        const read = raw.number <= begin.number ? readEntry(raw, seal) : undefined;
+        if (read?.outcome !== "read" || read.placed.entry.type !== "effect") continue;
+        const placed = read.placed as Placed<Effect>;
+        const handler = this.#handlers.get(placed.entry.kind);
+        if (handler !== undefined && keepers.includes(handler)) handler.words?.note(placed);
+      }
+      cursor = page.cursor;
+    }
   }
 
   async #follow(signal: AbortSignal): Promise<void> {
@@ -572,6 +610,7 @@ export class Follower {
       const closed = this.#closed.get(outcome.of);
       if (closed !== undefined && outcome.replica === replica) {
         this.#settle(closed.lane, closed.handler);
+        this.#lookLater(closed.handler, closed.subject);
       }
       return;
     }
@@ -604,6 +643,10 @@ export class Follower {
       forgetOldest(this.#unsettled, this.#parts.limits.recentLimit);
     }
     const isOwn = entry.replica === this.#parts.hands.replica;
+    if (handler.words !== undefined) {
+      handler.words.note(placed);
+      this.#lookLater(handler, handler.words.subject(entry));
+    }
     if (isOwn && handler.fields === undefined && (this.#isLive || !handler.repeatsOwn)) {
       this.#parts.ledger.noteDone(number);
       return;
@@ -634,6 +677,12 @@ export class Follower {
     if (!this.#open.delete(open)) return;
     this.#rememberClosed(open);
     this.#lanes.wake(open.lane);
+    const { handler, placed } = open;
+    if (handler.words === undefined) return;
+    const subject = handler.words.subject(placed.entry);
+    this.#lookLater(handler, subject);
+    // A request whose end nobody knows may be carried out yet.
+    if (!hasSucceeded(open)) this.#later(lateLookMs, () => this.#lookLater(handler, subject));
   }
 
   /**
@@ -654,7 +703,8 @@ export class Follower {
   }
 
   #rememberClosed({ lane, handler, placed }: OpenIntent): void {
-    this.#closed.set(placed.entry.id, { lane, handler });
+    const subject = handler.words?.subject(placed.entry) ?? "";
+    this.#closed.set(placed.entry.id, { lane, handler, subject });
     forgetOldest(this.#closed, this.#parts.limits.recentLimit);
   }
 
@@ -692,10 +742,14 @@ export class Follower {
       this.#putAside(raw, entry.itemId);
       return "done";
     }
-    if (handler.subject !== undefined && !this.#isLive && this.#lanes.size < limits.worksLimit) {
+    const isOfSubject = handler.subject !== undefined || handler.words !== undefined;
+    if (isOfSubject && !this.#isLive && this.#lanes.size < limits.worksLimit) {
       return { again: "what came after it is not read yet", afterMs: 50 };
     }
-    const applied: Applied = this.#isOvertaken(handler, lane, placed)
+    const isLeft =
+      this.#isOvertaken(handler, lane, placed) ||
+      this.#isChanging(handler, handler.words?.subject(entry) ?? "");
+    const applied: Applied = isLeft
       ? { outcome: "skipped" }
       : await handler.apply(placed, hands, fresh);
     switch (applied.outcome) {
@@ -1049,11 +1103,15 @@ export class Follower {
     return "done";
   }
 
-  async #published({ placed, handler, outcome }: OpenIntent, isRaced: boolean): Promise<Published> {
+  async #published(open: OpenIntent, isRaced: boolean): Promise<Published> {
     const { hands } = this.#parts;
+    const { placed, handler, outcome } = open;
     switch (await rightsOver(placed.entry, hands)) {
       case "may":
-        return await handler.publish(placed, outcome, hands, { isRaced });
+        return await handler.publish(placed, outcome, hands, {
+          isRaced,
+          untold: this.#untoldBeside(open),
+        });
       case "again":
         return { outcome: "again", why: "its users cannot be read now" };
       case "may not":
@@ -1197,11 +1255,7 @@ export class Follower {
         isOwn(outcome.replica) ||
         outcome.asked?.some(isOwn) === true ||
         placed.atMs < hands.startedAtMs,
-      untold: others
-        .filter(
-          (other) => other !== open && hasSucceeded(other) && isOwn(other.outcome?.replica ?? ""),
-        )
-        .map((other) => other.placed.entry),
+      untold: this.#untoldBeside(open),
     };
     const redone =
       rights === "may" ? await handler.redo(placed, hands, isAgreed, context) : notAllowed;
@@ -1229,6 +1283,86 @@ export class Follower {
       status: 204,
     };
     return await this.#publish(open, 0);
+  }
+
+  /** What this server has done besides, in the same lane, of which nobody was told yet. */
+  #untoldBeside(open: OpenIntent): readonly Intent[] {
+    return this.#open
+      .inLane(open.lane)
+      .filter((other) => other !== open && other.publishedAtMs === undefined && this.#isOwn(other))
+      .map((other) => other.placed.entry);
+  }
+
+  #isOwn(open: OpenIntent): boolean {
+    return hasSucceeded(open) && open.outcome?.replica === this.#parts.hands.replica;
+  }
+
+  // ---- Words --------------------------------------------------------------------------------------------
+
+  /** The server here has come back, or was a moment ago: what it was sent before it may do only now. */
+  #lookAtRecent(isAtOnce: boolean): void {
+    const nowMs = this.#parts.hands.memory.storeNowMs();
+    for (const handler of new Set(this.#handlers.values())) {
+      for (const subject of handler.words?.recent(nowMs) ?? []) {
+        if (isAtOnce) this.#inDoubt.add(subject);
+        this.#lookLater(handler, subject, 0);
+      }
+    }
+  }
+
+  #lookLater(
+    handler: JournalHandler,
+    subject: string,
+    afterMs = this.#parts.limits.settleMs,
+    tries = 0,
+  ): void {
+    if (handler.words === undefined || subject === "") return;
+    const askedAtMs = this.#nowMs() + afterMs;
+    const asked = this.#looks.get(subject);
+    const atMs = Math.min(askedAtMs, asked?.atMs ?? askedAtMs);
+    const untilMs = Math.max(askedAtMs, asked?.untilMs ?? 0);
+    this.#looks.set(subject, { handler, subject, atMs, untilMs, tries });
+    forgetOldest(this.#looks, this.#parts.limits.recentLimit);
+  }
+
+  #lookAtWords(): void {
+    if (!this.#isHealthy || !this.#isLive) return;
+    const nowMs = this.#nowMs();
+    for (const [subject, look] of this.#looks) {
+      if (look.atMs > nowMs) continue;
+      this.#looks.delete(subject);
+      if (look.untilMs > nowMs) this.#lookLater(look.handler, subject, look.untilMs - nowMs);
+      this.#lanes.push(look.handler.words?.lane ?? "", () => this.#look(look));
+    }
+  }
+
+  async #look({ handler, subject, tries }: Look): Promise<WorkEnd> {
+    const { hands, onEvent } = this.#parts;
+    const mayWrite = async (): Promise<boolean> =>
+      !this.#isChanging(handler, subject) &&
+      (await this.#hasReadAll()) &&
+      !this.#isChanging(handler, subject);
+    const looked = await handler.words?.look(subject, hands, mayWrite);
+    if (looked?.outcome === "done") onEvent("putRight");
+    const isAgain = looked?.outcome === "again";
+    if (isAgain) {
+      this.#lookLater(handler, subject, tries < 50 ? 250 : lateLookMs, tries + 1);
+    }
+    // Who changes it now will see to it; nobody waits for that.
+    if (!isAgain || this.#isChanging(handler, subject)) this.#inDoubt.delete(subject);
+    return "done";
+  }
+
+  /** Whether this server has done a change of it that is not told yet, or may be doing one. */
+  #isChanging({ words }: JournalHandler, subject: string): boolean {
+    if (words === undefined || subject === "") return false;
+    return this.#open
+      .inLane(words.lane)
+      .some(
+        (open) =>
+          words.subject(open.placed.entry) === subject &&
+          (open.outcome === undefined ? this.#parts.hands.leads() : this.#isOwn(open)),
+      );
   }
 
   // ---- Looking once more ----------------------------------------------------------------------------
@@ -1300,6 +1434,15 @@ export class Follower {
 
   /** Nothing of the lane is under way, as of now: what the server says is not a change that is still to come. */
   async #isQuiet(lane: string, known: Known): Promise<boolean> {
+    if (!(await this.#hasReadAll()) || this.#open.inLane(lane).length > 0) return false;
+    const now = this.#parts.ledger.known(lane);
+    return Object.entries(known.fields).every(
+      ([field, { number }]) => now?.fields[field]?.number === number,
+    );
+  }
+
+  /** Whether all that is in the journal by now is read here, within half a second. */
+  async #hasReadAll(): Promise<boolean> {
     let ends: JournalEnds;
     try {
       ends = await this.#parts.hands.store.journalEnds();
@@ -1311,11 +1454,7 @@ export class Follower {
     while ((this.#cursor?.number ?? 0) < ends.last && this.#nowMs() < deadlineMs) {
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
-    if ((this.#cursor?.number ?? 0) < ends.last || this.#open.inLane(lane).length > 0) return false;
-    const now = this.#parts.ledger.known(lane);
-    return Object.entries(known.fields).every(
-      ([field, { number }]) => now?.fields[field]?.number === number,
-    );
+    return (this.#cursor?.number ?? 0) >= ends.last;
   }
 
   // ---- A journal that was lost ----------------------------------------------------------------------
@@ -1335,6 +1474,7 @@ export class Follower {
     this.#isLive = false;
     this.#cursor = { generation: ends.generation, number: Math.max(0, ends.first - 1) };
     ledger.rewind(this.#cursor);
+    for (const { words } of new Set(this.#handlers.values())) words?.noteLoss(this.#cursor.number);
     this.#savedNumber = this.#cursor.number;
     const isAway = !isOther || before?.generation === noGeneration || this.#loss?.cause === "away";
     this.#noteLoss(isAway ? "away" : "lost");
@@ -1420,10 +1560,11 @@ export class Follower {
   async #runTicks(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       // Everything that a tick looks at is due seconds after it began: a quiet follower ticks with the others.
-      const isQuiet = this.#open.size === 0 && this.#settling.size === 0;
+      const isQuiet = this.#open.size === 0 && this.#settling.size === 0 && this.#looks.size === 0;
       await (isQuiet ? rest(quietTickMs, signal) : sleep(tickMs, signal));
       this.#lookAtOpen();
       this.#lookAtSettled();
+      this.#lookAtWords();
       this.#lookAtLoss(signal);
       const nowMs = this.#nowMs();
       if (this.#isHealthy && this.#isLive && nowMs >= this.#asideAtMs) {

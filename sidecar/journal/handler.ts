@@ -106,6 +106,8 @@ export interface PublishContext {
    * says now may be that, and not what the request made of it.
    */
   readonly isRaced: boolean;
+  /** What this server has done besides and nobody was told of yet, of the same lane. */
+  readonly untold: readonly Intent[];
 }
 
 export interface JournalHandler {
@@ -159,13 +161,32 @@ export interface JournalHandler {
     context?: RedoContext,
   ): Promise<Applied>;
   /**
-   * The server here has come back: what it was sent before it fell silent it may do only now. Asked at its return and
-   * once more a moment later, in this lane. `isOpen`: a change of this item is under way, or its end is not known.
+   * Without fields: the handler makes one word on each subject of all that the journal says of it, and brings its server
+   * to that. Absent: an effect says by itself what is to be done.
    */
-  readonly lookAgain?: {
-    readonly lane: string;
-    look(hands: JournalHands, isOpen: (itemId: string) => boolean): Promise<Applied>;
-  };
+  readonly words?: JournalWords;
+}
+
+/** How a handler keeps the journal's word on each of its subjects. */
+export interface JournalWords {
+  /** The lane that all of them are handled in. */
+  readonly lane: string;
+  /** What an entry is about; empty: nothing that is known yet. */
+  subject(entry: Intent | Effect): string;
+  /** Takes in an effect, own ones as well, in the journal's order and before anything is applied. */
+  note(effect: Placed<Effect>): void;
+  /** Whether nothing is known of any subject. */
+  isEmpty(): boolean;
+  /** Entries up to this number may never have been read here. */
+  noteLoss(number: number): void;
+  /** The subjects of which something was said lately. `nowMs`: on the store's clock. */
+  recent(nowMs: number): readonly string[];
+  /**
+   * Brings the server here to the word on this subject. Asked a while after a change of it ended, and when the server has
+   * come back, which may do only then what it was sent before. `mayWrite`: asked where the server says something else,
+   * immediately before it is written to; false while a change of this may be under way there.
+   */
+  look(subject: string, hands: JournalHands, mayWrite: () => Promise<boolean>): Promise<Applied>;
 }
 
 /** What is known about an intent that is to be done again. */

@@ -4,6 +4,7 @@
 import { createApiKeys } from "./api-keys.ts";
 import { createDocuments } from "./documents.ts";
 import type { JournalHandler } from "./handler.ts";
+import type { Ledger } from "./ledger.ts";
 import { createLibrary } from "./library.ts";
 import { createLists } from "./lists.ts";
 import { createPasswords } from "./passwords.ts";
@@ -18,10 +19,13 @@ export interface HandlerEvents {
 }
 
 /** One list for each sidecar, because handlers may remember things about their own server. */
-export function journalHandlers(events: HandlerEvents = {}): readonly JournalHandler[] {
+export function journalHandlers(
+  ledger: Ledger,
+  events: HandlerEvents = {},
+): readonly JournalHandler[] {
   return [
     createUserData(),
-    createLists(events),
+    createLists({ ...events, ledger }),
     createLibrary(),
     createDocuments(),
     createPlugins(),

@@ -94,7 +94,7 @@ export function createSidecarJournal(parts: SidecarJournalParts): SidecarJournal
 
   const follower = new Follower({
     hands,
-    handlers: journalHandlers({ onDifference: () => parts.metrics?.difference() }),
+    handlers: journalHandlers(ledger, { onDifference: () => parts.metrics?.difference() }),
     ledger,
     limits,
     startFrom() {

@@ -33,43 +33,64 @@ export function collectionSteps(own: readonly string[], wanted: readonly string[
   ];
 }
 
-/** What a change did to a list, for a writer whose own list has been changed besides. */
+/** What one word of the journal did to a list. */
 export interface ListChange {
-  readonly what: ListDeed;
+  /** `replaced`: its entries were set to `ids`, as POST /Playlists/{playlistId} may. */
+  readonly what: ListDeed | "replaced";
   readonly ids: readonly string[];
+  /** Where the entries were put in, from 0; left out: at the end. */
+  readonly position?: number;
+  /** Items that the writer's server has no longer, and whose entries went with them. */
+  readonly gone?: readonly string[];
 }
 
 /**
- * What a writer's list becomes by a change that another server made before it stopped being the writer: that server's
- * list does not have what was changed here since. `theirs`: its list after the change. What is here already counts once.
+ * What a list becomes by one change. `theirs`: what the server that made it had afterwards, which may lack what another
+ * did to the list meanwhile; only what cannot be told otherwise is taken from it.
  */
-export function mergedList(
-  own: readonly string[],
+export function changedList(
+  items: readonly string[],
   theirs: readonly string[],
-  { what, ids }: ListChange,
+  { what, ids, position, gone = [] }: ListChange,
 ): readonly string[] {
-  if (isSameList(own, theirs)) return own;
+  return without(changedBy(items, theirs, what, ids, position), gone);
+}
+
+function changedBy(
+  items: readonly string[],
+  theirs: readonly string[],
+  what: ListChange["what"],
+  ids: readonly string[],
+  position = items.length,
+): readonly string[] {
   switch (what) {
     case "created":
-    case "appended": {
-      const merged = [...own];
-      for (const id of new Set(what === "created" ? theirs : ids)) {
-        for (let missing = count(theirs, id) - count(merged, id); missing > 0; missing--) {
-          merged.push(id);
-        }
-      }
-      return merged;
-    }
+      return [...items, ...lessThese(theirs, items)];
+    case "appended":
+      // Of several at once its server decides the order, which was seen there.
+      return inOrderOf(theirs, [...items.slice(0, position), ...ids, ...items.slice(position)]);
     case "removed":
-      return own.filter((id) => !ids.includes(id) || theirs.includes(id));
-    case "updated":
-      return theirs;
+      return without(items, ids);
+    case "replaced":
+      return ids;
+    case "moved":
+      return inOrderOf(theirs, items);
     default:
-      return isSameList([...own].sort(), [...theirs].sort()) ? theirs : own;
+      return items;
   }
 }
 
-/** What one list has more of than the other, each as often. */
+function without(items: readonly string[], gone: readonly string[]): readonly string[] {
+  const isGone = new Set(gone);
+  return items.filter((id) => !isGone.has(id));
+}
+
+/** A list in another's order; what that one has not comes after it, in its own. */
+function inOrderOf(order: readonly string[], items: readonly string[]): readonly string[] {
+  return [...lessThese(order, lessThese(order, items)), ...lessThese(items, order)];
+}
+
+/** What one list has more of than the other, each as often; of equal entries the last. */
 export function lessThese(list: readonly string[], taken: readonly string[]): string[] {
   const left = new Map<string, number>();
   for (const id of taken) left.set(id, (left.get(id) ?? 0) + 1);
@@ -80,8 +101,9 @@ export function lessThese(list: readonly string[], taken: readonly string[]): st
   });
 }
 
-function count(list: readonly string[], id: string): number {
-  return list.filter((one) => one === id).length;
+/** A list without these, each as often, the last of equal ones first. */
+export function withoutLast(list: readonly string[], taken: readonly string[]): string[] {
+  return lessThese(list.toReversed(), taken).reverse();
 }
 
 export function isSameList(one: readonly string[], other: readonly string[]): boolean {

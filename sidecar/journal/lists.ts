@@ -1,18 +1,13 @@
-// The handler of `playlist`, `collection` and `itemGone`. Lists have one writer, the leader's replica; what a change
-// made of a list there is read back whole and brought to every other replica: members in their order, name, shares.
-// Deletions are in the same lane, because a list that is deleted and made anew gets the same id again.
+// The handler of `playlist`, `collection` and `itemGone`. Lists have one writer, the leader's replica. What counts is the
+// journal's word on a list (list-word.ts): what all changes that it tells of made of it, each counted once. Every server is
+// brought to that, the writer's as well where nobody is changing the list there. Deletions are in the same lane, because
+// a list that is deleted and made anew gets the same id again.
 //
-// It promises that an append counts once on each replica, however often it is tried: a list is compared with what it
-// should be before and after every step; that a list made on another replica has the same id there, or the difference
-// is said and counted; that a file which another server still sees is never deleted a second time.
+// It promises that an append counts once on each replica, however often it is tried; that a list made on another replica
+// has the same id there, or the difference is said and counted; that a file which another server still sees is never
+// deleted a second time.
 
-import {
-  type Effect,
-  entryValue,
-  type Intent,
-  newEntryId,
-  type Placed,
-} from "../../core/cluster/journal.ts";
+import type { Effect, Intent, Placed } from "../../core/cluster/journal.ts";
 import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
 import { type ListDeed, listDeeds } from "../../core/jellyfin/changes-library.ts";
@@ -26,52 +21,48 @@ import {
 import { listIn, queryValue } from "../../core/jellyfin/playback.ts";
 import { remember } from "../../core/service/forget.ts";
 import { objectOf, parsedObject, recordsIn } from "../../core/service/json.ts";
-import { StoreUnavailable } from "../../core/store/store.ts";
 import { serverEyes } from "../tasks/media.ts";
 import { again, appliedOf, done, idHere, refused, skipped } from "./calls.ts";
-import type { Applied, JournalHandler, JournalHands, Published, RedoContext } from "./handler.ts";
+import type {
+  Applied,
+  JournalHandler,
+  JournalHands,
+  JournalWords,
+  PublishContext,
+  Published,
+  RedoContext,
+} from "./handler.ts";
+import { type Ledger, MemoryLedger } from "./ledger.ts";
 import {
+  changedList,
   collectionSteps,
   isSameList,
   isSameSet,
   type ListChange,
   type ListStep,
   lessThese,
-  mergedList,
   playlistSteps,
+  withoutLast,
 } from "./list-steps.ts";
+import {
+  goneIn,
+  idsOf,
+  itemsLimit,
+  type ListKind,
+  type ListState,
+  type ListWord,
+  ListWords,
+  type PlaylistSettings,
+  readListState,
+} from "./list-word.ts";
 
 export interface ListOptions {
+  /** Where the journal's word on each list is kept; left out: in memory. */
+  readonly ledger?: Ledger;
   /** Told of each list that is not on this replica what it is on the writer's, for the metrics. */
   readonly onDifference?: () => void;
 }
 
-export type ListKind = "playlist" | "collection";
-
-/** What an effect says of a list: all of it. */
-export interface ListState {
-  readonly list: ListKind;
-  readonly name: string;
-  /** Its folder, of which its id is made and which stays when it is renamed; a collection's without what all of them end with. */
-  readonly folder?: string;
-  /** Plain ids, in order; an item that was added twice is there twice. */
-  readonly items: readonly string[];
-  readonly mediaType?: string;
-  /** What was done to it; left out where the whole list is told. */
-  readonly change?: ListChange;
-  /** Its server's sidecar led when it read the list: this is the writer's word. */
-  readonly isWriters?: boolean;
-  /** Whose request it was, and who may see and change a playlist; left out where no token could read it. */
-  readonly settings?: PlaylistSettings;
-}
-
-export interface PlaylistSettings {
-  readonly isOpen: boolean;
-  readonly shares: readonly { readonly userId: string; readonly canEdit: boolean }[];
-}
-
-/** A playlist of more entries is carried as far as this; Jellyfin's clients add a few hundred at once. */
-const itemsLimit = 10_000;
 /** Ids in one request's address: 32 characters each, below what servers take for a line. */
 const idsAtOnce = 150;
 /** Lists of a name that are made until one has the id it should have. */
@@ -80,18 +71,32 @@ const rememberedLimit = 1000;
 /** How long a change of a name or of shares waits for a token of its user, in ms. */
 const tokenWaitLimitMs = 10_000;
 /** Lists that were told of within this time before a server's return are looked at again, so many at most. */
-const lookAgainMs = 10 * 60_000;
-const lookAgainLimit = 100;
+const lookBackMs = 10 * 60_000;
+const lookBackLimit = 100;
 /** All lists have one lane, so that their changes come in one order. */
 export const listsLane = "lists";
 
-interface ToldList {
-  readonly state: ListState;
-  readonly userId: string;
-  /** What it holds besides, which changes did that are still to be told of; as often as they did. */
-  readonly untold: readonly string[];
-  readonly atMs: number;
+type Again = Extract<Applied, { outcome: "again" }>;
+
+/** What is known where a change of a list is to be told. */
+interface ListAtHand {
+  readonly kind: ListKind;
+  /** As this server has it. */
+  readonly here: Pick<ListState, "items">;
+  /** As the journal has it; undefined: it is not known. */
+  readonly known: ListWord | undefined;
+  /** What this server has done to it besides and nobody was told of yet. */
+  readonly others: readonly Intent[];
 }
+
+type ChangeMade =
+  | {
+      readonly outcome: "made";
+      /** Undefined: it cannot be told apart from what came before. */
+      readonly change: ListChange | undefined;
+      readonly theirs: readonly string[];
+    }
+  | Again;
 
 const anothers = refused("under this id somebody else has a list here");
 const takenId = refused("a playlist has another id here than on the server where it was made");
@@ -104,46 +109,55 @@ export function createLists(options: ListOptions = {}): JournalHandler {
 class Lists implements JournalHandler {
   readonly kinds = ["playlist", "collection", "itemGone"] as const;
   readonly repeatsOwn = true;
+  readonly words: JournalWords;
   readonly #options: ListOptions;
-  /** The number of the newest word about a list: what waited for an item, or comes late, must not overwrite it. */
-  readonly #newest = new Map<string, number>();
+  readonly #known: ListWords;
   /** What was made here for an intent whose server died. */
   readonly #made = new Map<string, string>();
   readonly #said = new Map<string, true>();
-  /** What is known elsewhere of each list, and what this server's own has besides. */
-  readonly #told = new Map<string, ToldList>();
-  /** Intents whose change of a list is in this server's: done again, or taken from another writer. */
-  readonly #doneHere = new Map<string, true>();
   /** Ids under which another person's list was taken away: once is enough. */
   readonly #cleared = new Map<string, true>();
+  /** Items that this server did not have when a list with them was brought to it: they may be on their way. */
+  readonly #awaited = new Map<string, true>();
   /** Who sees every library, for reading without a user of one's own. */
   #reader: string | undefined;
 
   constructor(options: ListOptions) {
     this.#options = options;
+    const known = new ListWords(options.ledger ?? new MemoryLedger());
+    this.#known = known;
+    this.words = {
+      lane: listsLane,
+      subject: ({ itemId }) => itemId,
+      note: (effect) => known.note(effect),
+      isEmpty: () => known.since(0, 1).length === 0,
+      noteLoss: (number) => known.noteLoss(number),
+      recent: (nowMs) => known.since(nowMs - lookBackMs, lookBackLimit),
+      look: (id, hands, mayWrite) => this.#look(id, hands, mayWrite),
+    };
   }
 
   lane(): string {
     return listsLane;
   }
 
-  subject({ itemId }: Intent | Effect): string {
-    return itemId;
-  }
-
   // ---- Publishing ----------------------------------------------------------------------------------
 
   async publish(
-    { entry, number }: Placed<Intent>,
+    { entry }: Placed<Intent>,
     outcome: { readonly facts?: unknown } | undefined,
     hands: JournalHands,
+    context: PublishContext,
   ): Promise<Published> {
     if (entry.kind === "itemGone") {
       const asked = idsOf(objectOf(entry.facts)?.ids);
       const looked = await lackingOf(asked, hands);
       if (looked.outcome === "again") return looked;
-      // Only what is gone here: a server may say yes to a request of which it has done a part.
-      const ids = asked.filter((id) => looked.lacking.has(id));
+      // Only what is gone here: a server may say yes to a request of which it has done a part. A list that is there may
+      // be one that was made anew since.
+      const isList = (id: string): boolean =>
+        asked.length === 1 && this.#known.of(id) !== undefined;
+      const ids = asked.filter((id) => looked.lacking.has(id) || isList(id));
       const effects = [{ userId: "", itemId: ids[0] ?? "", payload: { ids } }];
       return { outcome: "effects", effects: ids.length === 0 ? [] : effects };
     }
@@ -162,225 +176,196 @@ class Lists implements JournalHandler {
     const isWriters = hands.leads();
     const read = await this.#readWhole(kind, id, entry.userId, hands);
     if (read.outcome === "again") return read;
+    const word = this.#known.withSaid(id);
+    const known = word === undefined || word.isGone ? undefined : word;
+    const here = read.outcome === "read" ? read.state : known?.state;
     // It was deleted since, which is an effect of its own.
-    if (read.outcome === "gone") return { outcome: "effects", effects: [] };
-    remember(this.#newest, id, number, rememberedLimit);
-    const what = deedIn(entry.facts);
-    // What was made has its entries told already.
-    const ids =
-      what === "removed" ? removedItems(entry) : what === "appended" ? createdItems(entry) : [];
-    this.#noteTold(id, entry.userId, read.state, what === "appended" ? ids : [], hands);
-    const change = what === undefined ? {} : { change: { what, ids } };
-    const payload: ListState = { ...read.state, ...change, isWriters };
+    if (here === undefined) return { outcome: "effects", effects: [] };
+    const others = context.untold.filter((one) => one.itemId === id);
+    const made = await this.#changeOf(entry, { kind, here, known, others }, hands);
+    if (made.outcome === "again") return made;
+    const { change, theirs } = made;
+    const isKnown = known !== undefined && change !== undefined;
+    const items = isKnown ? changedList(known.state.items, theirs, change) : theirs;
+    if (change !== undefined) this.#known.noteSaid(id, entry.id, change, items);
+    const payload: ListState = {
+      ...here,
+      ...{ items: items.slice(0, itemsLimit), isWriters },
+      ...(change !== undefined && { change }),
+    };
     return { outcome: "effects", effects: [{ userId: entry.userId, itemId: id, payload }] };
+  }
+
+  /** What an intent did to a list. `theirs`: what the list holds by that change, as far as its server tells. */
+  async #changeOf(
+    entry: Intent,
+    { kind, here, known, others }: ListAtHand,
+    hands: JournalHands,
+  ): Promise<ChangeMade> {
+    const what = deedIn(entry.facts) ?? "updated";
+    // Without what other changes have done here, of which each is told by itself.
+    const theirs = kind === "collection" ? here.items : withoutLast(here.items, addedBy(others));
+    const gone = known === undefined ? [] : await this.#goneOf(known, here, hands);
+    if (!Array.isArray(gone)) return gone;
+    const made = (ids: readonly string[], items = theirs): ChangeMade => ({
+      outcome: "made",
+      change: {
+        ...{ what, ids },
+        ...(gone.length > 0 && { gone }),
+        ...(what === "appended" && positionIn(entry)),
+      },
+      theirs: items,
+    });
+    const asked = idsAsked(entry);
+    switch (what) {
+      case "removed":
+        return made(removedItems(entry));
+      case "updated":
+        // Without ids in its body a request leaves the entries as they are (PlaylistManager.UpdatePlaylist).
+        if (asked === undefined && textIn(entry) !== undefined) return made([]);
+        break;
+      case "created":
+      case "appended":
+        break;
+      default:
+        return made([]);
+    }
+    // A folder is added with all that is in it, which is seen by what the list holds now.
+    const isPlain = kind === "collection" || asked === undefined;
+    const leaves = isPlain ? asked : await leavesIn(asked, entry.userId, hands);
+    if (leaves !== undefined && "outcome" in leaves) return leaves;
+    if (what === "created") return made([], kind === "playlist" ? leaves : theirs);
+    if (what === "appended") {
+      if (leaves === undefined && known === undefined) {
+        return { outcome: "made", change: undefined, theirs };
+      }
+      const { items = [] } = known?.state ?? {};
+      const ids = leaves ?? lessThese(theirs, items);
+      const told = changedList(items, [], { what, ids, ...positionIn(entry) });
+      // Where it was agreed to by a server that died, this one's order says nothing of it.
+      const isHere = known === undefined || lessThese(told, theirs).length === 0;
+      return made(ids, isHere ? theirs : told);
+    }
+    const ids = leaves ?? theirs;
+    return { outcome: "made", change: { what: "replaced", ids }, theirs: ids };
+  }
+
+  /** What the list has by the journal, and this server has no longer. */
+  async #goneOf(
+    { state }: ListWord,
+    here: Pick<ListState, "items">,
+    hands: JournalHands,
+  ): Promise<string[] | Again> {
+    const missing = [...new Set(lessThese(state.items, here.items))];
+    const held = new Set(here.items);
+    const looked = await lackingOf(
+      missing.filter((id) => !held.has(id)),
+      hands,
+    );
+    if (looked.outcome === "again") return looked;
+    for (const id of here.items) this.#awaited.delete(id);
+    return [...looked.lacking].filter((id) => !this.#awaited.has(id));
   }
 
   // ---- Applying ------------------------------------------------------------------------------------
 
-  async apply({ entry, number, atMs }: Placed<Effect>, hands: JournalHands): Promise<Applied> {
+  async apply({ entry, number }: Placed<Effect>, hands: JournalHands): Promise<Applied> {
     if (entry.kind === "itemGone") return await this.#remove(entry, number, hands);
-    const state = readListState(entry.payload);
     const id = plainGuid(entry.itemId);
-    if (state === undefined || id === undefined) return refused("what it says makes no sense");
-    const newest = this.#newest.get(id) ?? -1;
-    if (newest > number) return skipped;
-    const isOld = state.isWriters === false && newest > entry.ofNumber;
-    if (isOld && !hands.leads()) return skipped;
-    const applied = hands.leads()
-      ? await this.#merge(id, entry, state, atMs, hands)
-      : await this.#bring(id, entry.userId, state, atMs, hands);
-    if (applied.outcome !== "again" && applied.outcome !== "refused") {
-      remember(this.#newest, id, number, rememberedLimit);
-      if (!hands.leads()) this.#noteBrought(id, entry.userId, state, hands);
-    }
-    return applied;
+    const told = readListState(entry.payload);
+    if (id === undefined || told === undefined) return refused("what it says makes no sense");
+    const word = this.#known.of(id);
+    if (word === undefined || word.isGone) return skipped;
+    return await this.#bring(id, word, hands, word.number === number ? told.change : undefined);
   }
 
-  // ---- What was told of each list -------------------------------------------------------------------
-
-  /**
-   * What others know of it now. Of what it holds besides what was told before, `ids` is this change's; the rest was done
-   * by changes that are still to be told of.
-   */
-  #noteTold(
-    id: string,
-    userId: string,
-    state: ListState,
-    ids: readonly string[],
-    { clock }: JournalHands,
-  ): void {
-    const before = this.#told.get(id);
-    const more = before === undefined ? [] : this.#untoldOf(before, state.items);
-    const untold = lessThese(more, ids);
-    remember(this.#told, id, { state, userId, untold, atMs: clock.monotonicMs() }, rememberedLimit);
+  /** Brings this server's list to the journal's word, where it is another and `mayWrite`, asked then, allows it. */
+  async #look(id: string, hands: JournalHands, mayWrite: () => Promise<boolean>): Promise<Applied> {
+    const word = this.#known.of(id);
+    if (word === undefined || word.isGone) return skipped;
+    const read = await this.#readAs(id, word, hands);
+    if (read.outcome === "again") return read;
+    const isSame = word.state.list === "playlist" ? isSameList : isSameSet;
+    if (read.outcome === "read" && isSame(read.state.items, word.state.items)) return skipped;
+    if (!(await mayWrite())) return again("it is being changed");
+    return await this.#bring(id, word, hands);
   }
 
-  /** Others know the same of it, and nothing was done to it here. */
-  #noteBrought(id: string, userId: string, state: ListState, { clock }: JournalHands): void {
-    remember(
-      this.#told,
-      id,
-      { state, userId, untold: [], atMs: clock.monotonicMs() },
-      rememberedLimit,
-    );
-  }
-
-  #untoldOf({ state, untold }: ToldList, items: readonly string[]): readonly string[] {
-    const more = [...untold, ...lessThese(items, state.items)];
-    return lessThese(more, lessThese(more, items));
+  /** A list that was made anew since stays. */
+  async #remove(effect: Effect, number: number, hands: JournalHands): Promise<Applied> {
+    const ids = goneIn(effect).filter((id) => {
+      const word = this.#known.of(id);
+      return word === undefined || word.isGone || word.number <= number;
+    });
+    return await removeItems(ids, hands);
   }
 
   /**
-   * A server that was frozen does what it was sent when it thaws; another has done that meanwhile, and this server's list
-   * has it twice. It is brought to what was told last. Where it is the writer's nothing is taken out: a client may be
-   * writing to it.
-   */
-  readonly lookAgain = {
-    lane: listsLane,
-    look: async (hands: JournalHands, isOpen: (id: string) => boolean): Promise<Applied> => {
-      const fromMs = hands.clock.monotonicMs() - lookAgainMs;
-      for (const [id, { state, userId, atMs }] of [...this.#told].slice(-lookAgainLimit)) {
-        if (atMs < fromMs || isOpen(id) || hands.leads()) continue;
-        const { change: _, ...told } = state;
-        const applied = await this.#bring(id, userId, told, hands.clock.wallMs(), hands);
-        if (applied.outcome === "again") return applied;
-      }
-      return done;
-    },
-  };
-
-  /** A list that was made anew since stays, and what waited of one that is gone makes it no second time. */
-  async #remove({ payload }: Effect, number: number, hands: JournalHands): Promise<Applied> {
-    const ids = idsOf(objectOf(payload)?.ids).filter(
-      (id) => (this.#newest.get(id) ?? -1) <= number,
-    );
-    const applied = await removeItems(ids, hands);
-    if (applied.outcome === "done" || applied.outcome === "skipped") {
-      for (const id of ids) remember(this.#newest, id, number, rememberedLimit);
-    }
-    return applied;
-  }
-
-  /**
-   * What another server did to a list before this one became the writer. This one's own list may have been changed
-   * since, so that the change is carried over, and what comes of it is told to all others.
-   */
-  async #merge(
-    id: string,
-    entry: Effect,
-    state: ListState,
-    atMs: number,
-    hands: JournalHands,
-  ): Promise<Applied> {
-    const { list } = state;
-    const own = await this.#read(list, id, entry.userId, hands);
-    if (own.outcome === "again") return own;
-    const change = state.change ?? { what: "updated", ids: [] };
-    // What this one has done again itself is in its list; else two appends of one film would count as one.
-    const isNews =
-      change.what === "appended" &&
-      list === "playlist" &&
-      own.outcome === "read" &&
-      entry.of !== "" &&
-      atMs > hands.startedAtMs &&
-      !this.#doneHere.has(entry.of);
-    let applied: Applied = done;
-    if (isNews) {
-      // Appended, and not brought to a state: clients write to this list at the same time.
-      const looked = await lackingOf(change.ids, hands);
-      if (looked.outcome === "again") return looked;
-      const ids = change.ids.filter((one) => !looked.lacking.has(one));
-      const why = await this.#step(list, id, entry.userId, { do: "append", ids }, hands);
-      if (why !== undefined) return why;
-      remember(this.#doneHere, entry.of, true, rememberedLimit);
-    } else {
-      const items =
-        own.outcome === "gone" ? state.items : mergedList(own.state.items, state.items, change);
-      applied = await this.#bring(id, entry.userId, { ...state, items }, atMs, hands);
-      const isSame = list === "playlist" ? isSameList : isSameSet;
-      if (isSame(items, state.items) || applied.outcome === "again") return applied;
-    }
-    const told = await this.#readWhole(list, id, entry.userId, hands);
-    if (told.outcome === "again") return told;
-    if (told.outcome === "gone") return applied;
-    this.#noteTold(id, entry.userId, told.state, change.ids, hands);
-    const { kind, userId } = entry;
-    const effect: Effect = {
-      ...{ type: "effect", id: newEntryId(), of: "", ofNumber: 0 },
-      ...{ kind, replica: hands.replica, userId, itemId: id },
-      payload: { ...told.state, isWriters: true },
-    };
-    try {
-      await hands.store.appendJournal([entryValue(effect, hands.seal)]);
-    } catch (error) {
-      if (!(error instanceof StoreUnavailable)) throw error;
-      return again("the store cannot be reached");
-    }
-    return applied;
-  }
-
-  /**
-   * Brings a list to that state. A server that was killed in the middle of making one, or that did an old request when it
-   * thawed, may have somebody else's list under this one's id, which is made of its folder's name: nobody was told of
-   * that one, and the writer's word counts.
+   * Brings a list to the journal's word. A server that was killed in the middle of making one, or that did an old request
+   * when it thawed, may have somebody else's list under this one's id, which is made of its folder's name: nobody was told
+   * of that one, and the writer's word counts. `change`: what was done to it since the last time.
    */
   async #bring(
     id: string,
-    userId: string,
-    state: ListState,
-    atMs: number,
+    word: ListWord,
     hands: JournalHands,
+    change?: ListChange,
   ): Promise<Applied> {
-    const applied = await this.#bringTo(id, userId, state, atMs, hands);
+    const applied = await this.#bringTo(id, word, hands, change);
     const isTaken = applied === anothers || (applied === takenId && (await isThere(id, hands)));
-    const isWriters = state.isWriters === true && !hands.leads();
+    const isWriters = word.state.isWriters === true && !hands.leads();
     if (!isTaken || !isWriters || this.#cleared.has(id)) return applied;
     remember(this.#cleared, id, true, rememberedLimit);
     hands.log.warn(
-      `${hands.replica} had another person's list under the id ${id} of playlist ${JSON.stringify(state.name)}: it goes`,
+      `${hands.replica} had another person's list under the id ${id} of playlist ${JSON.stringify(word.state.name)}: it goes`,
     );
     const gone = appliedOf(
       await hands.client.callWithKey("DELETE", `/Items/${id}`),
       "a list that took another's id",
     );
-    return gone.outcome === "done" ? await this.#bringTo(id, userId, state, atMs, hands) : gone;
+    return gone.outcome === "done" ? await this.#bringTo(id, word, hands, change) : gone;
   }
 
   async #bringTo(
     id: string,
-    userId: string,
-    state: ListState,
-    atMs: number,
+    word: ListWord,
     hands: JournalHands,
+    change: ListChange | undefined,
   ): Promise<Applied> {
-    let read = await this.#read(state.list, id, userId, hands);
+    const { state, ownerId } = word;
+    let read = await this.#readAs(id, word, hands);
     if (read.outcome === "again") return read;
     const isNew = read.outcome === "gone";
     if (read.outcome === "gone") {
-      const made = await this.#make(id, userId, state, hands);
+      const made = await this.#make(id, ownerId, state, hands);
       if (made !== undefined) return made;
-      read = await this.#read(state.list, id, userId, hands);
+      read = await this.#readAs(id, word, hands);
       if (read.outcome === "again") return read;
       if (read.outcome === "gone") return again("a list that was just made is not there yet");
     }
     const isPlaylist = state.list === "playlist";
     const own = read.state.items;
-    const steps = isPlaylist ? playlistSteps(own, state.items) : collectionSteps(own, state.items);
-    let isChanged = false;
+    const missing = lessThese(state.items, own);
+    const hidden = await lackingOf(missing, hands, read.userId);
+    if (hidden.outcome === "again") return hidden;
+    // What is there and not to be seen by who reads it here is in the list perhaps.
+    const looked = await lackingOf([...hidden.lacking], hands);
+    if (looked.outcome === "again") return looked;
+    const wanted = state.items.filter((one) => !hidden.lacking.has(one));
+    const steps = isPlaylist ? playlistSteps(own, wanted) : collectionSteps(own, wanted);
     for (const step of steps) {
-      const looked = step.do === "append" ? await lackingOf(step.ids, hands) : noneLacking;
-      if (looked.outcome === "again") return looked;
-      const ids = step.ids.filter((one) => !looked.lacking.has(one));
-      const why = await this.#step(state.list, id, userId, { ...step, ids }, hands);
+      const why = await this.#step(state.list, id, read.userId, step, hands);
       if (why !== undefined) return why;
-      isChanged ||= ids.length > 0;
     }
     // What was made under its folder's name has another by now, whatever was done to it last.
-    const said = isNew ? withoutChange(state) : state;
-    const settled = isPlaylist ? await applySettings(id, userId, said, atMs, hands) : undefined;
+    const said = isNew ? undefined : change;
+    const settled = isPlaylist ? await applySettings(id, word, said, hands) : undefined;
     if (settled !== undefined && settled.outcome !== "done") return settled;
-    if (!isNew && !isChanged && steps.length === 0) return settled ?? skipped;
-    return await this.#compare(id, userId, state, hands);
+    if (steps.length > 0) await this.#compare(id, word, wanted, hands);
+    for (const one of looked.lacking) remember(this.#awaited, one, true, rememberedLimit);
+    const itemId = [...looked.lacking].find((one) => !this.#known.isGoneItem(one));
+    if (itemId !== undefined) return { outcome: "aside", itemId };
+    return isNew || steps.length > 0 ? done : (settled ?? skipped);
   }
 
   async #step(
@@ -451,28 +436,22 @@ class Lists implements JournalHandler {
     log.warn(sentence);
   }
 
-  /** After the steps: an item that this server lacks is waited for, anything else is said and counted. */
+  /** After the steps: what is another all the same is said and counted. */
   async #compare(
     id: string,
-    userId: string,
-    state: ListState,
+    word: ListWord,
+    wanted: readonly string[],
     hands: JournalHands,
-  ): Promise<Applied> {
-    const read = await this.#read(state.list, id, userId, hands);
-    if (read.outcome !== "read") return read.outcome === "again" ? read : done;
+  ): Promise<void> {
+    const { list } = word.state;
+    const read = await this.#readAs(id, word, hands);
+    if (read.outcome !== "read") return;
     const { items } = read.state;
-    const isSame =
-      state.list === "playlist" ? isSameList(items, state.items) : isSameSet(items, state.items);
-    if (isSame) return done;
-    const looked = await lackingOf(state.items, hands);
-    if (looked.outcome === "again") return looked;
-    const [itemId] = looked.lacking;
-    if (itemId !== undefined) return { outcome: "aside", itemId };
+    if (list === "playlist" ? isSameList(items, wanted) : isSameSet(items, wanted)) return;
     this.#options.onDifference?.();
     hands.log.warn(
-      `${hands.replica} holds ${items.length} entries of a ${state.list} that has ${state.items.length}`,
+      `${hands.replica} holds ${items.length} entries of a ${list} that has ${wanted.length}`,
     );
-    return done;
   }
 
   // ---- Doing it again, as the leader ----------------------------------------------------------------
@@ -494,18 +473,45 @@ class Lists implements JournalHandler {
       remember(this.#made, entry.id, namesake, rememberedLimit);
       // A second creation would empty the collection, or make a second playlist of the same content.
       if (kind === "playlist") return done;
-      const ids = createdItems(entry);
+      const ids = idsAsked(entry) ?? [];
       const step = await this.#step(kind, namesake, entry.userId, { do: "append", ids }, hands);
       return step ?? done;
+    }
+    if (isAgreed && (await this.#isToldAlone(entry, kind, hands))) {
+      if (!context.mayBeHere) await this.#doHere(entry, kind, what, hands);
+      return done;
     }
     const isHere =
       what === "appended" && context.mayBeHere
         ? await this.#hasAppended(entry, kind, hands, context.untold)
         : false;
     if (typeof isHere !== "boolean") return isHere;
-    const end = isHere ? done : await this.#repeat(entry, hands);
-    if (end.outcome === "done") remember(this.#doneHere, entry.id, true, rememberedLimit);
-    return end;
+    return isHere ? done : await this.#repeat(entry, hands);
+  }
+
+  /**
+   * Whether a change that a server has agreed to needs no server to be known in full: it is told, and every server is
+   * brought to what comes of it. Whether this one has done it does not matter then.
+   */
+  async #isToldAlone(entry: Intent, kind: ListKind, hands: JournalHands): Promise<boolean> {
+    const word = this.#known.of(entry.itemId);
+    if (word === undefined || word.isGone) return false;
+    const what = deedIn(entry.facts);
+    if (what === "removed") return removedItems(entry).length > 0;
+    const asked = idsAsked(entry);
+    if (what !== "appended" || asked === undefined) return false;
+    if (kind === "collection") return true;
+    const leaves = await leavesIn(asked, entry.userId, hands);
+    return leaves !== undefined && !("outcome" in leaves);
+  }
+
+  /** At once, for who reads here what they have just been told. What goes wrong is put right with the rest. */
+  async #doHere(entry: Intent, kind: ListKind, what: ListDeed, hands: JournalHands): Promise<void> {
+    const step: ListStep =
+      what === "removed"
+        ? { do: "remove", ids: removedItems(entry) }
+        : { do: "append", ids: idsAsked(entry) ?? [] };
+    await this.#step(kind, entry.itemId, entry.userId, step, hands);
   }
 
   /** A deletion, files and all, of what is left of its items here. */
@@ -546,8 +552,9 @@ class Lists implements JournalHandler {
   }
 
   /**
-   * Whether an append has been done here: the list holds it besides what was told, and besides what this server has done
-   * and nobody was told of yet. Where nothing was told of the list since this sidecar began, it counts that it ends with it.
+   * Whether an append has been done here. Of what counts by itself it does not matter where the journal's word is known:
+   * what this server then holds too much of is taken out. Else something is there that nobody else has added; or, where
+   * no word is known, the list ends with it.
    */
   async #hasAppended(
     entry: Intent,
@@ -555,19 +562,21 @@ class Lists implements JournalHandler {
     hands: JournalHands,
     untold: readonly Intent[],
   ): Promise<boolean | Applied> {
-    const ids = idsIn(entry.request.query, "ids");
+    const ids = idsAsked(entry) ?? [];
+    const word = this.#known.of(entry.itemId);
+    const leaves =
+      kind === "playlist" && word !== undefined
+        ? await leavesIn(ids, entry.userId, hands)
+        : undefined;
+    if (leaves !== undefined) return "outcome" in leaves ? leaves : false;
     const read = await this.#read(kind, entry.itemId, entry.userId, hands);
     if (read.outcome === "again") return read;
     if (read.outcome !== "read" || ids.length === 0) return false;
     const { items } = read.state;
     if (kind !== "playlist") return ids.every((id) => items.includes(id));
-    const told = this.#told.get(entry.itemId);
-    if (told === undefined) return isSameList(items.slice(-ids.length), ids);
-    const others = untold
-      .filter((one) => one.itemId === entry.itemId && deedIn(one.facts) === "appended")
-      .flatMap((one) => idsIn(one.request.query, "ids"));
-    const left = lessThese(this.#untoldOf(told, items), others);
-    return lessThese(ids, left).length === 0;
+    if (word === undefined) return isSameList(items.slice(-ids.length), ids);
+    const others = untold.filter((one) => one.itemId === entry.itemId);
+    return lessThese(items, [...word.state.items, ...addedBy(others)]).length > 0;
   }
 
   /** The list that a creation would make a second time, or empty; for a playlist, of this name with the same content. */
@@ -583,7 +592,7 @@ class Lists implements JournalHandler {
     if (answer.status !== 200) return { outcome: "again", why: `it answers ${answer.status}` };
     const items = recordsIn(parsedObject(answer.text)?.Items);
     if (kind === "collection") return { outcome: "read", id: collectionNamed(items, name) };
-    const wanted = createdItems(entry);
+    const wanted = idsAsked(entry) ?? [];
     for (const item of items.filter(({ Name }) => Name === name)) {
       const id = plainGuid(item.Id);
       if (id === undefined) continue;
@@ -602,6 +611,17 @@ class Lists implements JournalHandler {
     const reader = await this.#readerHere(userId, hands);
     if (reader === undefined) return { outcome: "again", why: "its users cannot be read" };
     return await readList(hands.client, list, id, reader);
+  }
+
+  /** As who changed it last sees it, or else its owner: a share may have been taken back since. */
+  async #readAs(id: string, word: ListWord, hands: JournalHands): Promise<ReadBy> {
+    const { state, ownerId, userId } = word;
+    const read = await this.#read(state.list, id, userId, hands);
+    if (read.outcome !== "gone" || ownerId === userId) {
+      return read.outcome === "read" ? { ...read, userId } : read;
+    }
+    const byOwner = await this.#read(state.list, id, ownerId, hands);
+    return byOwner.outcome === "read" ? { ...byOwner, userId: ownerId } : byOwner;
   }
 
   /** With who may see and change it, where a token can read that. */
@@ -676,6 +696,11 @@ export type ListRead =
   | { readonly outcome: "gone" }
   | { readonly outcome: "again"; readonly why: string };
 
+/** `userId`: who reads it, and may change it. */
+type ReadBy =
+  | (Extract<ListRead, { outcome: "read" }> & { readonly userId: string })
+  | Exclude<ListRead, { outcome: "read" }>;
+
 type Answered = Awaited<ReturnType<JournalHands["client"]["callWithKey"]>>;
 
 /** Undefined when the answer can be read. A list that a user may not see (403) is there and told by nobody. */
@@ -738,9 +763,8 @@ async function readSettings(
 /** Undefined: nothing was to be done, or nobody can. */
 async function applySettings(
   id: string,
-  userId: string,
-  { name, settings, change }: ListState,
-  atMs: number,
+  { ownerId: userId, state: { name, settings }, atMs }: ListWord,
+  change: ListChange | undefined,
   hands: JournalHands,
 ): Promise<Applied | undefined> {
   const isTouched = change === undefined || !/^(?:appended|moved|removed)$/.test(change.what);
@@ -785,10 +809,6 @@ async function applySettings(
 /** What a playlist was called when it was made. Of several of one name each next has a "1" more in its folder's. */
 function firstName({ name, folder = name }: ListState): string {
   return folder.startsWith(name) && /^1*$/.test(folder.slice(name.length)) ? name : folder;
-}
-
-function withoutChange({ change: _, ...state }: ListState): ListState {
-  return state;
 }
 
 function isSameSettings(one: PlaylistSettings, other: PlaylistSettings): boolean {
@@ -870,15 +890,19 @@ type Lacking =
   | { readonly outcome: "read"; readonly lacking: ReadonlySet<string> }
   | { readonly outcome: "again"; readonly why: string };
 
-const noneLacking: Lacking = { outcome: "read", lacking: new Set() };
-
-/** Of these items, those that this server does not have, in their order. */
-async function lackingOf(ids: readonly string[], { client }: JournalHands): Promise<Lacking> {
+/** Of these items, those that this server does not have, or not for this user, in their order. */
+async function lackingOf(
+  ids: readonly string[],
+  hands: JournalHands,
+  userId = "",
+): Promise<Lacking> {
+  const { client } = hands;
+  const user = userId === "" ? "" : `&userId=${idHere(hands, userId)}`;
   const wanted = [...new Set(ids)];
   const lacking = new Set<string>();
   for (let from = 0; from < wanted.length; from += idsAtOnce) {
     const some = wanted.slice(from, from + idsAtOnce);
-    const query = `ids=${some.join(",")}&enableImages=false&limit=${idsAtOnce}`;
+    const query = `ids=${some.join(",")}${user}&enableImages=false&limit=${idsAtOnce}`;
     const answer = await client.callWithKey("GET", `/Items?${query}`);
     if (answer.outcome === "failed") return { outcome: "again", why: answer.message };
     if (answer.status !== 200) return { outcome: "again", why: `it answers ${answer.status}` };
@@ -890,46 +914,35 @@ async function lackingOf(ids: readonly string[], { client }: JournalHands): Prom
   return { outcome: "read", lacking };
 }
 
+/**
+ * These items as a playlist takes them up: what their user may not see is left out (Playlist.GetPlaylistItems). Undefined:
+ * one of them is a folder, a genre or a person, and stands for others.
+ */
+async function leavesIn(
+  ids: readonly string[],
+  userId: string,
+  hands: JournalHands,
+): Promise<readonly string[] | undefined | Again> {
+  const wanted = [...new Set(ids)];
+  const leaves = new Set<string>();
+  const user = userId === "" ? "" : `&userId=${idHere(hands, userId)}`;
+  for (let from = 0; from < wanted.length; from += idsAtOnce) {
+    const some = wanted.slice(from, from + idsAtOnce).join(",");
+    const query = `ids=${some}${user}&enableImages=false&enableUserData=false&limit=${idsAtOnce}`;
+    const answer = await hands.client.callWithKey("GET", `/Items?${query}`);
+    if (answer.outcome === "failed") return { outcome: "again", why: answer.message };
+    if (answer.status !== 200) return { outcome: "again", why: `it answers ${answer.status}` };
+    for (const { Id, IsFolder, MediaType } of recordsIn(parsedObject(answer.text)?.Items)) {
+      const id = plainGuid(Id);
+      const isLeaf = IsFolder !== true && (MediaType === "Video" || MediaType === "Audio");
+      if (id === undefined || !isLeaf) return undefined;
+      leaves.add(id);
+    }
+  }
+  return ids.filter((id) => leaves.has(id));
+}
+
 // ---- What entries say -----------------------------------------------------------------------------------
-
-/** What an effect says of a list; undefined when it is none. Whoever writes the store cannot make it ours. */
-export function readListState(payload: unknown): ListState | undefined {
-  const fields = objectOf(payload);
-  const { list, name, items, mediaType } = fields ?? {};
-  if (list !== "playlist" && list !== "collection") return undefined;
-  if (typeof name !== "string" || name === "" || !Array.isArray(items)) return undefined;
-  const ids = items.flatMap((id) => plainGuid(id) ?? []);
-  if (ids.length !== items.length || ids.length > itemsLimit) return undefined;
-  const settings = readSettingsIn(fields?.settings);
-  const change = readChange(fields?.change);
-  const { isWriters } = fields ?? {};
-  const folder = folderIn(fields?.folder);
-  return {
-    list,
-    name,
-    items: ids,
-    ...(folder !== undefined && { folder }),
-    ...(typeof mediaType === "string" && { mediaType }),
-    ...(change !== undefined && { change }),
-    ...(typeof isWriters === "boolean" && { isWriters }),
-    ...(settings !== undefined && { settings }),
-  };
-}
-
-function readChange(value: unknown): ListChange | undefined {
-  const what = deedIn(value);
-  return what === undefined ? undefined : { what, ids: idsOf(objectOf(value)?.ids) };
-}
-
-function readSettingsIn(value: unknown): PlaylistSettings | undefined {
-  const fields = objectOf(value);
-  if (fields === undefined) return undefined;
-  const shares = recordsIn(fields.shares).flatMap(({ userId, canEdit }) => {
-    const id = plainGuid(userId);
-    return id === undefined ? [] : [{ userId: id, canEdit: canEdit === true }];
-  });
-  return { isOpen: fields.isOpen === true, shares };
-}
 
 /** The body of a request as text; undefined: it was too long for the journal. */
 function textIn({ request }: Intent): string | undefined {
@@ -948,9 +961,23 @@ function createdName(entry: Intent): string | undefined {
   return typeof name === "string" && name !== "" ? name : undefined;
 }
 
-function createdItems(entry: Intent): readonly string[] {
+/** The items that a request names, in its query or its body; undefined: it names none. */
+function idsAsked(entry: Intent): readonly string[] | undefined {
   const inQuery = idsIn(entry.request.query, "ids");
-  return inQuery.length > 0 ? inQuery : idsOf(bodyField(entry, "ids"));
+  if (inQuery.length > 0) return inQuery;
+  const inBody = bodyField(entry, "ids");
+  return Array.isArray(inBody) ? idsOf(inBody) : undefined;
+}
+
+/** What these changes have added to their list. */
+function addedBy(intents: readonly Intent[]): readonly string[] {
+  return intents.flatMap((one) => (deedIn(one.facts) === "appended" ? (idsAsked(one) ?? []) : []));
+}
+
+/** Where entries are put in; a server that knows no such place appends them (PlaylistsController.AddItemToPlaylist). */
+function positionIn({ request }: Intent): { readonly position?: number } {
+  const text = queryValue(request.query, "position") ?? "";
+  return /^\d{1,9}$/.test(text) ? { position: Number(text) } : {};
 }
 
 /** Entries of a playlist are named by their items, as members of a collection are. */
@@ -967,9 +994,4 @@ function bodyField(entry: Intent, name: string): unknown {
 /** The ids of a list parameter, repeated ones included: an item may be added twice. */
 function idsIn(query: string, name: string): readonly string[] {
   return idsOf(listIn(query, name));
-}
-
-function idsOf(value: unknown): readonly string[] {
-  const list = Array.isArray(value) ? value : [];
-  return list.slice(0, itemsLimit).flatMap((id) => plainGuid(id) ?? []);
 }

@@ -16,7 +16,8 @@ import { sleep } from "../../core/service/loop.ts";
 import type { Seal } from "../../core/service/seal.ts";
 import type { Store } from "../../core/store/store.ts";
 import { isSameList, isSameSet } from "../journal/list-steps.ts";
-import { type ListKind, type ListState, readList } from "../journal/lists.ts";
+import type { ListKind, ListState } from "../journal/list-word.ts";
+import { readList } from "../journal/lists.ts";
 
 export interface ListKeeperParts {
   readonly replica: string;

@@ -11,14 +11,8 @@ import {
   type Intent,
   type IntentKind,
   newEntryId,
-  readEntry,
 } from "../../core/cluster/journal.ts";
-import type {
-  JournalHandler,
-  JournalHands,
-  Published,
-  RedoContext,
-} from "../../sidecar/journal/handler.ts";
+import type { JournalHandler, JournalHands, Published } from "../../sidecar/journal/handler.ts";
 import { createLibrary } from "../../sidecar/journal/library.ts";
 import { createLists } from "../../sidecar/journal/lists.ts";
 import { type StandIn, startPair } from "../support/jellyfin/start.ts";
@@ -43,17 +37,19 @@ const led = (hands: JournalHands): JournalHands => ({
   ...hands,
   leads: () => hands.replica === writer,
 });
+/** What a sidecar reads in the journal, before it brings its server to it. */
+const words = inner.words ?? expect.unreachable("lists keep words");
+
 const lists: JournalHandler = {
   kinds: inner.kinds,
   lane: (entry) => inner.lane(entry),
+  words: {
+    ...words,
+    look: (id, hands, mayWrite) => words.look(id, led(hands), mayWrite),
+  },
   publish: (intent, outcome, hands, context) => inner.publish(intent, outcome, led(hands), context),
   apply: (effect, hands, fresh) => inner.apply(effect, led(hands), fresh),
   redo: (intent, hands, isAgreed, context) => inner.redo(intent, led(hands), isAgreed, context),
-  lookAgain: {
-    lane: inner.lookAgain?.lane ?? "",
-    look: async (hands, isOpen) =>
-      (await inner.lookAgain?.look(led(hands), isOpen)) ?? { outcome: "skipped" },
-  },
 };
 const library = createLibrary();
 
@@ -195,7 +191,9 @@ describe("playlists", () => {
       ...{ kind: "playlist", ...draft },
     };
     const stumbling = { ...hands, client: { ...hands.client, callWithKey } };
-    const applied = await lists.apply(cluster.placed(effect), stumbling, new Set());
+    const told = cluster.placed(effect);
+    lists.words?.note(told);
+    const applied = await lists.apply(told, stumbling, new Set());
     expect([applied.outcome, questions]).toEqual(["again", 2]);
     expect(await appended()).toEqual(["aside"]);
     await pair.b.control("hide", { item: two, hidden: false });
@@ -224,39 +222,38 @@ describe("playlists", () => {
     expect(await entries(pair.b, id)).toEqual(films.slice(1));
   });
 
-  test("what the last writer said is kept by the next one, whose own changes are, too, and told to all", async () => {
+  test("what the last writer tells late and what the next one does meanwhile are both kept, in one order", async () => {
     const [one = "", two = "", three = ""] = films;
     const id = await newPlaylist("Handed over", [one]);
     await cluster.carry(lists, listIntent("created", id), fromAToB);
-    const appended = (itemId: string) => ({
-      ...listIntent("appended", id),
-      request: {
-        ...{ method: "POST", path: `/Playlists/${id}/Items`, contentType: "", body: "" },
-        query: `ids=${itemId}`,
-      },
-    });
-    // The last writer appends and tells of it late; the next writer has appended something else meanwhile.
+    const appended = async (film: string) =>
+      await cluster.intent("POST", `/Playlists/${id}/Items?ids=${film}`, { userId: owner });
+    const [late, next] = [await appended(two), await appended(three)];
     await ask(pair.a, "POST", `/Playlists/${id}/Items?ids=${two}&userId=${owner}`);
-    const late = effectOf(await cluster.publish(lists, "a", appended(two)));
+    const told = effectOf(await cluster.publish(lists, "a", late));
     writer = "b";
     await ask(pair.b, "POST", `/Playlists/${id}/Items?ids=${three}&userId=${owner}`);
-    const before = await cluster.store.journalEnds();
-    expect((await cluster.apply(lists, "b", "a", appended(two), late)).outcome).toBe("done");
-    expect(await entries(pair.b, id)).toEqual([one, three, two]);
-    const page = await cluster.store.readJournal(
-      { generation: before.generation, number: before.last },
-      10,
-    );
-    const told =
-      page.outcome === "read" ? page.entries.map((entry) => readEntry(entry, cluster.seal)) : [];
-    const [corrected] = told.flatMap((read) =>
-      read.outcome === "read" ? [read.placed.entry] : [],
-    );
-    expect(corrected).toMatchObject({ kind: "playlist", replica: "b", itemId: id });
-    if (corrected?.type !== "effect") throw new Error("no effect was told");
-    const draft = { userId: corrected.userId, itemId: id, payload: corrected.payload };
-    expect((await cluster.apply(lists, "a", "b", appended(two), draft)).outcome).toBe("done");
-    expect(await entries(pair.a, id)).toEqual([one, three, two]);
+    const also = effectOf(await cluster.publish(lists, "b", next));
+    expect((await cluster.apply(lists, "b", "a", late, told)).outcome).toBe("done");
+    expect((await cluster.apply(lists, "a", "b", next, also)).outcome).toBe("done");
+    for (const server of [pair.a, pair.b]) {
+      await lists.words?.look(id, cluster.hands(server.name), async () => true);
+      expect(await entries(server, id)).toEqual([one, two, three]);
+    }
+  });
+
+  test("one that was deleted and made anew before anybody was told has nothing of what it held", async () => {
+    const [one = "", two = ""] = films;
+    const id = await newPlaylist("Anew", [one]);
+    await cluster.carry(lists, listIntent("created", id), fromAToB);
+    await ask(pair.a, "DELETE", `/Items/${id}`);
+    expect(await newPlaylist("Anew", [two])).toBe(id);
+    const gone = await cluster.intent("DELETE", `/Items/${id}`, { userId: owner });
+    await cluster.carry(lists, gone, fromAToB);
+    const body = { Name: "Anew", Ids: [two], UserId: owner };
+    const made = await cluster.intent("POST", "/Playlists", { userId: owner, body });
+    await cluster.carry(lists, made, { ...fromAToB, facts: { id } });
+    for (const server of [pair.a, pair.b]) expect(await entries(server, id)).toEqual([two]);
   });
 
   test("a server that has seen fewer lists of a name gives the same id all the same", async () => {
@@ -344,11 +341,14 @@ describe("playlists", () => {
       };
       return cluster.placed(effect);
     };
-    const apply = async (placed: Awaited<ReturnType<typeof tell>>) =>
-      (await lists.apply(placed, cluster.hands("b"), new Set())).outcome;
+    const apply = async (placed: Awaited<ReturnType<typeof tell>>) => {
+      lists.words?.note(placed);
+      return (await lists.apply(placed, cluster.hands("b"), new Set())).outcome;
+    };
     const waits = await tell(made, state);
+    lists.words?.note(waits);
     const ends = await tell(gone, deletion);
-    const anew = await tell(made, state);
+    const anew = await tell(listIntent("created", id), state);
     expect(await apply(ends)).toBe("skipped");
     expect(await apply(waits)).toBe("skipped");
     expect(await namesOf(pair.b, `/Items?ids=${id}`)).toEqual([]);
@@ -356,79 +356,152 @@ describe("playlists", () => {
     expect(await apply(ends)).toBe("skipped");
     expect(await namesOf(pair.b, `/Items?ids=${id}`)).toEqual(["Come and gone"]);
   });
-
-  test("an append whose server died is done once by the next leader", async () => {
-    const id = await newPlaylist("Again", films.slice(0, 1));
-    await cluster.carry(lists, listIntent("created", id), fromAToB);
-    await ask(pair.b, "POST", `/Playlists/${id}/Items?ids=${films[1]}&userId=${owner}`);
-    const query = `ids=${films[1]}`;
-    const request = {
-      method: "POST",
-      path: `/Playlists/${id}/Items`,
-      query,
-      contentType: "",
-      body: "",
-    };
-    const redone = { ...listIntent("appended", id), request };
-    // A question that failed is no answer: it would be appended twice.
-    await pair.b.control("fail", { path: `^/Items/${id}`, method: "GET", status: 500, times: 1 });
-    expect(await lists.redo(cluster.placed(redone), cluster.hands("b"), true)).toEqual({
-      outcome: "again",
-      why: "it answers 500",
-    });
-    expect((await lists.redo(cluster.placed(redone), cluster.hands("b"), true)).outcome).toBe(
-      "done",
-    );
-    expect(await entries(pair.b, id)).toEqual(films.slice(0, 2));
-  });
 });
 
-describe("a playlist whose writer's server was frozen", () => {
+describe("an append whose server died", () => {
   const appendOf = async (id: string, film: string) =>
     await cluster.intent("POST", `/Playlists/${id}/Items?ids=${film}`, { userId: owner });
   const append = async (server: StandIn, id: string, film: string) =>
     await ask(server, "POST", `/Playlists/${id}/Items?ids=${film}&userId=${owner}`);
+  const redo = async (intended: Intent, isAgreed: boolean, mayBeHere: boolean) =>
+    await lists.redo(cluster.placed(intended), cluster.hands("b"), isAgreed, {
+      ...{ mayBeHere, untold: [] },
+    });
+  /** Done again at b, told, and each server brought to it. */
+  const tell = async (intended: Intent) => {
+    const told = effectOf(await cluster.publish(lists, "b", intended));
+    await cluster.apply(lists, "a", "b", intended, told);
+  };
+  const look = async (id: string, mayWrite = true) =>
+    (await words.look(id, led(cluster.hands("b")), async () => mayWrite)).outcome;
 
-  test("has each of two appends of one film, also where its end is what is appended", async () => {
+  test.each([true, false])(
+    "counts once at the next leader, whose server had done it: %s",
+    async (isHere) => {
+      const [one = "", two = ""] = films;
+      const id = await newPlaylist(`Again ${isHere}`, [one]);
+      await cluster.carry(lists, listIntent("created", id), fromAToB);
+      writer = "b";
+      const [first, second] = [await appendOf(id, two), await appendOf(id, two)];
+      if (isHere) await append(pair.b, id, two);
+      expect((await redo(first, true, isHere)).outcome).toBe("done");
+      // At once, for who reads there.
+      expect(await entries(pair.b, id)).toEqual([one, two]);
+      await tell(first);
+      // The same film once more is one more, though its server's list ends with it.
+      expect((await redo(second, true, true)).outcome).toBe("done");
+      await tell(second);
+      expect(await look(id)).toBe("done");
+      for (const server of [pair.a, pair.b])
+        expect(await entries(server, id)).toEqual([one, two, two]);
+      expect(await look(id)).toBe("skipped");
+      // Read once more, after a start or because two servers told of it, it is still one.
+      const again = effectOf(await cluster.publish(lists, "b", second));
+      expect((await cluster.apply(lists, "a", "b", second, again)).outcome).toBe("skipped");
+      expect(await entries(pair.a, id)).toEqual([one, two, two]);
+    },
+  );
+
+  test("is told though the next leader's server has no such list yet", async () => {
     const [one = "", two = ""] = films;
-    const id = await newPlaylist("Frozen", [one]);
-    await cluster.carry(lists, listIntent("created", id), fromAToB);
+    const id = await newPlaylist("Not here", [one]);
+    const made = listIntent("created", id);
+    words.note(
+      cluster.placed({
+        ...({ type: "effect", id: newEntryId(), of: made.id, ofNumber: 0, replica: "a" } as const),
+        ...{ kind: "playlist", ...effectOf(await cluster.publish(lists, "a", made)) },
+      }),
+    );
     writer = "b";
-    const redone = async (intended: Intent, context: RedoContext) =>
-      (await lists.redo(cluster.placed(intended), cluster.hands("b"), true, context)).outcome;
-    const first = await appendOf(id, one);
-    const maybe = { mayBeHere: true, untold: [] };
-    // Without a token of its caller here it is seen that it would be appended: that is asked for again.
-    expect(await redone(first, { ...maybe, mayBeHere: false })).toBe("again");
-    expect(await redone(first, maybe)).toBe("again");
-    // It was done here after all, and something else behind it.
-    await append(pair.b, id, one);
-    await append(pair.b, id, two);
-    expect(await redone(first, maybe)).toBe("done");
-    // Unless it is another's, that succeeded here and nobody was told of.
-    const second = await appendOf(id, one);
-    expect(await redone(first, { ...maybe, untold: [second] })).toBe("again");
-    // Told of once, it is no longer there for another.
-    await cluster.publish(lists, "b", first);
-    expect(await redone(second, maybe)).toBe("again");
-    expect(await redone(await appendOf(id, two), maybe)).toBe("done");
+    const appended = await appendOf(id, two);
+    expect((await redo(appended, true, false)).outcome).toBe("done");
+    await tell(appended);
+    expect(await entries(pair.a, id)).toEqual([one, two]);
+    expect(await look(id)).toBe("done");
+    expect(await entries(pair.b, id)).toEqual([one, two]);
   });
 
-  test("loses what its server does when it thaws, and another has done", async () => {
+  test("before it could answer is asked for as its caller, whatever the list holds", async () => {
+    const [one = ""] = films;
+    const id = await newPlaylist("Not agreed", [one]);
+    await cluster.carry(lists, listIntent("created", id), fromAToB);
+    writer = "b";
+    const outcome = await redo(await appendOf(id, one), false, true);
+    expect(outcome).toEqual({ outcome: "again", why: "its user has no token here yet" });
+  });
+
+  test("of a list of which nothing is known is there where the list ends with it, and not when that cannot be asked", async () => {
+    const [one = "", two = ""] = films;
+    const id = await newPlaylist("Unknown", [one, two]);
+    const appended = await cluster.intent("POST", `/Playlists/${id}/Items?ids=${two}`, {
+      userId: owner,
+    });
+    const hands = cluster.hands("a");
+    const context = { mayBeHere: true, untold: [] };
+    await pair.a.control("fail", { path: `^/Items/${id}`, method: "GET", status: 500, times: 1 });
+    const ask = async () => await lists.redo(cluster.placed(appended), hands, true, context);
+    expect(await ask()).toEqual({ outcome: "again", why: "it answers 500" });
+    expect((await ask()).outcome).toBe("done");
+  });
+
+  test("and is carried out by that server when it thaws is taken out again, at the writer's as well", async () => {
     const [one = "", two = ""] = films;
     const id = await newPlaylist("Thawed", [one]);
     await cluster.carry(lists, listIntent("created", id), fromAToB);
-    await append(pair.b, id, two);
-    const look = async (isOpen: boolean) =>
-      await lists.lookAgain?.look(cluster.hands("b"), () => isOpen);
-    await look(true);
-    expect(await entries(pair.b, id)).toEqual([one, two]);
-    writer = "b";
-    await look(false);
-    expect(await entries(pair.b, id)).toEqual([one, two]);
-    writer = "a";
-    await look(false);
-    expect(await entries(pair.b, id)).toEqual([one]);
+    for (const leads of ["a", "b"]) {
+      writer = leads;
+      await append(pair.b, id, two);
+      // A change of it is under way there: nothing is written.
+      expect(await look(id, false)).toBe("again");
+      expect(await entries(pair.b, id)).toEqual([one, two]);
+      expect(await look(id)).toBe("done");
+      expect(await entries(pair.b, id)).toEqual([one]);
+    }
+  });
+});
+
+describe("what is put into a playlist", () => {
+  test("in the middle of it is in the middle everywhere", async () => {
+    const [one = "", two = "", three = ""] = films;
+    const id = await newPlaylist("Between", [one, three]);
+    await cluster.carry(lists, listIntent("created", id), fromAToB);
+    const target = `/Playlists/${id}/Items?ids=${two}&position=1`;
+    await ask(pair.a, "POST", `${target}&userId=${owner}`);
+    const put = await cluster.intent("POST", target, { userId: owner });
+    expect(await cluster.carry(lists, put, fromAToB)).toEqual(["done"]);
+    for (const server of [pair.a, pair.b])
+      expect(await entries(server, id)).toEqual([one, two, three]);
+  });
+
+  test("as its whole content is its content, and a change of its name alone is not", async () => {
+    const [one = "", two = ""] = films;
+    const id = await newPlaylist("Content", [one]);
+    await cluster.carry(lists, listIntent("created", id), fromAToB);
+    const kid = await Viewer.enter(pair.a.url, { name: "kid" });
+    for (const [body, expected] of [
+      [{ Ids: [two, one] }, [two, one]],
+      [{ Name: "Content" }, [two, one]],
+      [{ Ids: [] }, []],
+    ] as const) {
+      expect((await kid.call("POST", `/Playlists/${id}`, { body })).status).toBe(204);
+      const set = await cluster.intent("POST", `/Playlists/${id}`, { userId: owner, body });
+      await cluster.carry(lists, set, fromAToB);
+      for (const server of [pair.a, pair.b]) expect(await entries(server, id)).toEqual(expected);
+    }
+  });
+
+  test("and is gone from the writer's server since goes with the next word about the list", async () => {
+    const [one = "", two = "", three = ""] = films;
+    const id = await newPlaylist("Gone since", [one, two]);
+    await cluster.carry(lists, listIntent("created", id), fromAToB);
+    await pair.a.control("hide", { item: one });
+    await ask(pair.a, "POST", `/Playlists/${id}/Items?ids=${three}&userId=${owner}`);
+    const put = await cluster.intent("POST", `/Playlists/${id}/Items?ids=${three}`, {
+      userId: owner,
+    });
+    expect(await cluster.carry(lists, put, fromAToB)).toEqual(["done"]);
+    await pair.a.control("hide", { item: one, hidden: false });
+    expect(await entries(pair.b, id)).toEqual([two, three]);
   });
 });
 
@@ -444,11 +517,16 @@ describe("collections", () => {
     };
     const made = collection("created", "");
     expect(await cluster.carry(lists, made, { ...fromAToB, facts: { id: Id } })).toEqual(["done"]);
-    await ask(pair.a, "POST", `/Collections/${Id}/Items?ids=${films[1]}`);
-    await ask(pair.a, "DELETE", `/Collections/${Id}/Items?ids=${films[0]}`);
-    expect(await cluster.carry(lists, collection("appended", Id), fromAToB)).toEqual(["done"]);
+    const change = async (method: string, film = "") => {
+      const target = `/Collections/${Id}/Items?ids=${film}`;
+      await ask(pair.a, method, target);
+      return await cluster.carry(lists, await cluster.intent(method, target), fromAToB);
+    };
+    expect(await change("POST", films[1])).toEqual(["done"]);
+    expect(await change("DELETE", films[0])).toEqual(["done"]);
     expect(await members(pair.b, Id)).toEqual([films[1]]);
-    expect(await cluster.carry(lists, collection("appended", Id), fromAToB)).toEqual(["skipped"]);
+    // What is there already is no second member.
+    expect(await change("POST", films[1])).toEqual(["skipped"]);
   });
 
   test("a creation that is done again adds to what there is, and empties nothing", async () => {

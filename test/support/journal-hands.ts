@@ -30,7 +30,7 @@ import type {
 } from "../../sidecar/journal/handler.ts";
 import type { StandIn } from "./jellyfin/start.ts";
 
-const noRace = { isRaced: false };
+const noRace = { isRaced: false, untold: [] };
 
 export interface AskedBy {
   readonly body?: unknown;
@@ -162,7 +162,9 @@ export class HandCluster {
         ...draft,
       }),
     ) as Effect;
-    return handler.apply(this.placed(effect), this.hands(replica), new Set());
+    const placed = this.placed(effect);
+    handler.words?.note(placed);
+    return handler.apply(placed, this.hands(replica), new Set());
   }
 
   /** Publishes at one replica and applies at another; answers what came of each effect. */

@@ -1,14 +1,11 @@
 /** How a list is brought to what it should be, tried against a list that behaves as Jellyfin's does. */
 import { describe, expect, test } from "vitest";
-import type { ListDeed } from "../../../core/jellyfin/changes-library.ts";
 import { isFolderDone, pictureSteps } from "../../../sidecar/journal/library.ts";
 import {
   collectionSteps,
   type ListStep,
-  mergedList,
   playlistSteps,
 } from "../../../sidecar/journal/list-steps.ts";
-import { readListState } from "../../../sidecar/journal/lists.ts";
 
 /** Removing takes out every entry of an item; a collection holds each item once. */
 function carriedOut(own: string, steps: readonly ListStep[], once = false): string {
@@ -66,31 +63,6 @@ test("a collection ends with the items it should hold, whatever it held", () => 
   }
 });
 
-describe("a list that two writers changed, one after the other", () => {
-  const merged = (own: string, theirs: string, what: ListDeed, ids = "") =>
-    mergedList([...own], [...theirs], { what, ids: [...ids] }).join("");
-  test.each([
-    [
-      "what the other appended comes after what was appended here",
-      "axy",
-      "ab",
-      "appended",
-      "b",
-      "axyb",
-    ],
-    ["what is here already counts once", "axb", "ab", "appended", "b", "axb"],
-    ["the same item twice is twice", "ax", "aa", "appended", "a", "axa"],
-    ["what the other took out goes", "abx", "a", "removed", "b", "ax"],
-    ["what the other made is filled up", "x", "ab", "created", "", "xab"],
-    ["a list that was set is set", "axy", "ba", "updated", "", "ba"],
-    ["an order is taken over where the entries are the same", "abc", "cab", "moved", "", "cab"],
-    ["an order of other entries is not", "abx", "cab", "moved", "", "abx"],
-    ["nothing is done to equal lists", "ab", "ab", "shared", "", "ab"],
-  ] as const)("%s", (_name, own, theirs, what, ids, expected) => {
-    expect(merged(own, theirs, what, ids)).toBe(expected);
-  });
-});
-
 describe("pictures", () => {
   test.each([
     { own: [], wanted: [5], remove: 0, bring: [0] },
@@ -129,20 +101,4 @@ describe("libraries", () => {
   ])("%s", (_name, request, expected) => {
     expect(isFolderDone(request, libraries)).toBe(expected);
   });
-});
-
-test("what makes no sense in an effect is no list", () => {
-  const id = "0123456789abcdef0123456789abcdef";
-  const state = { list: "playlist", name: "Mix", items: [id] };
-  expect(readListState(state)).toEqual(state);
-  for (const bad of [
-    undefined,
-    [],
-    { ...state, list: "other" },
-    { ...state, name: "" },
-    { ...state, items: "all" },
-    { ...state, items: [id, "../../Users"] },
-  ]) {
-    expect(readListState(bad)).toBeUndefined();
-  }
 });
