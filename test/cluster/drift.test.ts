@@ -133,7 +133,7 @@ test("lists that were changed in a server's own page, and not at the door, becom
   };
   await until(15_000, "the playlist and the collection at the other server", async () => {
     const entries = await itemsAt(`/Playlists/${playlist}/Items?userId=${kid}`);
-    const members = await itemsAt(`/Items?parentId=${collection}`);
+    const members = await itemsAt(`/Items?parentId=${collection}&userId=${kid}`);
     return entries.join() === `${two},${one}` && members.join() === one;
   });
   // Their login is what the name is put right by: only they may change it.

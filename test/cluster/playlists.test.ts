@@ -60,7 +60,8 @@ async function entriesAt(server: StandIn, id: string, userId: string): Promise<s
 }
 
 async function membersAt(server: StandIn, id: string): Promise<string[]> {
-  return (await itemsAt(server, `/Items?parentId=${id}`)).map(({ Id }) => Id).sort();
+  const path = `/Items?parentId=${id}&userId=${viewers[0]?.userId}`;
+  return (await itemsAt(server, path)).map(({ Id }) => Id).sort();
 }
 
 /** Somebody whose home is another server than the leader's. */

@@ -210,7 +210,7 @@ describe("items", () => {
 });
 
 test("collections are for who may manage them; nothing is added without ids, and that is done", async () => {
-  const { token } = await owner();
+  const { token, userId } = await owner();
   const name = unique();
   const path = `/Collections?name=${encodeURIComponent(name)}`;
   expect((await a.call("POST", path, { token })).status).toBe(403);
@@ -218,8 +218,13 @@ test("collections are for who may manage them; nothing is added without ids, and
   made.push(Id);
   expect((await a.call("POST", `/Collections/${Id}/Items?name=x`, { token })).status).toBe(403);
   expect((await a.admin("POST", `/Collections/${Id}/Items?name=x`)).status).toBe(204);
-  const members = (await a.admin("GET", `/Items?parentId=${Id}`)).json().Items as { Id: string }[];
-  expect(members.map((item) => item.Id)).toEqual([film.id]);
+  const members = async (user: string): Promise<string[]> =>
+    (await a.admin("GET", `/Items?parentId=${Id}${user}`))
+      .json()
+      .Items.map((item: { Id: string }) => item.Id);
+  expect(await members(`&userId=${userId}`)).toEqual([film.id]);
+  // A key is nobody, and nobody is shown what is in a list.
+  expect(await members("")).toEqual([]);
 });
 
 describe("what a query names", () => {

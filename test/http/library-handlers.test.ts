@@ -101,7 +101,7 @@ async function namesOf(server: StandIn, path: string, field = "Name"): Promise<s
 const entries = (server: StandIn, id: string): Promise<string[]> =>
   namesOf(server, `/Playlists/${id}/Items?userId=${owner}`, "Id");
 const members = (server: StandIn, id: string): Promise<string[]> =>
-  namesOf(server, `/Items?parentId=${id}`, "Id");
+  namesOf(server, `/Items?parentId=${id}&userId=${owner}`, "Id");
 
 function intent(kind: IntentKind, fields: Partial<Intent> & { facts: unknown }): Intent {
   return {

@@ -198,7 +198,7 @@ function listItems(ask: Exchange, userId: string | undefined): void {
   let found = library.visible().filter((item) => item.id !== ROOT_ID);
   if (ids.length > 0) found = found.filter((item) => ids.includes(item.id));
   else if (parent !== undefined && recursive) found = library.leaves(parent);
-  else if (parent !== undefined) found = childrenOf(ask, parent);
+  else if (parent !== undefined) found = childrenOf(ask, parent, userId);
   else if (!recursive && term === undefined) found = library.children(ROOT_ID);
   const savedSince = ask.query("minDateLastSaved");
   if (savedSince !== undefined) {
@@ -220,9 +220,11 @@ function listItems(ask: Exchange, userId: string | undefined): void {
   reply(ask, found, userId);
 }
 
-function childrenOf(ask: Exchange, parent: string): Item[] {
+/** A list's are shown to somebody only: a key alone that names no user sees none of them (Folder.GetItemsInternal). */
+function childrenOf(ask: Exchange, parent: string, userId: string | undefined): Item[] {
   const list = ask.world.database.lists.get(parent);
   if (list === undefined) return ask.world.library.children(parent);
+  if (userId === undefined) return [];
   return list.items.flatMap((id) => ask.world.library.get(id) ?? []);
 }
 
