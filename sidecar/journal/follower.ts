@@ -1110,7 +1110,7 @@ export class Follower {
       case "may":
         return await handler.publish(placed, outcome, hands, {
           isRaced,
-          untold: this.#untoldBeside(open),
+          untold: () => this.#untoldBeside(open),
         });
       case "again":
         return { outcome: "again", why: "its users cannot be read now" };
@@ -1242,7 +1242,7 @@ export class Follower {
         other.fields.some((field) => open.fields.includes(field)) &&
         this.#nowMs() - other.seenAtMs < this.#parts.limits.afterSilenceMs,
     );
-    if (isNewerOpen || !hands.leads()) return later();
+    if (isNewerOpen || !hands.leads() || this.#isOlderAgreed(open)) return later();
     // A server that said yes has looked whether they may.
     const isAgreed = hasSucceeded(open);
     const rights = isAgreed ? await rightsOver(entry, hands) : await rightsTo(entry, hands);
@@ -1255,7 +1255,7 @@ export class Follower {
         isOwn(outcome.replica) ||
         outcome.asked?.some(isOwn) === true ||
         placed.atMs < hands.startedAtMs,
-      untold: this.#untoldBeside(open),
+      untold: () => this.#untoldBeside(open),
     };
     const redone =
       rights === "may" ? await handler.redo(placed, hands, isAgreed, context) : notAllowed;
@@ -1285,12 +1285,40 @@ export class Follower {
     return await this.#publish(open, 0);
   }
 
-  /** What this server has done besides, in the same lane, of which nobody was told yet. */
-  #untoldBeside(open: OpenIntent): readonly Intent[] {
+  /** Whether something older of the same subject, that a server said yes to, is still to be told or done again. */
+  #isOlderAgreed({ handler, placed, lane }: OpenIntent): boolean {
+    const subjectOf = handler.words?.subject;
+    if (subjectOf === undefined) return false;
+    const subject = subjectOf(placed.entry);
     return this.#open
-      .inLane(open.lane)
-      .filter((other) => other !== open && other.publishedAtMs === undefined && this.#isOwn(other))
-      .map((other) => other.placed.entry);
+      .inLane(lane)
+      .some(
+        (other) =>
+          other.placed.number < placed.number &&
+          other.publishedAtMs === undefined &&
+          hasSucceeded(other) &&
+          subjectOf(other.placed.entry) === subject,
+      );
+  }
+
+  /**
+   * What this server has done besides, in the same lane, of which nobody was told yet; undefined: of something of the same
+   * subject that is not known.
+   */
+  async #untoldBeside(open: OpenIntent): Promise<readonly Intent[] | undefined> {
+    if (!(await this.#hasReadAll())) return undefined;
+    const { handler, placed, lane } = open;
+    const subjectOf = ({ entry }: Placed<Intent>): string | undefined =>
+      handler.words?.subject(entry);
+    const subject = subjectOf(placed);
+    const others = this.#open
+      .inLane(lane)
+      .filter((other) => other !== open && other.publishedAtMs === undefined);
+    const isUnknown = others.some(
+      (other) => other.outcome === undefined && subjectOf(other.placed) === subject,
+    );
+    if (isUnknown) return undefined;
+    return others.filter((other) => this.#isOwn(other)).map((other) => other.placed.entry);
   }
 
   #isOwn(open: OpenIntent): boolean {

@@ -106,8 +106,11 @@ export interface PublishContext {
    * says now may be that, and not what the request made of it.
    */
   readonly isRaced: boolean;
-  /** What this server has done besides and nobody was told of yet, of the same lane. */
-  readonly untold: readonly Intent[];
+  /**
+   * What this server has done besides and nobody was told of yet, of the same lane, as of now: what was asked of it before is
+   * among it. Undefined: of something of the same it is not known yet whether it was done.
+   */
+  readonly untold: () => Promise<readonly Intent[] | undefined>;
 }
 
 export interface JournalHandler {
@@ -193,6 +196,9 @@ export interface JournalWords {
 export interface RedoContext {
   /** This server may have been sent the request, or this sidecar may have done it again before it was restarted. */
   readonly mayBeHere: boolean;
-  /** What this server has done besides and nobody was told of yet, of the same lane. */
-  readonly untold: readonly Intent[];
+  /**
+   * What this server has done besides and nobody was told of yet, of the same lane, as of now: what was asked of it before is
+   * among it. Undefined: of something of the same it is not known yet whether it was done.
+   */
+  readonly untold: () => Promise<readonly Intent[] | undefined>;
 }

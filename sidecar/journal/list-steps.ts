@@ -67,8 +67,7 @@ function changedBy(
     case "created":
       return [...items, ...lessThese(theirs, items)];
     case "appended":
-      // Of several at once its server decides the order, which was seen there.
-      return inOrderOf(theirs, [...items.slice(0, position), ...ids, ...items.slice(position)]);
+      return asToldOf(theirs, [...items.slice(0, position), ...ids, ...items.slice(position)]);
     case "removed":
       return without(items, ids);
     case "replaced":
@@ -85,9 +84,32 @@ function without(items: readonly string[], gone: readonly string[]): readonly st
   return items.filter((id) => !isGone.has(id));
 }
 
+/** Of equal content in the order that its writer told, who saw in which its server carried out what ran side by side. */
+function asToldOf(told: readonly string[], items: readonly string[]): readonly string[] {
+  return isSameBag(told, items) ? told : items;
+}
+
+function isSameBag(one: readonly string[], other: readonly string[]): boolean {
+  return one.length === other.length && lessThese(one, other).length === 0;
+}
+
 /** A list in another's order; what that one has not comes after it, in its own. */
 function inOrderOf(order: readonly string[], items: readonly string[]): readonly string[] {
-  return [...lessThese(order, lessThese(order, items)), ...lessThese(items, order)];
+  return [...withoutLast(order, lessThese(order, items)), ...lessThese(items, order)];
+}
+
+/**
+ * A list in the order in which its server has it; where that has more by now, or less, only its last entries. `among`: which
+ * may change their order with each other, because they were appended by changes that ran side by side.
+ */
+export function inServersOrder(
+  items: readonly string[],
+  among: readonly string[],
+  theirs: readonly string[],
+): readonly string[] {
+  if (isSameBag(theirs, items)) return theirs;
+  const before = withoutLast(items, among);
+  return [...before, ...inOrderOf(lessThese(theirs, before), lessThese(items, before))];
 }
 
 /** What one list has more of than the other, each as often; of equal entries the last. */

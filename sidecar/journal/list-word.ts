@@ -107,6 +107,8 @@ export class ListWords {
   readonly #ledger: Pick<Ledger, "known" | "setKnown" | "newest" | "word" | "setWord">;
   /** What this sidecar has told of a list and has not read in the journal yet. */
   readonly #said = new Map<string, readonly Said[]>();
+  /** By list: what was appended to it, and by which entry of the journal. */
+  readonly #appended = new Map<string, readonly Appended[]>();
   /** Items that were deleted. */
   readonly #goneItems = new Map<string, true>();
   /** When the journal last said something of a list, on the store's clock. */
@@ -139,7 +141,20 @@ export class ListWords {
     const what = readListState(entry.payload)?.change?.what ?? "created";
     if (before === undefined && what !== "created" && this.isGoneItem(id)) return;
     const after = wordAfter(before, placed);
-    if (after !== undefined && after !== before) this.#set(id, after);
+    if (after === undefined || after === before) return;
+    this.#set(id, after);
+    const change = readListState(entry.payload)?.change;
+    if (change?.what !== "appended") return;
+    const others = this.#appended.get(id) ?? [];
+    const appended = [...others, { number: placed.number, ids: change.ids }].slice(-saidLimit);
+    remember(this.#appended, id, appended, rememberedLimit);
+  }
+
+  /** What was appended to a list by changes that were told since this entry of the journal was written. */
+  appendedSince(id: string, number: number): readonly string[] {
+    const told = (this.#appended.get(id) ?? []).filter((one) => one.number > number);
+    const said = (this.#said.get(id) ?? []).filter(({ change }) => change.what === "appended");
+    return [...told, ...said.map(({ change }) => change)].flatMap(({ ids }) => ids);
   }
 
   /** The journal's word; undefined: it has said nothing that is known here. */
@@ -204,6 +219,11 @@ export class ListWords {
     if (!word.isGone) this.#goneItems.delete(id);
     remember(this.#saidAt, id, word.atMs, rememberedLimit);
   }
+}
+
+interface Appended {
+  readonly number: number;
+  readonly ids: readonly string[];
 }
 
 interface Said {

@@ -36,6 +36,7 @@ import { type Ledger, MemoryLedger } from "./ledger.ts";
 import {
   changedList,
   collectionSteps,
+  inServersOrder,
   isSameList,
   isSameSet,
   type ListChange,
@@ -85,8 +86,10 @@ interface ListAtHand {
   readonly here: Pick<ListState, "items">;
   /** As the journal has it; undefined: it is not known. */
   readonly known: ListWord | undefined;
-  /** What this server has done to it besides and nobody was told of yet. */
-  readonly others: readonly Intent[];
+  readonly id: string;
+  /** What was appended to it by changes that ran beside this one. */
+  readonly beside: readonly string[];
+  readonly untold: PublishContext["untold"];
 }
 
 type ChangeMade =
@@ -98,6 +101,17 @@ type ChangeMade =
     }
   | Again;
 
+/** What a list holds without what other changes have added here, of which each is told by itself; undefined: not known yet. */
+async function ownPart({ id, here, untold }: ListAtHand): Promise<readonly string[] | undefined> {
+  const others = await untold();
+  return others && withoutLast(here.items, addedBy(others.filter((one) => one.itemId === id)));
+}
+
+function replacedBy(ids: readonly string[]): ChangeMade {
+  return { outcome: "made", change: { what: "replaced", ids }, theirs: ids };
+}
+
+const notToldYet: Again = { outcome: "again", why: "what else was done to it is not told yet" };
 const anothers = refused("under this id somebody else has a list here");
 const takenId = refused("a playlist has another id here than on the server where it was made");
 const otherId = refused("a collection has another id here than on the server where it was made");
@@ -117,6 +131,8 @@ class Lists implements JournalHandler {
   readonly #said = new Map<string, true>();
   /** Ids under which another person's list was taken away: once is enough. */
   readonly #cleared = new Map<string, true>();
+  /** By list: the number of the word that this server was brought to. */
+  readonly #brought = new Map<string, number>();
   /** Items that this server did not have when a list with them was brought to it: they may be on their way. */
   readonly #awaited = new Map<string, true>();
   /** Who sees every library, for reading without a user of one's own. */
@@ -144,7 +160,7 @@ class Lists implements JournalHandler {
   // ---- Publishing ----------------------------------------------------------------------------------
 
   async publish(
-    { entry }: Placed<Intent>,
+    { entry, number }: Placed<Intent>,
     outcome: { readonly facts?: unknown } | undefined,
     hands: JournalHands,
     context: PublishContext,
@@ -174,15 +190,16 @@ class Lists implements JournalHandler {
     const { id } = namesake;
     if (id === undefined) return { outcome: "given up", why: "nobody knows which list was made" };
     const isWriters = hands.leads();
-    const read = await this.#readWhole(kind, id, entry.userId, hands);
-    if (read.outcome === "again") return read;
     const word = this.#known.withSaid(id);
     const known = word === undefined || word.isGone ? undefined : word;
+    const read = await this.#readFor(entry, kind, id, known, hands);
+    if (read.outcome === "again") return read;
     const here = read.outcome === "read" ? read.state : known?.state;
     // It was deleted since, which is an effect of its own.
     if (here === undefined) return { outcome: "effects", effects: [] };
-    const others = context.untold.filter((one) => one.itemId === id);
-    const made = await this.#changeOf(entry, { kind, here, known, others }, hands);
+    const beside = this.#known.appendedSince(id, number);
+    const atHand = { kind, id, here, known, beside, untold: context.untold };
+    const made = await this.#changeOf(entry, atHand, hands);
     if (made.outcome === "again") return made;
     const { change, theirs } = made;
     const isKnown = known !== undefined && change !== undefined;
@@ -196,25 +213,36 @@ class Lists implements JournalHandler {
     return { outcome: "effects", effects: [{ userId: entry.userId, itemId: id, payload }] };
   }
 
-  /** What an intent did to a list. `theirs`: what the list holds by that change, as far as its server tells. */
-  async #changeOf(
-    entry: Intent,
-    { kind, here, known, others }: ListAtHand,
+  /** The list as it is here; of a change of its entries only these, for all else is known. */
+  async #readFor(
+    { facts, userId }: Intent,
+    kind: ListKind,
+    id: string,
+    known: ListWord | undefined,
     hands: JournalHands,
-  ): Promise<ChangeMade> {
+  ): Promise<ListRead> {
+    const isOfEntries = /^(?:appended|moved|removed)$/.test(deedIn(facts) ?? "");
+    if (known === undefined || !isOfEntries) return await this.#readWhole(kind, id, userId, hands);
+    const read = await this.#readEntries(kind, id, userId, hands);
+    if (read.outcome !== "read") return read;
+    return { outcome: "read", state: { ...known.state, items: read.items } };
+  }
+
+  /** What an intent did to a list. `theirs`: what the list holds by that change, as far as its server tells. */
+  async #changeOf(entry: Intent, atHand: ListAtHand, hands: JournalHands): Promise<ChangeMade> {
+    const { kind, here, known, beside } = atHand;
     const what = deedIn(entry.facts) ?? "updated";
-    // Without what other changes have done here, of which each is told by itself.
-    const theirs = kind === "collection" ? here.items : withoutLast(here.items, addedBy(others));
     const gone = known === undefined ? [] : await this.#goneOf(known, here, hands);
     if (!Array.isArray(gone)) return gone;
-    const made = (ids: readonly string[], items = theirs): ChangeMade => ({
+    const place = positionIn(entry);
+    const made = (ids: readonly string[], theirs = here.items): ChangeMade => ({
       outcome: "made",
       change: {
         ...{ what, ids },
         ...(gone.length > 0 && { gone }),
-        ...(what === "appended" && positionIn(entry)),
+        ...(what === "appended" && place),
       },
-      theirs: items,
+      theirs,
     });
     const asked = idsAsked(entry);
     switch (what) {
@@ -234,20 +262,26 @@ class Lists implements JournalHandler {
     const isPlain = kind === "collection" || asked === undefined;
     const leaves = isPlain ? asked : await leavesIn(asked, entry.userId, hands);
     if (leaves !== undefined && "outcome" in leaves) return leaves;
-    if (what === "created") return made([], kind === "playlist" ? leaves : theirs);
-    if (what === "appended") {
-      if (leaves === undefined && known === undefined) {
-        return { outcome: "made", change: undefined, theirs };
-      }
-      const { items = [] } = known?.state ?? {};
-      const ids = leaves ?? lessThese(theirs, items);
-      const told = changedList(items, [], { what, ids, ...positionIn(entry) });
-      // Where it was agreed to by a server that died, this one's order says nothing of it.
-      const isHere = known === undefined || lessThese(told, theirs).length === 0;
-      return made(ids, isHere ? theirs : told);
+    if (kind === "collection" && what !== "updated") {
+      return made(what === "appended" ? (leaves ?? []) : []);
     }
-    const ids = leaves ?? theirs;
-    return { outcome: "made", change: { what: "replaced", ids }, theirs: ids };
+    if (what === "appended" && known !== undefined && leaves !== undefined) {
+      const told = changedList(known.state.items, [], { what, ids: leaves, ...place });
+      const isAtEnd = place.position === undefined;
+      return made(
+        leaves,
+        isAtEnd ? inServersOrder(told, [...beside, ...leaves], here.items) : told,
+      );
+    }
+    if (what === "created" && leaves !== undefined) return made([], leaves);
+    if (what === "updated" && leaves !== undefined) return replacedBy(leaves);
+    const theirs = await ownPart(atHand);
+    if (theirs === undefined) return notToldYet;
+    if (what === "updated") return replacedBy(theirs);
+    if (what === "created") return made([], theirs);
+    if (leaves !== undefined) return made(leaves, theirs);
+    if (known === undefined) return { outcome: "made", change: undefined, theirs };
+    return made(lessThese(theirs, known.state.items), theirs);
   }
 
   /** What the list has by the journal, and this server has no longer. */
@@ -276,7 +310,13 @@ class Lists implements JournalHandler {
     if (id === undefined || told === undefined) return refused("what it says makes no sense");
     const word = this.#known.of(id);
     if (word === undefined || word.isGone) return skipped;
-    return await this.#bring(id, word, hands, word.number === number ? told.change : undefined);
+    // It is in what this server was brought to already.
+    if ((this.#brought.get(id) ?? -1) >= number) return skipped;
+    const change = word.number === number ? told.change : undefined;
+    const applied = await this.#bring(id, word, hands, change);
+    const isDone = applied.outcome === "done" || applied.outcome === "skipped";
+    if (isDone) remember(this.#brought, id, word.number, rememberedLimit);
+    return applied;
   }
 
   /** Brings this server's list to the journal's word, where it is another and `mayWrite`, asked then, allows it. */
@@ -286,7 +326,7 @@ class Lists implements JournalHandler {
     const read = await this.#readAs(id, word, hands);
     if (read.outcome === "again") return read;
     const isSame = word.state.list === "playlist" ? isSameList : isSameSet;
-    if (read.outcome === "read" && isSame(read.state.items, word.state.items)) return skipped;
+    if (read.outcome === "read" && isSame(read.items, word.state.items)) return skipped;
     if (!(await mayWrite())) return again("it is being changed");
     return await this.#bring(id, word, hands);
   }
@@ -344,7 +384,7 @@ class Lists implements JournalHandler {
       if (read.outcome === "gone") return again("a list that was just made is not there yet");
     }
     const isPlaylist = state.list === "playlist";
-    const own = read.state.items;
+    const own = read.items;
     const missing = lessThese(state.items, own);
     const hidden = await lackingOf(missing, hands, read.userId);
     if (hidden.outcome === "again") return hidden;
@@ -446,7 +486,7 @@ class Lists implements JournalHandler {
     const { list } = word.state;
     const read = await this.#readAs(id, word, hands);
     if (read.outcome !== "read") return;
-    const { items } = read.state;
+    const { items } = read;
     if (list === "playlist" ? isSameList(items, wanted) : isSameSet(items, wanted)) return;
     this.#options.onDifference?.();
     hands.log.warn(
@@ -460,7 +500,7 @@ class Lists implements JournalHandler {
     { entry }: Placed<Intent>,
     hands: JournalHands,
     isAgreed: boolean,
-    context: RedoContext = { mayBeHere: true, untold: [] },
+    context: RedoContext = { mayBeHere: true, untold: async () => [] },
   ): Promise<Applied> {
     if (entry.kind === "itemGone") return await this.#redoGone(entry, hands, isAgreed);
     const kind: ListKind = entry.kind === "collection" ? "collection" : "playlist";
@@ -560,7 +600,7 @@ class Lists implements JournalHandler {
     entry: Intent,
     kind: ListKind,
     hands: JournalHands,
-    untold: readonly Intent[],
+    untold: RedoContext["untold"],
   ): Promise<boolean | Applied> {
     const ids = idsAsked(entry) ?? [];
     const word = this.#known.of(entry.itemId);
@@ -575,7 +615,9 @@ class Lists implements JournalHandler {
     const { items } = read.state;
     if (kind !== "playlist") return ids.every((id) => items.includes(id));
     if (word === undefined) return isSameList(items.slice(-ids.length), ids);
-    const others = untold.filter((one) => one.itemId === entry.itemId);
+    const all = await untold();
+    if (all === undefined) return notToldYet;
+    const others = all.filter((one) => one.itemId === entry.itemId);
     return lessThese(items, [...word.state.items, ...addedBy(others)]).length > 0;
   }
 
@@ -607,6 +649,17 @@ class Lists implements JournalHandler {
 
   // ---- Reading -------------------------------------------------------------------------------------
 
+  async #readEntries(
+    list: ListKind,
+    id: string,
+    userId: string,
+    hands: JournalHands,
+  ): Promise<EntriesRead> {
+    const reader = await this.#readerHere(userId, hands);
+    if (reader === undefined) return { outcome: "again", why: "its users cannot be read" };
+    return await readEntries(hands.client, list, id, reader);
+  }
+
   async #read(list: ListKind, id: string, userId: string, hands: JournalHands): Promise<ListRead> {
     const reader = await this.#readerHere(userId, hands);
     if (reader === undefined) return { outcome: "again", why: "its users cannot be read" };
@@ -616,11 +669,11 @@ class Lists implements JournalHandler {
   /** As who changed it last sees it, or else its owner: a share may have been taken back since. */
   async #readAs(id: string, word: ListWord, hands: JournalHands): Promise<ReadBy> {
     const { state, ownerId, userId } = word;
-    const read = await this.#read(state.list, id, userId, hands);
+    const read = await this.#readEntries(state.list, id, userId, hands);
     if (read.outcome !== "gone" || ownerId === userId) {
       return read.outcome === "read" ? { ...read, userId } : read;
     }
-    const byOwner = await this.#read(state.list, id, ownerId, hands);
+    const byOwner = await this.#readEntries(state.list, id, ownerId, hands);
     return byOwner.outcome === "read" ? { ...byOwner, userId: ownerId } : byOwner;
   }
 
@@ -660,14 +713,9 @@ export async function readList(
   const gone = judged(item);
   if (gone !== undefined) return gone;
   const fields = item.outcome === "answered" ? (parsedObject(item.text) ?? {}) : {};
-  const query = `userId=${reader}&enableImages=false&enableUserData=false&limit=${itemsLimit}`;
-  const path =
-    list === "playlist" ? `/Playlists/${id}/Items?${query}` : `/Items?parentId=${id}&${query}`;
-  const answer = await client.callWithKey("GET", path);
-  const missing = judged(answer);
-  if (missing !== undefined) return missing;
-  const entries = answer.outcome === "answered" ? recordsIn(parsedObject(answer.text)?.Items) : [];
-  const items = entries.flatMap((entry) => plainGuid(entry.Id) ?? []);
+  const entries = await readMembers(client, list, id, reader);
+  if (entries.outcome !== "read") return entries;
+  const { items } = entries;
   const name = typeof fields.Name === "string" ? fields.Name : "";
   const { MediaType, Path } = fields;
   const folder = list === "playlist" ? folderIn(Path) : firstNameIn(Path);
@@ -681,6 +729,37 @@ export async function readList(
   };
 }
 
+/** What is in a list alone, in one question where the server says by that whether there is such a list. */
+async function readEntries(
+  client: Pick<JellyfinClient, "callWithKey">,
+  list: ListKind,
+  id: string,
+  reader: string,
+): Promise<EntriesRead> {
+  if (list === "collection") {
+    // The members of a folder that is not there are those of the root (LibraryManager.GetParentItem).
+    const read = await readList(client, list, id, reader);
+    return read.outcome === "read" ? { outcome: "read", items: read.state.items } : read;
+  }
+  return await readMembers(client, list, id, reader);
+}
+
+async function readMembers(
+  client: Pick<JellyfinClient, "callWithKey">,
+  list: ListKind,
+  id: string,
+  reader: string,
+): Promise<EntriesRead> {
+  const query = `userId=${reader}&enableImages=false&enableUserData=false&limit=${itemsLimit}`;
+  const path =
+    list === "playlist" ? `/Playlists/${id}/Items?${query}` : `/Items?parentId=${id}&${query}`;
+  const answer = await client.callWithKey("GET", path);
+  const missing = judged(answer);
+  if (missing !== undefined) return missing;
+  const entries = answer.outcome === "answered" ? recordsIn(parsedObject(answer.text)?.Items) : [];
+  return { outcome: "read", items: entries.flatMap((entry) => plainGuid(entry.Id) ?? []) };
+}
+
 /** The last part of a path; undefined where it could not be a folder's name. */
 function folderIn(path: unknown): string | undefined {
   return lastFolderIn(path) || undefined;
@@ -691,6 +770,10 @@ type Namesake =
   | { readonly outcome: "read"; readonly id: string | undefined }
   | { readonly outcome: "again"; readonly why: string };
 
+type EntriesRead =
+  | { readonly outcome: "read"; readonly items: readonly string[] }
+  | Exclude<ListRead, { outcome: "read" }>;
+
 export type ListRead =
   | { readonly outcome: "read"; readonly state: ListState }
   | { readonly outcome: "gone" }
@@ -698,15 +781,16 @@ export type ListRead =
 
 /** `userId`: who reads it, and may change it. */
 type ReadBy =
-  | (Extract<ListRead, { outcome: "read" }> & { readonly userId: string })
+  | (Extract<EntriesRead, { outcome: "read" }> & { readonly userId: string })
   | Exclude<ListRead, { outcome: "read" }>;
 
 type Answered = Awaited<ReturnType<JournalHands["client"]["callWithKey"]>>;
 
-/** Undefined when the answer can be read. A list that a user may not see (403) is there and told by nobody. */
+/** Undefined when the answer can be read. */
 function judged(answer: Answered): Exclude<ListRead, { outcome: "read" }> | undefined {
   if (answer.outcome === "failed") return { outcome: "again", why: answer.message };
-  if (answer.status === 404 || answer.status === 400) return { outcome: "gone" };
+  // 403: it is there, and somebody else's (PlaylistsController.GetPlaylistItems).
+  if ([400, 403, 404].includes(answer.status)) return { outcome: "gone" };
   if (answer.status !== 200) return { outcome: "again", why: `it answers ${answer.status}` };
   return undefined;
 }

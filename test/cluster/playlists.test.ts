@@ -258,6 +258,35 @@ describe("when the writer's server dies", () => {
     await writer.launch();
     await equalAt(id, viewer.userId, [one, two, one], 15_000);
   });
+
+  test("what one person adds, one after the other, is there in that order", async () => {
+    const [viewer] = viewers as [Viewer];
+    const id = await create(viewer, "In order", []);
+    const [writer] = await viewer.leaderAmong(pair);
+    // What it says yes to from now on nobody can tell of before it has died.
+    await writer.control("silent", { path: "/Playlists/.*/Items", method: "GET" });
+    const wanted: string[] = [];
+    for (let at = 0; at < 24; at++) {
+      const film = films[at % films.length] ?? "";
+      // It dies under the eighth: nobody knows whether it has done that one.
+      const isCut = at === 8;
+      const path = `/Playlists/${id}/Items`;
+      if (isCut) await writer.control("silent", { path, method: "POST", executed: true });
+      const asked = viewer.call("POST", `${path}?ids=${film}`);
+      if (isCut) {
+        await until(
+          2000,
+          "it is there",
+          async () => (await writer.requests({ method: "POST", path })).length > 8,
+        );
+        await writer.kill9();
+      }
+      expect((await asked).status).toBe(204);
+      wanted.push(film);
+    }
+    await writer.launch();
+    await equalAt(id, viewer.userId, wanted, 15_000);
+  });
 });
 
 /** What this viewer's own token at one server lets them say there. */

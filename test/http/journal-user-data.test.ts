@@ -62,7 +62,7 @@ async function changed(
   const intent = await cluster.intent(method, path, { userId: viewer.userId, body });
   const published = await handler.publish(cluster.placed(intent), undefined, cluster.hands("a"), {
     isRaced: false,
-    untold: [],
+    untold: async () => [],
   });
   if (published.outcome !== "effects") throw new Error(JSON.stringify(published));
   return { intent, effects: published.effects };

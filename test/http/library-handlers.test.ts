@@ -238,7 +238,7 @@ describe("playlists", () => {
     expect((await cluster.apply(lists, "a", "b", next, also)).outcome).toBe("done");
     for (const server of [pair.a, pair.b]) {
       await lists.words?.look(id, cluster.hands(server.name), async () => true);
-      expect(await entries(server, id)).toEqual([one, two, three]);
+      expect(await entries(server, id)).toEqual([one, three, two]);
     }
   });
 
@@ -365,7 +365,7 @@ describe("an append whose server died", () => {
     await ask(server, "POST", `/Playlists/${id}/Items?ids=${film}&userId=${owner}`);
   const redo = async (intended: Intent, isAgreed: boolean, mayBeHere: boolean) =>
     await lists.redo(cluster.placed(intended), cluster.hands("b"), isAgreed, {
-      ...{ mayBeHere, untold: [] },
+      ...{ mayBeHere, untold: async () => [] },
     });
   /** Done again at b, told, and each server brought to it. */
   const tell = async (intended: Intent) => {
@@ -437,7 +437,7 @@ describe("an append whose server died", () => {
       userId: owner,
     });
     const hands = cluster.hands("a");
-    const context = { mayBeHere: true, untold: [] };
+    const context = { mayBeHere: true, untold: async () => [] };
     await pair.a.control("fail", { path: `^/Items/${id}`, method: "GET", status: 500, times: 1 });
     const ask = async () => await lists.redo(cluster.placed(appended), hands, true, context);
     expect(await ask()).toEqual({ outcome: "again", why: "it answers 500" });

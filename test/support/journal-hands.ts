@@ -30,7 +30,7 @@ import type {
 } from "../../sidecar/journal/handler.ts";
 import type { StandIn } from "./jellyfin/start.ts";
 
-const noRace = { isRaced: false, untold: [] };
+const noRace = { isRaced: false, untold: async () => [] };
 
 export interface AskedBy {
   readonly body?: unknown;

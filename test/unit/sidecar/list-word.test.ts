@@ -5,7 +5,11 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import type { Effect, Placed } from "../../../core/cluster/journal.ts";
 import { FileLedger, MemoryLedger } from "../../../sidecar/journal/ledger.ts";
-import { changedList, type ListChange } from "../../../sidecar/journal/list-steps.ts";
+import {
+  changedList,
+  inServersOrder,
+  type ListChange,
+} from "../../../sidecar/journal/list-steps.ts";
 import { type ListState, ListWords, readListState } from "../../../sidecar/journal/list-word.ts";
 
 const listId = "0123456789abcdef0123456789abcdef";
@@ -64,19 +68,13 @@ describe("a change", () => {
     ["appends", "ab", "", { what: "appended", ids: "ca" }, "abca"],
     ["appends in the middle", "ab", "", { what: "appended", ids: "c", position: 1 }, "acb"],
     [
-      "of several at once is where its server has it",
+      "of equal content is in the order that its writer told",
       "ab",
-      "cbad",
+      "cba",
       { what: "appended", ids: "c" },
       "cba",
     ],
-    [
-      "that its server has not is where it was asked for",
-      "ab",
-      "b",
-      { what: "appended", ids: "c" },
-      "bac",
-    ],
+    ["of other content is in the journal's", "ab", "cb", { what: "appended", ids: "c" }, "abc"],
     ["appends beyond the end", "ab", "", { what: "appended", ids: "c", position: 9 }, "abc"],
     ["takes every entry of an item out", "abab", "", { what: "removed", ids: "a" }, "bb"],
     ["fills up what was made", "x", "ab", { what: "created", ids: "" }, "xab"],
@@ -96,11 +94,37 @@ describe("a change", () => {
   });
 });
 
+describe("what was appended by changes that ran side by side", () => {
+  test.each([
+    ["is in their server's order", "abxy", "xy", "abyx", "abyx"],
+    ["is last where their server has more by now", "abx", "x", "abxab", "abx"],
+    ["of one film is as often there", "aaxa", "xa", "aaaxa", "aaax"],
+    ["is all as its server has it, where that has no more", "abxy", "xy", "yxba", "yxba"],
+    ["leaves what came before in its order", "abxy", "xy", "yxbaz", "abyx"],
+    ["is there where its server has it not", "abxy", "xy", "aby", "abyx"],
+    ["is there where its server has nothing", "abxy", "xy", "", "abxy"],
+  ])("%s", (_name, items, among, theirs, expected) => {
+    const ordered = inServersOrder(idsOf(items), idsOf(among), idsOf(theirs));
+    expect(lettersOf(ordered)).toBe(expected);
+  });
+
+  test("is known as long as it may have", () => {
+    const words = heard(effect("a", { what: "created", ids: "" }));
+    const began = lastNumber;
+    words.note(appended("ab", "b", { of: "b" }));
+    words.noteSaid(listId, "c", { what: "appended", ids: idsOf("c") }, []);
+    expect(lettersOf(words.appendedSince(listId, began))).toBe("bc");
+    expect(lettersOf(words.appendedSince(listId, lastNumber))).toBe("c");
+    words.note(appended("abc", "c", { of: "c" }));
+    expect(lettersOf(words.appendedSince(listId, began))).toBe("bc");
+  });
+});
+
 describe("the journal's word", () => {
   test("counts what two servers told of without knowing of each other, in the journal's order", () => {
     const made = effect("a", { what: "created", ids: "" });
     const words = heard(made, appended("ab", "b"), appended("ac", "c"), appended("ac", "c"));
-    expect(itemsIn(words)).toBe("acbc");
+    expect(itemsIn(words)).toBe("abcc");
   });
 
   test("counts an intent once, though two servers told of it", () => {
@@ -178,7 +202,7 @@ describe("the journal's word", () => {
       appended("ab", "b", list),
       appended("ba", "c", list),
     );
-    expect(itemsIn(words)).toBe("bac");
+    expect(itemsIn(words)).toBe("abc");
   });
 
   test("with what was told here and is not read yet is what the next change is told with", () => {

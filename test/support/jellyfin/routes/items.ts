@@ -346,7 +346,9 @@ function addListRoutes(routes: Routes): void {
   });
   routes.add("GET", "/Playlists/:id/Items", "user", (ask) => {
     const userId = actingUser(ask);
-    const items = entries(ask, playlist(ask)).map((item) => ({
+    const row = playlist(ask);
+    if (!isVisible(row, userId)) throw new Refusal(404);
+    const items = entries(ask, row).map((item) => ({
       ...dto(ask, item, userId, false),
       PlaylistItemId: item.id,
     }));
