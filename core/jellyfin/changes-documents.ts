@@ -51,6 +51,8 @@ export function documentChange(route: Route): ChangeReader | undefined {
       return route.methods.includes("POST") ? readNewKey : undefined;
     case "configuration":
       return readConfiguration;
+    case "devices":
+      return route.pattern === "/Devices/Options" ? readDevice : undefined;
     case "television":
       return route.pattern.startsWith("/LiveTv/") ? readTelevision : undefined;
     case "plugin":
@@ -212,6 +214,15 @@ function documentOf({ route, params }: ChangeAsked): string | undefined {
     default:
       return undefined;
   }
+}
+
+/** DevicesController.UpdateDeviceOptions. */
+function readDevice(asked: ChangeAsked): ChangeDraft | undefined {
+  const deviceId = queryValue(asked.rawQuery, "id");
+  if (deviceId === undefined || deviceId === "") return undefined;
+  const facts: ConfigurationFacts = { document: "device", deviceId };
+  const request = requestOf(asked, keptQuery(asked.rawQuery, ["id"]), jsonOf(asked));
+  return { kind: "configuration", userId: "", itemId: "", request, facts, isSecret: true };
 }
 
 /** Tuners and guides get random ids: what is carried is the document that has them, not the request. */

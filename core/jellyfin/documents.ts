@@ -17,6 +17,8 @@ export interface ConfigurationFacts {
   readonly document: string;
   /** The request says only a part: the document is what the server has afterwards. */
   readonly isReadBack?: boolean;
+  /** Of the document `device`, the name that an administrator gave it: which one, as its client says. */
+  readonly deviceId?: string;
 }
 
 export type UserFacts =

@@ -265,6 +265,7 @@ export function shelfOf(
     case "configuration": {
       const document = textField(facts, "document");
       if (document === undefined) return undefined;
+      if (document === "device") return ofDevice(hands, textField(facts, "deviceId"));
       if (document === "repositories")
         return plain("the list of repositories", document, "/Repositories");
       const path =
@@ -309,6 +310,24 @@ function ofUser(
       return { outcome: "read", value: objectOf(objectOf(read.value)?.[field]) ?? {} };
     },
     write: (document) => writeJson(hands, "POST", writePath, document, name),
+  };
+}
+
+/** The name that an administrator gave a device: a server has it for any id, and the rest of the document is its own. */
+function ofDevice(hands: DocumentHands, deviceId: string | undefined): Shelf | undefined {
+  if (deviceId === undefined) return undefined;
+  const path = `/Devices/Options?id=${encodeURIComponent(deviceId.toWellFormed())}`;
+  const name = "the name of a device";
+  return {
+    table: "device",
+    name,
+    async read() {
+      const read = await readJson(hands, path);
+      if (read.outcome === "failed") return read;
+      const said = read.outcome === "read" ? objectOf(read.value)?.CustomName : undefined;
+      return { outcome: "read", value: { CustomName: said ?? null } };
+    },
+    write: (document) => writeJson(hands, "POST", path, document, name),
   };
 }
 

@@ -131,9 +131,9 @@ export interface JournalHandler {
   order?(effect: Effect): AsideOrder;
   /**
    * Without fields: what an entry says all of, so that an older effect of the same is not applied after what this server did
-   * itself and has not told. Absent: effects say what is to be done, and each is.
+   * itself and has not told. Absent or undefined: effects say what is to be done, and each is.
    */
-  subject?(entry: Intent | Effect): string;
+  subject?(entry: Intent | Effect): string | undefined;
   readonly kinds: readonly IntentKind[];
   /** Entries of one lane are handled one after another, in the journal's order; lanes run beside each other. */
   lane(entry: Intent | Effect): string;

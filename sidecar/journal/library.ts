@@ -68,7 +68,7 @@ const sentLimit = 1000;
 export function createLibrary(): JournalHandler {
   const sent = new Map<string, number>();
   return {
-    ...{ kinds, repeatsOwn: true, lane: laneOf, order: orderOf, publish, redo },
+    ...{ kinds, repeatsOwn: true, lane: laneOf, order: orderOf, subject: subjectOf, publish, redo },
     apply: (effect, hands) => apply(effect, hands, sent),
   };
 }
@@ -86,6 +86,16 @@ function orderOf({ kind, itemId, payload }: Effect): AsideOrder {
   const type = readPicturesIn(pictures)?.imageType.toLowerCase();
   if (type !== undefined) return { whole: `pictures ${type} of ${itemId}` };
   return readRepeat(repeat, kind)?.path === `/Items/${itemId}` ? { whole: `item ${itemId}` } : {};
+}
+
+/** What an edit says all of; undefined: it adds to what there is. */
+function subjectOf(entry: Intent | Effect): string | undefined {
+  if (entry.type === "effect") return orderOf(entry).whole;
+  const { kind, itemId, request } = entry;
+  if (kind !== "metadata") return undefined;
+  const { imageType } = objectOf(entry.facts) ?? {};
+  if (typeof imageType === "string") return `pictures ${imageType.toLowerCase()} of ${itemId}`;
+  return request.path === `/Items/${itemId}` ? `item ${itemId}` : undefined;
 }
 
 // ---- Publishing ------------------------------------------------------------------------------------------

@@ -37,7 +37,9 @@ export function createPasswords(): JournalHandler {
   return {
     kinds: ["password"],
     lane: ({ userId }) => userLane(userId),
-    order: ({ userId }) => ({ whole: `password of ${userId}`, waitsFor: userLane(userId) }),
+    order: ({ userId }) => ({ whole: subjectOf(userId), waitsFor: userLane(userId) }),
+    // Of a PIN only the server that took it knows whose password it is.
+    subject: ({ userId }) => (userId === "" ? undefined : subjectOf(userId)),
     publish,
     apply: ({ entry }, hands) => apply(entry, hands, true),
     async redo({ entry: intent }, hands, isAgreed) {
@@ -166,6 +168,10 @@ async function publish(
       return [{ userId, itemId: "", payload: { how: "pin" } }];
     }),
   };
+}
+
+function subjectOf(userId: string): string {
+  return `password of ${userId}`;
 }
 
 function asEffect(intent: Intent): Effect {

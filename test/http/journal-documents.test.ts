@@ -205,6 +205,20 @@ describe("a document of the server", () => {
     expect((await change("POST", "/Repositories", { body })).outcomes).toEqual(["skipped"]);
   });
 
+  test("the name of a device", async () => {
+    const path = "/Devices/Options?id=tv%201";
+    const named = { body: { CustomName: "The kitchen's" } };
+    expect((await change("POST", path, named)).outcomes).toEqual(["done"]);
+    expect(await get(b, path)).toMatchObject({ DeviceId: "tv 1", CustomName: "The kitchen's" });
+    expect((await change("POST", path, named)).outcomes).toEqual(["skipped"]);
+    const taken = { body: { CustomName: null } };
+    expect((await change("POST", path, taken)).outcomes).toEqual(["done"]);
+    expect(await get(b, path)).toMatchObject({ CustomName: null });
+    // Of a device without a name there is nothing to be taken away.
+    const other = "/Devices/Options?id=other";
+    expect((await change("POST", other, taken)).outcomes).toEqual(["skipped"]);
+  });
+
   test("a library's options, but for who watches its folders", async () => {
     const folders = (await get(a, "/Library/VirtualFolders")) as unknown as {
       ItemId: string;

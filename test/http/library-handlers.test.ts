@@ -643,6 +643,25 @@ describe("items", () => {
     expect(order("libraryNews", repeat("/Library/Media/Updated"))).toEqual({});
   });
 
+  test("what one edit says all of is the same for the intent and for its effect", async () => {
+    const [film = ""] = films;
+    const subjects = async (method: string, target: string, body?: unknown) => {
+      const asked = await cluster.intent(method, target, { body, contentType: "image/png" });
+      const published = await cluster.publish(library, "a", asked);
+      const { id: of, kind } = asked;
+      const effect = { type: "effect", id: "x", of, ofNumber: 0, kind, replica: "a" } as const;
+      const told = { ...effect, ...effectOf(published) };
+      return [library.subject?.(asked), library.subject?.(told)];
+    };
+    const edited = `item ${film}`;
+    expect(await subjects("POST", `/Items/${film}`, { Name: "One" })).toEqual([edited, edited]);
+    const pictures = `pictures primary of ${film}`;
+    const image = `/Items/${film}/Images/Primary`;
+    expect(await subjects("POST", image, "cGljdHVyZQ==")).toEqual([pictures, pictures]);
+    const merge = `/Videos/MergeVersions?ids=${films.slice(0, 2).join(",")}`;
+    expect(await subjects("POST", merge)).toEqual([undefined, undefined]);
+  });
+
   test("an edit too long for the journal is copied from the server that has it", async () => {
     const [, film = ""] = films;
     await ask(pair.a, "POST", `/Items/${film}`, { Name: "Two", Overview: "long" });

@@ -59,6 +59,14 @@ const rows: readonly [
   ["POST", "/Repositories", as([]), "configuration", "", { document: "repositories" }],
   [
     "POST",
+    "/Devices/Options?id=tv%201",
+    as({}),
+    "configuration",
+    "",
+    { document: "device", deviceId: "tv 1" },
+  ],
+  [
+    "POST",
     "/LiveTv/TunerHosts",
     as({}),
     "configuration",
