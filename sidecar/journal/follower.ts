@@ -485,7 +485,7 @@ export class Follower {
         if (read?.outcome !== "read" || read.placed.entry.type !== "effect") continue;
         const placed = read.placed as Placed<Effect>;
         const handler = this.#handlers.get(placed.entry.kind);
-        if (handler !== undefined && keepers.includes(handler)) handler.words?.note(placed);
+        if (handler !== undefined && keepers.includes(handler)) handler.words?.note(placed, true);
       }
       cursor = page.cursor;
     }
@@ -643,10 +643,8 @@ export class Follower {
       forgetOldest(this.#unsettled, this.#parts.limits.recentLimit);
     }
     const isOwn = entry.replica === this.#parts.hands.replica;
-    if (handler.words !== undefined) {
-      handler.words.note(placed);
-      this.#lookLater(handler, handler.words.subject(entry));
-    }
+    handler.words?.note(placed, (isOwn && this.#isLive) || this.#parts.ledger.isDone(number));
+    this.#lookLater(handler, handler.words?.subject(entry) ?? "");
     if (isOwn && handler.fields === undefined && (this.#isLive || !handler.repeatsOwn)) {
       this.#parts.ledger.noteDone(number);
       return;
@@ -1373,11 +1371,14 @@ export class Follower {
     const looked = await handler.words?.look(subject, hands, mayWrite);
     if (looked?.outcome === "done") onEvent("putRight");
     const isAgain = looked?.outcome === "again";
-    if (isAgain) {
+    if (isAgain && tries < looksLimit) {
       this.#lookLater(handler, subject, tries < 50 ? 250 : lateLookMs, tries + 1);
     }
-    // Who changes it now will see to it; nobody waits for that.
-    if (!isAgain || this.#isChanging(handler, subject)) this.#inDoubt.delete(subject);
+    // Who changes it now will see to it, and one that cannot be read keeps the server from nobody.
+    const isHopeless = tries >= this.#parts.limits.answersLimit;
+    if (!isAgain || isHopeless || this.#isChanging(handler, subject)) {
+      this.#inDoubt.delete(subject);
+    }
     return "done";
   }
 
@@ -1675,6 +1676,8 @@ const youngAsideMs = 60_000;
 /** A lane that could not be compared for long is looked at this far apart. */
 const lateLookMs = 10_000;
 const quietTickMs = 1000;
+/** What cannot be compared for an hour is compared when something is said of it again. */
+const looksLimit = 50 + 360;
 const appendLimit = 500;
 /** 410 Gone: an outcome that a sidecar writes when nothing will come of an intent. */
 const goneStatus = 410;

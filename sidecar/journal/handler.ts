@@ -176,8 +176,11 @@ export interface JournalWords {
   readonly lane: string;
   /** What an entry is about; empty: nothing that is known yet. */
   subject(entry: Intent | Effect): string;
-  /** Takes in an effect, own ones as well, in the journal's order and before anything is applied. */
-  note(effect: Placed<Effect>): void;
+  /**
+   * Takes in an effect, own ones as well, in the journal's order and before anything is applied. `isDone`: it will not be, for
+   * the server here has it.
+   */
+  note(effect: Placed<Effect>, isDone: boolean): void;
   /** Whether nothing is known of any subject. */
   isEmpty(): boolean;
   /** Entries up to this number may never have been read here. */

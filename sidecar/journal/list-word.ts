@@ -98,7 +98,8 @@ export function wordAfter(
 }
 
 /** Whether name and shares are what it is about: in the word of any other change they may be older than what is known. */
-function saysSettings({ what }: ListChange): boolean {
+export function saysSettings(change: ListChange | undefined): boolean {
+  const what = change?.what ?? "created";
   return what === "created" || what === "updated" || what === "replaced" || what === "shared";
 }
 

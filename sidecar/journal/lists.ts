@@ -55,6 +55,7 @@ import {
   ListWords,
   type PlaylistSettings,
   readListState,
+  saysSettings,
 } from "./list-word.ts";
 
 export interface ListOptions {
@@ -129,6 +130,8 @@ class Lists implements JournalHandler {
   /** What was made here for an intent whose server died. */
   readonly #made = new Map<string, string>();
   readonly #said = new Map<string, true>();
+  /** Lists whose name and shares were told elsewhere, and not brought here yet. */
+  readonly #unsettled = new Map<string, true>();
   /** Ids under which another person's list was taken away: once is enough. */
   readonly #cleared = new Map<string, true>();
   /** By list: the number of the word that this server was brought to. */
@@ -145,7 +148,13 @@ class Lists implements JournalHandler {
     this.words = {
       lane: listsLane,
       subject: ({ itemId }) => itemId,
-      note: (effect) => known.note(effect),
+      note: (effect, isDone) => {
+        known.note(effect);
+        const id = isDone ? undefined : plainGuid(effect.entry.itemId);
+        if (id !== undefined && saysSettings(readListState(effect.entry.payload)?.change)) {
+          remember(this.#unsettled, id, true, rememberedLimit);
+        }
+      },
       isEmpty: () => known.since(0, 1).length === 0,
       noteLoss: (number) => known.noteLoss(number),
       recent: (nowMs) => known.since(nowMs - lookBackMs, lookBackLimit),
@@ -306,14 +315,14 @@ class Lists implements JournalHandler {
   async apply({ entry, number }: Placed<Effect>, hands: JournalHands): Promise<Applied> {
     if (entry.kind === "itemGone") return await this.#remove(entry, number, hands);
     const id = plainGuid(entry.itemId);
-    const told = readListState(entry.payload);
-    if (id === undefined || told === undefined) return refused("what it says makes no sense");
+    if (id === undefined || readListState(entry.payload) === undefined) {
+      return refused("what it says makes no sense");
+    }
     const word = this.#known.of(id);
     if (word === undefined || word.isGone) return skipped;
     // It is in what this server was brought to already.
     if ((this.#brought.get(id) ?? -1) >= number) return skipped;
-    const change = word.number === number ? told.change : undefined;
-    const applied = await this.#bring(id, word, hands, change);
+    const applied = await this.#bring(id, word, hands);
     const isDone = applied.outcome === "done" || applied.outcome === "skipped";
     if (isDone) remember(this.#brought, id, word.number, rememberedLimit);
     return applied;
@@ -326,7 +335,8 @@ class Lists implements JournalHandler {
     const read = await this.#readAs(id, word, hands);
     if (read.outcome === "again") return read;
     const isSame = word.state.list === "playlist" ? isSameList : isSameSet;
-    if (read.outcome === "read" && isSame(read.items, word.state.items)) return skipped;
+    const isEqual = read.outcome === "read" && isSame(read.items, word.state.items);
+    if (isEqual && !this.#unsettled.has(id)) return skipped;
     if (!(await mayWrite())) return again("it is being changed");
     return await this.#bring(id, word, hands);
   }
@@ -343,15 +353,10 @@ class Lists implements JournalHandler {
   /**
    * Brings a list to the journal's word. A server that was killed in the middle of making one, or that did an old request
    * when it thawed, may have somebody else's list under this one's id, which is made of its folder's name: nobody was told
-   * of that one, and the writer's word counts. `change`: what was done to it since the last time.
+   * of that one, and the writer's word counts.
    */
-  async #bring(
-    id: string,
-    word: ListWord,
-    hands: JournalHands,
-    change?: ListChange,
-  ): Promise<Applied> {
-    const applied = await this.#bringTo(id, word, hands, change);
+  async #bring(id: string, word: ListWord, hands: JournalHands): Promise<Applied> {
+    const applied = await this.#bringTo(id, word, hands);
     const isTaken = applied === anothers || (applied === takenId && (await isThere(id, hands)));
     const isWriters = word.state.isWriters === true && !hands.leads();
     if (!isTaken || !isWriters || this.#cleared.has(id)) return applied;
@@ -363,15 +368,10 @@ class Lists implements JournalHandler {
       await hands.client.callWithKey("DELETE", `/Items/${id}`),
       "a list that took another's id",
     );
-    return gone.outcome === "done" ? await this.#bringTo(id, word, hands, change) : gone;
+    return gone.outcome === "done" ? await this.#bringTo(id, word, hands) : gone;
   }
 
-  async #bringTo(
-    id: string,
-    word: ListWord,
-    hands: JournalHands,
-    change: ListChange | undefined,
-  ): Promise<Applied> {
+  async #bringTo(id: string, word: ListWord, hands: JournalHands): Promise<Applied> {
     const { state, ownerId } = word;
     let read = await this.#readAs(id, word, hands);
     if (read.outcome === "again") return read;
@@ -398,9 +398,10 @@ class Lists implements JournalHandler {
       if (why !== undefined) return why;
     }
     // What was made under its folder's name has another by now, whatever was done to it last.
-    const said = isNew ? undefined : change;
-    const settled = isPlaylist ? await applySettings(id, word, said, hands) : undefined;
+    const isUnsettled = isPlaylist && (isNew || this.#unsettled.has(id));
+    const settled = isUnsettled ? await applySettings(id, word, hands) : undefined;
     if (settled !== undefined && settled.outcome !== "done") return settled;
+    this.#unsettled.delete(id);
     if (steps.length > 0) await this.#compare(id, word, wanted, hands);
     for (const one of looked.lacking) remember(this.#awaited, one, true, rememberedLimit);
     const itemId = [...looked.lacking].find((one) => !this.#known.isGoneItem(one));
@@ -848,11 +849,8 @@ async function readSettings(
 async function applySettings(
   id: string,
   { ownerId: userId, state: { name, settings }, atMs }: ListWord,
-  change: ListChange | undefined,
   hands: JournalHands,
 ): Promise<Applied | undefined> {
-  const isTouched = change === undefined || !/^(?:appended|moved|removed)$/.test(change.what);
-  if (!isTouched) return undefined;
   const now = await readSettings(id, userId, hands);
   const sender = senderOf("", hands, userId);
   if (sender === undefined || now === undefined) {

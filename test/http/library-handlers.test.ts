@@ -192,7 +192,7 @@ describe("playlists", () => {
     };
     const stumbling = { ...hands, client: { ...hands.client, callWithKey } };
     const told = cluster.placed(effect);
-    lists.words?.note(told);
+    lists.words?.note(told, false);
     const applied = await lists.apply(told, stumbling, new Set());
     expect([applied.outcome, questions]).toEqual(["again", 2]);
     expect(await appended()).toEqual(["aside"]);
@@ -342,11 +342,11 @@ describe("playlists", () => {
       return cluster.placed(effect);
     };
     const apply = async (placed: Awaited<ReturnType<typeof tell>>) => {
-      lists.words?.note(placed);
+      lists.words?.note(placed, false);
       return (await lists.apply(placed, cluster.hands("b"), new Set())).outcome;
     };
     const waits = await tell(made, state);
-    lists.words?.note(waits);
+    lists.words?.note(waits, false);
     const ends = await tell(gone, deletion);
     const anew = await tell(listIntent("created", id), state);
     expect(await apply(ends)).toBe("skipped");
@@ -411,6 +411,7 @@ describe("an append whose server died", () => {
         ...({ type: "effect", id: newEntryId(), of: made.id, ofNumber: 0, replica: "a" } as const),
         ...{ kind: "playlist", ...effectOf(await cluster.publish(lists, "a", made)) },
       }),
+      false,
     );
     writer = "b";
     const appended = await appendOf(id, two);

@@ -163,7 +163,7 @@ export class HandCluster {
       }),
     ) as Effect;
     const placed = this.placed(effect);
-    handler.words?.note(placed);
+    handler.words?.note(placed, false);
     return handler.apply(placed, this.hands(replica), new Set());
   }
 
