@@ -403,6 +403,7 @@ class Lists implements JournalHandler {
     if (settled !== undefined && settled.outcome !== "done") return settled;
     this.#unsettled.delete(id);
     if (steps.length > 0) await this.#compare(id, word, wanted, hands);
+    for (const one of wanted) this.#awaited.delete(one);
     for (const one of looked.lacking) remember(this.#awaited, one, true, rememberedLimit);
     const itemId = [...looked.lacking].find((one) => !this.#known.isGoneItem(one));
     if (itemId !== undefined) return { outcome: "aside", itemId };

@@ -76,6 +76,39 @@ describe("playlists", () => {
     expect(read.json()).toMatchObject({ OpenAccess: true, Shares: [] });
   });
 
+  test("a folder that is added adds what is in it, and what is told of an item says which of them it is", async () => {
+    const { userId } = await owner();
+    const id = await playlist(userId, []);
+    const folders = (await a.admin("GET", "/Library/VirtualFolders")).json() as {
+      ItemId: string;
+    }[];
+    const inside = async (folder: string): Promise<string[]> =>
+      (
+        await a.admin(
+          "GET",
+          `/Items?parentId=${folder}&recursive=true&isFolder=false&userId=${userId}`,
+        )
+      )
+        .json()
+        .Items.map((item: { Id: string }) => item.Id);
+    const [folder = ""] = await Promise.all(
+      folders.map(async ({ ItemId }) => ((await inside(ItemId)).includes(film.id) ? ItemId : "")),
+    ).then((known) => known.filter((one) => one !== ""));
+    const kinds = (await a.admin("GET", `/Items?ids=${folder},${film.id}&userId=${userId}`)).json()
+      .Items as { Id: string; IsFolder: boolean; MediaType: string }[];
+    expect(kinds.find(({ Id }) => Id === film.id)).toMatchObject({
+      IsFolder: false,
+      MediaType: "Video",
+    });
+    expect(kinds.find(({ Id }) => Id === folder)).toMatchObject({ IsFolder: true });
+    const added = await a.admin(
+      "POST",
+      `/Playlists/${id}/Items?ids=${folder},${film.id}&userId=${userId}`,
+    );
+    expect(added.status).toBe(204);
+    expect((await entries(id, userId)).sort()).toEqual([...(await inside(folder)), film.id].sort());
+  });
+
   test.skipIf(!hasPair)(
     "the same creation has the same id on both servers, a second one the next",
     async () => {

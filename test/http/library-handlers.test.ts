@@ -491,6 +491,52 @@ describe("what is put into a playlist", () => {
     }
   });
 
+  test("as a folder is what is in it, without what others have added meanwhile", async () => {
+    const [one = ""] = films;
+    const id = await newPlaylist("Folder", [one]);
+    await cluster.carry(lists, listIntent("created", id), fromAToB);
+    const [folder] = (await ask(pair.a, "GET", "/Library/VirtualFolders")) as { ItemId: string }[];
+    const target = `/Playlists/${id}/Items?ids=${folder?.ItemId}`;
+    await ask(pair.a, "POST", `${target}&userId=${owner}`);
+    const put = await cluster.intent("POST", target, { userId: owner });
+    const other = await cluster.intent("POST", `/Playlists/${id}/Items?ids=${one}`, {
+      userId: owner,
+    });
+    await ask(pair.a, "POST", `/Playlists/${id}/Items?ids=${one}&userId=${owner}`);
+    const outcome = { type: "outcome", id: "x", of: put.id, replica: "a", status: 204 } as const;
+    const hands = led(cluster.hands("a"));
+    const publish = async (others: readonly Intent[] | undefined) =>
+      await inner.publish(cluster.placed(put), outcome, hands, {
+        isRaced: false,
+        untold: async () => others,
+      });
+    // Whether another was done is not known yet.
+    expect((await publish(undefined)).outcome).toBe("again");
+    const told = effectOf(await publish([other]));
+    expect((await cluster.apply(lists, "b", "a", put, told)).outcome).toBe("done");
+    const inside = await namesOf(pair.a, `/Items?parentId=${folder?.ItemId}`, "Id");
+    expect(await entries(pair.b, id)).toEqual([one, ...inside]);
+    expect(await cluster.carry(lists, other, fromAToB)).toEqual(["done"]);
+    expect(await entries(pair.b, id)).toEqual([one, ...inside, one]);
+  });
+
+  test("stays where a server that lacks one of its items tells of another", async () => {
+    const [one = "", two = "", three = ""] = films;
+    const id = await newPlaylist("Lacking", [one, two]);
+    await pair.b.control("hide", { item: one });
+    expect(await cluster.carry(lists, listIntent("created", id), fromAToB)).toEqual(["aside"]);
+    // The one that lacks it leads now.
+    writer = "b";
+    const target = `/Playlists/${id}/Items?ids=${three}`;
+    await ask(pair.b, "POST", `${target}&userId=${owner}`);
+    const put = await cluster.intent("POST", target, { userId: owner });
+    expect(await cluster.carry(lists, put, { from: "b", to: "a" })).toEqual(["done"]);
+    expect(await entries(pair.a, id)).toEqual([one, two, three]);
+    await pair.b.control("hide", { item: one, hidden: false });
+    await words.look(id, led(cluster.hands("b")), async () => true);
+    expect(await entries(pair.b, id)).toEqual([one, two, three]);
+  });
+
   test("and is gone from the writer's server since goes with the next word about the list", async () => {
     const [one = "", two = "", three = ""] = films;
     const id = await newPlaylist("Gone since", [one, two]);

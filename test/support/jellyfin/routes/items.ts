@@ -300,6 +300,15 @@ function addUserDataRoutes(routes: Routes): void {
   );
 }
 
+/** What a playlist takes up: of a folder what is in it, and nothing for an id of nothing (Playlist.GetPlaylistItems). */
+function takenUp({ world: { library } }: Exchange, ids: readonly string[]): string[] {
+  return ids.flatMap((one) => {
+    const item = library.get(parseId(one) ?? "");
+    if (item === undefined) return [];
+    return item.isFolder ? library.leaves(item.id).map(({ id }) => id) : [item.id];
+  });
+}
+
 function addListRoutes(routes: Routes): void {
   routes.add("POST", "/Playlists", "user", (ask) => {
     const body = ask.body.length > 0 ? ask.json() : {};
@@ -313,10 +322,7 @@ function addListRoutes(routes: Routes): void {
       mediaType: String(field(body, "MediaType") ?? "Video"),
       isPublic: field(body, "IsPublic") === true,
       users: [],
-      // Ids of nothing are passed over (PlaylistManager.GetPlaylistItems).
-      items: (Array.isArray(ids) ? ids.map(String) : ask.list("ids")).flatMap(
-        (one) => ask.world.library.get(parseId(one) ?? "")?.id ?? [],
-      ),
+      items: takenUp(ask, Array.isArray(ids) ? ids.map(String) : ask.list("ids")),
     });
     ask.reply({ Id: id });
   });
@@ -340,7 +346,7 @@ function addListRoutes(routes: Routes): void {
       name: String(field(body, "Name") ?? row.name),
       isPublic: typeof isPublic === "boolean" ? isPublic : row.isPublic,
       users: Array.isArray(users) ? (users as ListRow["users"]) : row.users,
-      items: Array.isArray(ids) ? ids.flatMap((id) => parseId(String(id)) ?? []) : row.items,
+      items: Array.isArray(ids) ? takenUp(ask, ids.map(String)) : row.items,
     });
     ask.noContent();
   });
@@ -356,7 +362,7 @@ function addListRoutes(routes: Routes): void {
   });
   routes.add("POST", "/Playlists/:id/Items", "user", (ask) => {
     const row = playlist(ask);
-    const added = ask.list("ids").flatMap((id) => parseId(id) ?? []);
+    const added = takenUp(ask, ask.list("ids"));
     const adder = actingUser(ask);
     if (adder === undefined) throw new Refusal(400);
     const mayEdit = row.users.some((share) => share.UserId === adder && share.CanEdit);
