@@ -584,6 +584,7 @@ export class Follower {
       isInHand: false,
       publishedAtMs: undefined,
       isAwaited: false,
+      isDeferred: false,
       nextRedoAtMs: 0,
       redoTries: 0,
     };
@@ -1032,6 +1033,7 @@ export class Follower {
   #maybePublish(open: OpenIntent): void {
     const { hands } = this.#parts;
     if (!this.#isLive || open.isInHand || !hasSucceeded(open)) return;
+    if (this.#open.get(open.placed.entry.id) !== open || open.publishedAtMs !== undefined) return;
     if (open.outcome?.replica !== hands.replica) return;
     const apartMs = open.handler.fields?.apartMs(open.placed.entry) ?? 0;
     const lastMs = this.#publishedAt.get(open.lane) ?? Number.NEGATIVE_INFINITY;
@@ -1072,9 +1074,15 @@ export class Follower {
       case "again":
         if (!this.#isHealthy || tries < 3 * limits.triesLimit) return { again: published.why };
         if (await this.#isKeyRefused()) return this.#whenKeyIsBack(published.why);
-        // Whoever leads does it again elsewhere.
+        // Whoever leads does it again elsewhere; who leads here tries again.
         open.isInHand = false;
         open.nextRedoAtMs = this.#nowMs() + limits.afterMuteMs;
+        this.#later(limits.afterMuteMs, () => this.#maybePublish(open));
+        return "done";
+      case "later":
+        open.isInHand = false;
+        open.isDeferred = true;
+        this.#later(laterMs, () => this.#maybePublish(open));
         return "done";
       case "given up":
         this.#say("warn", `a change of ${placed.entry.kind} is told to nobody: ${published.why}`);
@@ -1294,6 +1302,7 @@ export class Follower {
         (other) =>
           other.placed.number < placed.number &&
           other.publishedAtMs === undefined &&
+          !other.isDeferred &&
           hasSucceeded(other) &&
           subjectOf(other.placed.entry) === subject,
       );
@@ -1503,7 +1512,9 @@ export class Follower {
     this.#isLive = false;
     this.#cursor = { generation: ends.generation, number: Math.max(0, ends.first - 1) };
     ledger.rewind(this.#cursor);
-    for (const { words } of new Set(this.#handlers.values())) words?.noteLoss(this.#cursor.number);
+    // Of another generation nobody knows which of the last entries others have read.
+    const floor = isOther ? Math.max(before?.number ?? 0, ends.last) : this.#cursor.number;
+    for (const { words } of new Set(this.#handlers.values())) words?.noteLoss(floor);
     this.#savedNumber = this.#cursor.number;
     const isAway = !isOther || before?.generation === noGeneration || this.#loss?.cause === "away";
     this.#noteLoss(isAway ? "away" : "lost");
@@ -1679,6 +1690,8 @@ const quietTickMs = 1000;
 /** What cannot be compared for an hour is compared when something is said of it again. */
 const looksLimit = 50 + 360;
 const appendLimit = 500;
+/** What waits for the end of another change is looked at again after this. */
+const laterMs = 500;
 /** 410 Gone: an outcome that a sidecar writes when nothing will come of an intent. */
 const goneStatus = 410;
 

@@ -36,6 +36,8 @@ export type Published =
   | { readonly outcome: "effects"; readonly effects: readonly EffectDraft[] }
   /** Server or token not there now: it is asked again, a bounded number of times. */
   | { readonly outcome: "again"; readonly why: string }
+  /** It waits for the end of another change of the same, and keeps nobody else waiting. */
+  | { readonly outcome: "later"; readonly why: string }
   /** It cannot be made; said in the log once. */
   | { readonly outcome: "given up"; readonly why: string };
 

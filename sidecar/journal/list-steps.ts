@@ -15,10 +15,7 @@ export function playlistSteps(own: readonly string[], wanted: readonly string[])
   const gone = [...new Set(own.filter((id) => !isWanted.has(id)))];
   const kept = own.filter((id) => isWanted.has(id));
   if (isPrefix(kept, wanted)) return [...removing(gone), ...appending(wanted.slice(kept.length))];
-  // What comes first in both is left alone, unless taking out what follows would take it out, too.
-  let same = 0;
-  while (same < kept.length && kept[same] === wanted[same]) same++;
-  while (same > 0 && hasCommon(kept.slice(0, same), kept.slice(same))) same--;
+  const same = leftAlone(kept, wanted);
   const rest = new Set([...gone, ...kept.slice(same)]);
   return [...removing([...rest]), ...appending(wanted.slice(same))];
 }
@@ -140,9 +137,16 @@ function isPrefix(start: readonly string[], whole: readonly string[]): boolean {
   return start.length <= whole.length && start.every((id, index) => id === whole[index]);
 }
 
-function hasCommon(one: readonly string[], other: readonly string[]): boolean {
-  const known = new Set(one);
-  return other.some((id) => known.has(id));
+/** How much of what comes first in both can stay: taking out what follows takes out every entry of its items. */
+function leftAlone(kept: readonly string[], wanted: readonly string[]): number {
+  const lastAt = new Map(kept.map((id, index) => [id, index]));
+  let longest = 0;
+  let last = -1;
+  for (let at = 0; at < kept.length && kept[at] === wanted[at]; at++) {
+    last = Math.max(last, lastAt.get(kept[at] ?? "") ?? at);
+    if (last === at) longest = at + 1;
+  }
+  return longest;
 }
 
 function removing(ids: readonly string[]): ListStep[] {

@@ -30,6 +30,8 @@ export interface ListState {
   readonly change?: ListChange;
   /** Its server's sidecar led when it read the list: this is the writer's word. */
   readonly isWriters?: boolean;
+  /** Of a list that is told whole: the last entry of the journal that was written when it was read. */
+  readonly asOf?: number;
   /** Whose request it was, and who may see and change a playlist; left out where no token could read it. */
   readonly settings?: PlaylistSettings;
 }
@@ -48,7 +50,7 @@ export interface ListWord {
   readonly number: number;
   /** When that was written, on the store's clock. */
   readonly atMs: number;
-  /** Whose it is: who made it, where that is known; empty for a collection. */
+  /** Whose it is; empty for a collection, and where nobody was told who made it. */
   readonly ownerId: string;
   /** Who changed it last. */
   readonly userId: string;
@@ -69,13 +71,18 @@ export function wordAfter(
 ): ListWord | undefined {
   const told = readListState(entry.payload);
   if (told === undefined || (before !== undefined && number <= before.number)) return before;
-  const { change, ...state } = told;
+  const { change, asOf = number, ...state } = told;
   const { of, userId } = entry;
+  // Somebody changed or deleted it since it was read.
+  if (change === undefined && before !== undefined && asOf < before.number) return before;
   if (before?.counted.includes(of)) return { ...before, number };
   const counted = [...(before?.counted ?? []), ...(of === "" ? [] : [of])].slice(-countedLimit);
+  const { settings = before?.state.settings } = state;
+  const isOwners = change === undefined || change.what === "created";
   const whole: ListWord = {
-    ...{ number, atMs, ownerId: userId, userId, state },
-    ...{ isGone: false, counted },
+    ...{ number, atMs, userId, isGone: false, counted },
+    ownerId: isOwners ? userId : "",
+    state: settings === undefined ? state : { ...state, settings },
   };
   if (before === undefined || change === undefined) return whole;
   const isCreation = change.what === "created";
@@ -90,11 +97,18 @@ export function wordAfter(
     ...{ number, atMs, userId, isGone: false },
     ownerId: before.ownerId,
     state: {
-      ...(saysSettings(change) ? { ...before.state, ...state } : before.state),
-      items: isSet ? [...new Set(items)] : items.slice(0, itemsLimit),
+      ...before.state,
+      // Name and settings of a word about anything else may be older than what is known.
+      ...(saysSettings(change) && (change.what === "shared" ? sharesOf(state) : state)),
+      items: (isSet ? [...new Set(items)] : items).slice(0, itemsLimit),
     },
     counted,
   };
+}
+
+/** Its writer's server may not have its name yet. */
+function sharesOf({ settings }: Pick<ListState, "settings">): Pick<ListState, "settings"> {
+  return settings === undefined ? {} : { settings };
 }
 
 /** Whether name and shares are what it is about: in the word of any other change they may be older than what is known. */
@@ -165,12 +179,13 @@ export class ListWords {
     return readWord(known.number, known.value);
   }
 
-  /** The same with what this sidecar has told of since. */
-  withSaid(id: string): ListWord | undefined {
+  /** The same with what this sidecar has told of since, but for one intent that is told once more perhaps. */
+  withSaid(id: string, intentId: string): ListWord | undefined {
     const word = this.of(id);
     if (word === undefined || word.isGone) return word;
     let { items } = word.state;
-    for (const { change, theirs } of this.#said.get(id) ?? []) {
+    for (const { of, change, theirs } of this.#said.get(id) ?? []) {
+      if (of === intentId) continue;
       items = changedList(items, theirs, change);
     }
     return { ...word, state: { ...word.state, items } };
@@ -185,6 +200,11 @@ export class ListWords {
       [...others, { of, change, theirs }].slice(-saidLimit),
       rememberedLimit,
     );
+  }
+
+  /** Whether the journal has said anything of it, or is about to. */
+  isSpokenOf(id: string): boolean {
+    return this.#said.has(id) || this.of(id) !== undefined;
   }
 
   isGoneItem(id: string): boolean {
@@ -267,6 +287,7 @@ export function readListState(payload: unknown): ListState | undefined {
     ...(typeof mediaType === "string" && { mediaType }),
     ...(change !== undefined && { change }),
     ...(typeof isWriters === "boolean" && { isWriters }),
+    ...(Number.isSafeInteger(fields?.asOf) && { asOf: Number(fields?.asOf) }),
     ...(settings !== undefined && { settings }),
   };
 }

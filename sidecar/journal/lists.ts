@@ -70,6 +70,7 @@ const idsAtOnce = 150;
 /** Lists of a name that are made until one has the id it should have. */
 const namesakesLimit = 5;
 const rememberedLimit = 1000;
+const seenLimit = 4 * itemsLimit;
 /** How long a change of a name or of shares waits for a token of its user, in ms. */
 const tokenWaitLimitMs = 10_000;
 /** Lists that were told of within this time before a server's return are looked at again, so many at most. */
@@ -79,6 +80,7 @@ const lookBackLimit = 100;
 export const listsLane = "lists";
 
 type Again = Extract<Applied, { outcome: "again" }>;
+type Later = Extract<Published, { outcome: "later" }>;
 
 /** What is known where a change of a list is to be told. */
 interface ListAtHand {
@@ -100,7 +102,8 @@ type ChangeMade =
       readonly change: ListChange | undefined;
       readonly theirs: readonly string[];
     }
-  | Again;
+  | Again
+  | Later;
 
 /** What a list holds without what other changes have added here, of which each is told by itself; undefined: not known yet. */
 async function ownPart({ id, here, untold }: ListAtHand): Promise<readonly string[] | undefined> {
@@ -112,7 +115,8 @@ function replacedBy(ids: readonly string[]): ChangeMade {
   return { outcome: "made", change: { what: "replaced", ids }, theirs: ids };
 }
 
-const notToldYet: Again = { outcome: "again", why: "what else was done to it is not told yet" };
+const why = "what else was done to it is not told yet";
+const notToldYet: Later = { outcome: "later", why };
 const anothers = refused("under this id somebody else has a list here");
 const takenId = refused("a playlist has another id here than on the server where it was made");
 const otherId = refused("a collection has another id here than on the server where it was made");
@@ -127,6 +131,8 @@ class Lists implements JournalHandler {
   readonly words: JournalWords;
   readonly #options: ListOptions;
   readonly #known: ListWords;
+  /** Intents that another server had agreed to, and that are told here. */
+  readonly #agreed = new Map<string, true>();
   /** What was made here for an intent whose server died. */
   readonly #made = new Map<string, string>();
   readonly #said = new Map<string, true>();
@@ -136,8 +142,8 @@ class Lists implements JournalHandler {
   readonly #cleared = new Map<string, true>();
   /** By list: the number of the word that this server was brought to. */
   readonly #brought = new Map<string, number>();
-  /** Items that this server did not have when a list with them was brought to it: they may be on their way. */
-  readonly #awaited = new Map<string, true>();
+  /** Items that were in a list of this server: what it lacks besides may be on its way. */
+  readonly #seen = new Map<string, true>();
   /** Who sees every library, for reading without a user of one's own. */
   #reader: string | undefined;
 
@@ -180,8 +186,7 @@ class Lists implements JournalHandler {
       if (looked.outcome === "again") return looked;
       // Only what is gone here: a server may say yes to a request of which it has done a part. A list that is there may
       // be one that was made anew since.
-      const isList = (id: string): boolean =>
-        asked.length === 1 && this.#known.of(id) !== undefined;
+      const isList = (id: string): boolean => asked.length === 1 && this.#known.isSpokenOf(id);
       const ids = asked.filter((id) => looked.lacking.has(id) || isList(id));
       const effects = [{ userId: "", itemId: ids[0] ?? "", payload: { ids } }];
       return { outcome: "effects", effects: ids.length === 0 ? [] : effects };
@@ -199,7 +204,7 @@ class Lists implements JournalHandler {
     const { id } = namesake;
     if (id === undefined) return { outcome: "given up", why: "nobody knows which list was made" };
     const isWriters = hands.leads();
-    const word = this.#known.withSaid(id);
+    const word = this.#known.withSaid(id, entry.id);
     const known = word === undefined || word.isGone ? undefined : word;
     const read = await this.#readFor(entry, kind, id, known, hands);
     if (read.outcome === "again") return read;
@@ -207,9 +212,10 @@ class Lists implements JournalHandler {
     // It was deleted since, which is an effect of its own.
     if (here === undefined) return { outcome: "effects", effects: [] };
     const beside = this.#known.appendedSince(id, number);
+    if (read.outcome === "read") this.#noteSeen(here.items);
     const atHand = { kind, id, here, known, beside, untold: context.untold };
     const made = await this.#changeOf(entry, atHand, hands);
-    if (made.outcome === "again") return made;
+    if (made.outcome !== "made") return made;
     const { change, theirs } = made;
     const isKnown = known !== undefined && change !== undefined;
     const items = isKnown ? changedList(known.state.items, theirs, change) : theirs;
@@ -269,8 +275,17 @@ class Lists implements JournalHandler {
     }
     // A folder is added with all that is in it, which is seen by what the list holds now.
     const isPlain = kind === "collection" || asked === undefined;
-    const leaves = isPlain ? asked : await leavesIn(asked, entry.userId, hands);
-    if (leaves !== undefined && "outcome" in leaves) return leaves;
+    const taken = isPlain ? asked : await leavesIn(asked, entry.userId, hands);
+    if (taken !== undefined && "outcome" in taken) return taken;
+    // Another server had agreed to it, and has perhaps what this one has not scanned yet.
+    const isAll = this.#agreed.has(entry.id) && asked !== undefined && taken !== undefined;
+    const absent = isAll ? await lackingOf(lessThese(asked, taken), hands) : noneLacking;
+    if (absent.outcome === "again") return absent;
+    const isTaken = new Set(taken);
+    const leaves =
+      absent.lacking.size === 0
+        ? taken
+        : asked?.filter((one) => isTaken.has(one) || absent.lacking.has(one));
     if (kind === "collection" && what !== "updated") {
       return made(what === "appended" ? (leaves ?? []) : []);
     }
@@ -293,7 +308,11 @@ class Lists implements JournalHandler {
     return made(lessThese(theirs, known.state.items), theirs);
   }
 
-  /** What the list has by the journal, and this server has no longer. */
+  #noteSeen(ids: readonly string[]): void {
+    for (const id of ids) remember(this.#seen, id, true, seenLimit);
+  }
+
+  /** What the list has by the journal, and this server had and has no longer. */
   async #goneOf(
     { state }: ListWord,
     here: Pick<ListState, "items">,
@@ -306,8 +325,7 @@ class Lists implements JournalHandler {
       hands,
     );
     if (looked.outcome === "again") return looked;
-    for (const id of here.items) this.#awaited.delete(id);
-    return [...looked.lacking].filter((id) => !this.#awaited.has(id));
+    return [...looked.lacking].filter((id) => this.#seen.has(id));
   }
 
   // ---- Applying ------------------------------------------------------------------------------------
@@ -323,6 +341,8 @@ class Lists implements JournalHandler {
     // It is in what this server was brought to already.
     if ((this.#brought.get(id) ?? -1) >= number) return skipped;
     const applied = await this.#bring(id, word, hands);
+    // What is newer of this list waits for the same.
+    if (applied.outcome === "aside" && word.number > number) return skipped;
     const isDone = applied.outcome === "done" || applied.outcome === "skipped";
     if (isDone) remember(this.#brought, id, word.number, rememberedLimit);
     return applied;
@@ -377,6 +397,8 @@ class Lists implements JournalHandler {
     if (read.outcome === "again") return read;
     const isNew = read.outcome === "gone";
     if (read.outcome === "gone") {
+      // Made for somebody else it would be theirs.
+      if (state.list === "playlist" && ownerId === "") return this.#isNobodys(state, hands);
       const made = await this.#make(id, ownerId, state, hands);
       if (made !== undefined) return made;
       read = await this.#readAs(id, word, hands);
@@ -385,6 +407,8 @@ class Lists implements JournalHandler {
     }
     const isPlaylist = state.list === "playlist";
     const own = read.items;
+    // Of a longer one nobody sees the end.
+    if (Math.max(own.length, state.items.length) >= itemsLimit) return skipped;
     const missing = lessThese(state.items, own);
     const hidden = await lackingOf(missing, hands, read.userId);
     if (hidden.outcome === "again") return hidden;
@@ -400,14 +424,22 @@ class Lists implements JournalHandler {
     // What was made under its folder's name has another by now, whatever was done to it last.
     const isUnsettled = isPlaylist && (isNew || this.#unsettled.has(id));
     const settled = isUnsettled ? await applySettings(id, word, hands) : undefined;
-    if (settled !== undefined && settled.outcome !== "done") return settled;
-    this.#unsettled.delete(id);
+    if (settled?.outcome === "done" || settled?.outcome === "skipped") this.#unsettled.delete(id);
+    else if (settled !== undefined) return settled;
     if (steps.length > 0) await this.#compare(id, word, wanted, hands);
-    for (const one of wanted) this.#awaited.delete(one);
-    for (const one of looked.lacking) remember(this.#awaited, one, true, rememberedLimit);
+    this.#noteSeen(wanted);
     const itemId = [...looked.lacking].find((one) => !this.#known.isGoneItem(one));
     if (itemId !== undefined) return { outcome: "aside", itemId };
     return isNew || steps.length > 0 ? done : (settled ?? skipped);
+  }
+
+  #isNobodys({ name }: Pick<ListState, "name">, { replica, log }: JournalHands): Applied {
+    this.#options.onDifference?.();
+    this.#say(
+      log,
+      `${replica} lacks the playlist ${JSON.stringify(name)}, and whose it is is not known`,
+    );
+    return skipped;
   }
 
   async #step(
@@ -520,6 +552,7 @@ class Lists implements JournalHandler {
       return step ?? done;
     }
     if (isAgreed && (await this.#isToldAlone(entry, kind, hands))) {
+      remember(this.#agreed, entry.id, true, rememberedLimit);
       if (!context.mayBeHere) await this.#doHere(entry, kind, what, hands);
       return done;
     }
@@ -618,7 +651,7 @@ class Lists implements JournalHandler {
     if (kind !== "playlist") return ids.every((id) => items.includes(id));
     if (word === undefined) return isSameList(items.slice(-ids.length), ids);
     const all = await untold();
-    if (all === undefined) return notToldYet;
+    if (all === undefined) return again(why);
     const others = all.filter((one) => one.itemId === entry.itemId);
     return lessThese(items, [...word.state.items, ...addedBy(others)]).length > 0;
   }
@@ -672,7 +705,7 @@ class Lists implements JournalHandler {
   async #readAs(id: string, word: ListWord, hands: JournalHands): Promise<ReadBy> {
     const { state, ownerId, userId } = word;
     const read = await this.#readEntries(state.list, id, userId, hands);
-    if (read.outcome !== "gone" || ownerId === userId) {
+    if (read.outcome !== "gone" || ownerId === userId || ownerId === "") {
       return read.outcome === "read" ? { ...read, userId } : read;
     }
     const byOwner = await this.#readEntries(state.list, id, ownerId, hands);
@@ -688,8 +721,12 @@ class Lists implements JournalHandler {
   ): Promise<ListRead> {
     const read = await this.#read(list, id, userId, hands);
     if (read.outcome !== "read" || list !== "playlist") return read;
-    const settings = await readSettings(id, userId, hands);
-    return settings === undefined ? read : { ...read, state: { ...read.state, settings } };
+    const whole = await readSettings(id, userId, hands);
+    if (whole === undefined) return read;
+    const { items, ...settings } = whole;
+    // What this user may not see is in it all the same.
+    const all = items.length >= read.state.items.length ? items : read.state.items;
+    return { ...read, state: { ...read.state, items: all, settings } };
   }
 
   /** The user themself, or an administrator where a list is nobody's own. */
@@ -830,7 +867,7 @@ async function readSettings(
   id: string,
   userId: string,
   hands: JournalHands,
-): Promise<PlaylistSettings | undefined> {
+): Promise<(PlaylistSettings & { readonly items: readonly string[] }) | undefined> {
   const sender = senderOf("", hands, userId);
   if (sender === undefined) return undefined;
   const answer = await hands.client.callAs(sender.token, sender.device, "GET", `/Playlists/${id}`);
@@ -843,15 +880,16 @@ async function readSettings(
     if (here === undefined) return [];
     return [{ userId: aliases.knownId(hands.replica, here), canEdit: share.CanEdit === true }];
   });
-  return { isOpen: fields.OpenAccess === true, shares };
+  return { isOpen: fields.OpenAccess === true, shares, items: idsOf(fields.ItemIds) };
 }
 
-/** Undefined: nothing was to be done, or nobody can. */
+/** Undefined: nobody can. */
 async function applySettings(
   id: string,
-  { ownerId: userId, state: { name, settings }, atMs }: ListWord,
+  { ownerId, userId: changedBy, state: { name, settings }, atMs }: ListWord,
   hands: JournalHands,
 ): Promise<Applied | undefined> {
+  const userId = ownerId === "" ? changedBy : ownerId;
   const now = await readSettings(id, userId, hands);
   const sender = senderOf("", hands, userId);
   if (sender === undefined || now === undefined) {
@@ -867,7 +905,7 @@ async function applySettings(
   );
   const fields = item.outcome === "answered" ? parsedObject(item.text) : undefined;
   const isSame = settings === undefined || isSameSettings(now, settings);
-  if (fields?.Name === name && isSame) return undefined;
+  if (fields?.Name === name && isSame) return skipped;
   // What a request leaves out stays as it is.
   const body = {
     Name: name,
@@ -972,6 +1010,8 @@ async function mayRemove(id: string, { client, replica, log }: JournalHands): Pr
 type Lacking =
   | { readonly outcome: "read"; readonly lacking: ReadonlySet<string> }
   | { readonly outcome: "again"; readonly why: string };
+
+const noneLacking: Lacking = { outcome: "read", lacking: new Set() };
 
 /** Of these items, those that this server does not have, or not for this user, in their order. */
 async function lackingOf(

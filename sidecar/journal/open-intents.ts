@@ -20,6 +20,8 @@ export interface OpenIntent {
   publishedAtMs: number | undefined;
   /** It was done again here, and whoever asked for it may still be waiting. */
   isAwaited: boolean;
+  /** It waits for the end of another change to be told: that one waits for nothing. */
+  isDeferred: boolean;
   /** On the monotonic clock: not to be done again before. */
   nextRedoAtMs: number;
   /** How often the doing again had no end. */

@@ -3,10 +3,11 @@
 // other sidecars bring theirs to it. This heals what no change of a client can: a list made in a server's own page, a
 // replica that was away longer than the journal reaches, a frozen server that did an old request when it thawed.
 //
-// It promises that a difference is looked at twice, some time apart, because a change may be on its way; that a list
+// It promises that a difference is looked at twice, some time apart, because a change may be on its way; that a list of
+// which the journal has said anything meanwhile, or says something before this is heard, is left to that; that a list
 // which only another server has is left alone; and that a playlist whose owner cannot be told is not guessed at.
 
-import { type Effect, entryValue, newEntryId } from "../../core/cluster/journal.ts";
+import { type Effect, entryValue, newEntryId, readEntry } from "../../core/cluster/journal.ts";
 import type { Memory } from "../../core/cluster/memory.ts";
 import { userAliasesOf } from "../../core/cluster/user-aliases.ts";
 import { plainGuid } from "../../core/jellyfin/change-request.ts";
@@ -14,6 +15,7 @@ import type { JellyfinClient, ServerUser } from "../../core/jellyfin/client.ts";
 import { parsedObject, recordsIn } from "../../core/service/json.ts";
 import { sleep } from "../../core/service/loop.ts";
 import type { Seal } from "../../core/service/seal.ts";
+import type { JournalEnds } from "../../core/store/journal.ts";
 import type { Store } from "../../core/store/store.ts";
 import { isSameList, isSameSet } from "../journal/list-steps.ts";
 import type { ListKind, ListState } from "../journal/list-word.ts";
@@ -43,6 +45,9 @@ interface KnownList {
 /** More lists, or users, than this are not looked at in one go. */
 const listsLimit = 1000;
 const usersLimit = 500;
+/** What is written to the journal between two looks is far less. */
+const entriesAtOnce = 500;
+const pagesLimit = 100;
 
 /** Looks once; answers how many lists were told of. Rejects with StoreUnavailable. */
 export async function tellDifferingLists(
@@ -53,6 +58,7 @@ export async function tellDifferingLists(
   if (users.outcome !== "ok" || parts.peers().size === 0) return 0;
   const reader = users.users.find((user) => user.isAdministrator && !user.isDisabled)?.id;
   if (reader === undefined) return 0;
+  const began = await parts.store.journalEnds();
   const lists = await knownLists(parts, users.users.slice(0, usersLimit), reader);
   const differing: KnownList[] = [];
   for (const list of lists) {
@@ -65,7 +71,9 @@ export async function tellDifferingLists(
   for (const list of differing) {
     const state = await differs(parts, list, reader);
     if (state === undefined || signal.aborted || !parts.mayAct()) continue;
-    await tell(parts, list, state);
+    const since = await saidSince(parts, began);
+    if (since === undefined || since.ids.has(list.id)) continue;
+    await tell(parts, list, { ...state, asOf: since.number });
     told++;
   }
   if (told > 0)
@@ -106,6 +114,28 @@ async function tell(
     payload: { ...state, isWriters: true },
   };
   await store.appendJournal([entryValue(effect, seal)]);
+}
+
+/** The lists that the journal has an entry about since then, and its last entry; undefined: it cannot be said. */
+async function saidSince(
+  { store, seal }: Pick<ListKeeperParts, "store" | "seal">,
+  { generation, last }: JournalEnds,
+): Promise<{ readonly ids: ReadonlySet<string>; readonly number: number } | undefined> {
+  const ids = new Set<string>();
+  let cursor = { generation, number: last };
+  for (let pages = 0; pages < pagesLimit; pages++) {
+    const page = await store.readJournal(cursor, entriesAtOnce);
+    if (page.outcome === "lost") return undefined;
+    for (const raw of page.entries) {
+      const read = readEntry(raw, seal);
+      if (read.outcome === "read" && read.placed.entry.type !== "outcome") {
+        ids.add(read.placed.entry.itemId);
+      }
+    }
+    cursor = { generation: page.cursor.generation, number: page.cursor.number };
+    if (page.entries.length === 0) return { ids, number: cursor.number };
+  }
+  return undefined;
 }
 
 // ---- Which lists there are ---------------------------------------------------------------------------------

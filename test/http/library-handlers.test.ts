@@ -216,8 +216,11 @@ describe("playlists", () => {
       },
       ...effect,
     } as const);
-    await ask(pair.a, "DELETE", `/Playlists/${id}/Items?entryIds=${films[0]}`);
-    expect(await cluster.carry(lists, listIntent("removed", id), fromAToB)).toEqual(["done"]);
+    lists.words?.note(waited, false);
+    const target = `/Playlists/${id}/Items?entryIds=${films[0]}`;
+    await ask(pair.a, "DELETE", target);
+    const removed = await cluster.intent("DELETE", target, { userId: owner });
+    expect(await cluster.carry(lists, removed, fromAToB)).toEqual(["done"]);
     expect((await lists.apply(waited, cluster.hands("b"), new Set())).outcome).toBe("skipped");
     expect(await entries(pair.b, id)).toEqual(films.slice(1));
   });
@@ -422,6 +425,20 @@ describe("an append whose server died", () => {
     expect(await entries(pair.b, id)).toEqual([one, two]);
   });
 
+  test("is told of an item that the next leader's server has not scanned yet", async () => {
+    const [one = "", two = ""] = films;
+    const id = await newPlaylist("Unscanned", [one]);
+    await cluster.carry(lists, listIntent("created", id), fromAToB);
+    writer = "b";
+    await pair.b.control("hide", { item: two });
+    const appended = await appendOf(id, two);
+    expect((await redo(appended, true, false)).outcome).toBe("done");
+    await tell(appended);
+    await pair.b.control("hide", { item: two, hidden: false });
+    expect(await look(id)).toBe("done");
+    for (const server of [pair.a, pair.b]) expect(await entries(server, id)).toEqual([one, two]);
+  });
+
   test("before it could answer is asked for as its caller, whatever the list holds", async () => {
     const [one = ""] = films;
     const id = await newPlaylist("Not agreed", [one]);
@@ -511,7 +528,7 @@ describe("what is put into a playlist", () => {
         untold: async () => others,
       });
     // Whether another was done is not known yet.
-    expect((await publish(undefined)).outcome).toBe("again");
+    expect((await publish(undefined)).outcome).toBe("later");
     const told = effectOf(await publish([other]));
     expect((await cluster.apply(lists, "b", "a", put, told)).outcome).toBe("done");
     const inside = await namesOf(pair.a, `/Items?parentId=${folder?.ItemId}`, "Id");
@@ -522,18 +539,23 @@ describe("what is put into a playlist", () => {
 
   test("stays where a server that lacks one of its items tells of another", async () => {
     const [one = "", two = "", three = ""] = films;
+    // What one sidecar has seen the other has not.
+    const atB = createLists();
     const id = await newPlaylist("Lacking", [one, two]);
     await pair.b.control("hide", { item: one });
-    expect(await cluster.carry(lists, listIntent("created", id), fromAToB)).toEqual(["aside"]);
-    // The one that lacks it leads now.
-    writer = "b";
+    const made = listIntent("created", id);
+    const told = effectOf(await cluster.publish(lists, "a", made));
+    expect((await cluster.apply(atB, "b", "a", made, told)).outcome).toBe("aside");
     const target = `/Playlists/${id}/Items?ids=${three}`;
     await ask(pair.b, "POST", `${target}&userId=${owner}`);
     const put = await cluster.intent("POST", target, { userId: owner });
-    expect(await cluster.carry(lists, put, { from: "b", to: "a" })).toEqual(["done"]);
+    const also = effectOf(await cluster.publish(atB, "b", put));
+    expect((await cluster.apply(lists, "a", "b", put, also)).outcome).toBe("done");
     expect(await entries(pair.a, id)).toEqual([one, two, three]);
     await pair.b.control("hide", { item: one, hidden: false });
-    await words.look(id, led(cluster.hands("b")), async () => true);
+    const heard = { type: "effect", id: "also", of: put.id, ofNumber: 0, replica: "b" } as const;
+    atB.words?.note(cluster.placed({ ...heard, kind: "playlist", ...also }), true);
+    await atB.words?.look(id, cluster.hands("b"), async () => true);
     expect(await entries(pair.b, id)).toEqual([one, two, three]);
   });
 

@@ -658,7 +658,8 @@ describe("a handler that keeps words", () => {
     ledger.setCursor({ generation: "another", number: 7 });
     startAt("a", { server, handler, ledger });
     await until(3000, "it is heard", async () => sums.get("list") === 1);
-    expect(losses).toEqual([ledger.cursor()?.number]);
+    // What it has read of the other may be more than others have.
+    expect(losses).toEqual([7]);
   });
 
   test("has its server looked at a while after each change, told here or refused", async () => {

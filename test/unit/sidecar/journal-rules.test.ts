@@ -226,6 +226,7 @@ describe("an open intent", () => {
     isInHand: false,
     publishedAtMs: undefined,
     isAwaited: false,
+    isDeferred: false,
     nextRedoAtMs: 0,
     redoTries: 0,
     ...part,

@@ -52,6 +52,17 @@ describe("a playlist", () => {
   });
 });
 
+test("a long playlist is looked through once", () => {
+  const own = Array.from({ length: 10_000 }, (_, at) => `${at}`);
+  const wanted = [...own, "7", "extra"];
+  // Its end is another, and its seventh entry comes twice: what follows that goes and comes again.
+  const steps = playlistSteps([...own, "extra", "7"], wanted);
+  expect(steps.map(({ do: what, ids }) => [what, ids.length])).toEqual([
+    ["remove", 9994],
+    ["append", 9995],
+  ]);
+});
+
 test("a collection ends with the items it should hold, whatever it held", () => {
   const sets = words("abcd", 3).filter((word) => new Set(word).size === word.length);
   for (const own of sets) {

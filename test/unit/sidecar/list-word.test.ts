@@ -159,6 +159,35 @@ describe("the journal's word", () => {
     expect(itemsIn(words)).toBe("xd");
   });
 
+  test("is what is told whole only where nothing was said of it since that was read", () => {
+    const words = heard(effect("a", { what: "created", ids: "" }), appended("ab", "b"));
+    const shared = { settings: { isOpen: true, shares: [] } };
+    words.note(effect("ab", { what: "shared", ids: "" }, shared));
+    words.note(effect("a", undefined, { of: "", asOf: lastNumber - 1 }));
+    expect(itemsIn(words)).toBe("ab");
+    words.note(effect("x", undefined, { of: "", asOf: lastNumber }));
+    // Who may see it stays where that could not be read.
+    expect(words.of(listId)?.state).toMatchObject({ items: idsOf("x"), ...shared });
+    const number = lastNumber;
+    words.note(deletion(listId));
+    words.note(effect("x", undefined, { of: "", asOf: number }));
+    expect(words.of(listId)?.isGone).toBe(true);
+  });
+
+  test("knows whose a list is from who made it, and not from who only changed it", () => {
+    const words = heard(appended("ab", "b", { userId: "root" }));
+    expect(words.of(listId)).toMatchObject({ ownerId: "", userId: "root" });
+    words.note(effect("ab", undefined, { of: "", userId: "kid" }));
+    expect(words.of(listId)?.ownerId).toBe("kid");
+  });
+
+  test("takes who may see it, and not a name, from who shared it", () => {
+    const made = effect("a", { what: "created", ids: "" }, { name: "First" });
+    const settings = { isOpen: true, shares: [] };
+    const shared = effect("a", { what: "shared", ids: "" }, { name: "Older", settings });
+    expect(heard(made, shared).of(listId)?.state).toMatchObject({ name: "First", settings });
+  });
+
   test("takes a name from who changed it, and not from who only knew an older one", () => {
     const made = effect("a", { what: "created", ids: "" }, { name: "First" });
     const renamed = effect("a", { what: "updated", ids: "" }, { name: "Second" });
@@ -211,9 +240,14 @@ describe("the journal's word", () => {
     words.noteSaid(listId, "mine", change, []);
     // Told once more, because the store did not answer.
     words.noteSaid(listId, "mine", change, []);
-    expect(lettersOf(words.withSaid(listId)?.state.items)).toBe("ab");
+    expect(lettersOf(words.withSaid(listId, "")?.state.items)).toBe("ab");
+    // It is told once more as it was.
+    expect(lettersOf(words.withSaid(listId, "mine")?.state.items)).toBe("a");
     words.note(appended("ab", "b", { of: "mine" }));
-    expect([lettersOf(words.withSaid(listId)?.state.items), itemsIn(words)]).toEqual(["ab", "ab"]);
+    expect([lettersOf(words.withSaid(listId, "")?.state.items), itemsIn(words)]).toEqual([
+      "ab",
+      "ab",
+    ]);
   });
 
   test("after a loss is what is told next", () => {
