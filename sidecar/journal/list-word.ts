@@ -64,13 +64,13 @@ export interface ListWord {
 const countedLimit = 100;
 const rememberedLimit = 1000;
 
-/** What is known of a list after one more effect about it. Pure. */
-export function wordAfter(
+/** What is known of a list after one more effect about it, which tells this state. Pure. */
+function wordAfter(
   before: ListWord | undefined,
   { entry, number, atMs }: Placed<Effect>,
-): ListWord | undefined {
-  const told = readListState(entry.payload);
-  if (told === undefined || (before !== undefined && number <= before.number)) return before;
+  told: ListState,
+): ListWord {
+  if (before !== undefined && number <= before.number) return before;
   const { change, asOf = number, ...state } = told;
   const { of, userId } = entry;
   // Somebody changed or deleted it since it was read.
@@ -139,26 +139,35 @@ export class ListWords {
     }
   }
 
-  /** Takes an effect in. Asked in the journal's order, with own ones, each time they are read. */
-  note(placed: Placed<Effect>): void {
+  /**
+   * Takes an effect in. Asked in the journal's order, with own ones, each time they are read. Answers what it tells of its
+   * list; undefined: nothing.
+   */
+  note(placed: Placed<Effect>): ListState | undefined {
     const { entry } = placed;
     if (entry.kind === "itemGone") {
       for (const id of goneIn(entry)) this.#noteGone(id, placed);
-      return;
+      return undefined;
     }
     const id = plainGuid(entry.itemId);
-    if (id === undefined) return;
+    if (id === undefined) return undefined;
     const left = (this.#said.get(id) ?? []).filter(({ of }) => of !== entry.of);
     if (left.length === 0) this.#said.delete(id);
     else this.#said.set(id, left);
+    const told = readListState(entry.payload);
+    if (told !== undefined) this.#noteTold(id, placed, told);
+    return told;
+  }
+
+  #noteTold(id: string, placed: Placed<Effect>, told: ListState): void {
+    const { change } = told;
     const before = this.of(id);
     // What was told late of a list that was deleted, and never known here, makes it no second time.
-    const what = readListState(entry.payload)?.change?.what ?? "created";
+    const what = change?.what ?? "created";
     if (before === undefined && what !== "created" && this.isGoneItem(id)) return;
-    const after = wordAfter(before, placed);
-    if (after === undefined || after === before) return;
+    const after = wordAfter(before, placed, told);
+    if (after === before) return;
     this.#set(id, after);
-    const change = readListState(entry.payload)?.change;
     if (change?.what !== "appended") return;
     const others = this.#appended.get(id) ?? [];
     const appended = [...others, { number: placed.number, ids: change.ids }].slice(-saidLimit);

@@ -115,8 +115,7 @@ function replacedBy(ids: readonly string[]): ChangeMade {
   return { outcome: "made", change: { what: "replaced", ids }, theirs: ids };
 }
 
-const why = "what else was done to it is not told yet";
-const notToldYet: Later = { outcome: "later", why };
+const notToldYet: Later = { outcome: "later", why: "what else was done to it is not told yet" };
 const anothers = refused("under this id somebody else has a list here");
 const takenId = refused("a playlist has another id here than on the server where it was made");
 const otherId = refused("a collection has another id here than on the server where it was made");
@@ -155,9 +154,9 @@ class Lists implements JournalHandler {
       lane: listsLane,
       subject: ({ itemId }) => itemId,
       note: (effect, isDone) => {
-        known.note(effect);
+        const told = known.note(effect);
         const id = isDone ? undefined : plainGuid(effect.entry.itemId);
-        if (id !== undefined && saysSettings(readListState(effect.entry.payload)?.change)) {
+        if (id !== undefined && told !== undefined && saysSettings(told.change)) {
           remember(this.#unsettled, id, true, rememberedLimit);
         }
       },
@@ -275,17 +274,8 @@ class Lists implements JournalHandler {
     }
     // A folder is added with all that is in it, which is seen by what the list holds now.
     const isPlain = kind === "collection" || asked === undefined;
-    const taken = isPlain ? asked : await leavesIn(asked, entry.userId, hands);
-    if (taken !== undefined && "outcome" in taken) return taken;
-    // Another server had agreed to it, and has perhaps what this one has not scanned yet.
-    const isAll = this.#agreed.has(entry.id) && asked !== undefined && taken !== undefined;
-    const absent = isAll ? await lackingOf(lessThese(asked, taken), hands) : noneLacking;
-    if (absent.outcome === "again") return absent;
-    const isTaken = new Set(taken);
-    const leaves =
-      absent.lacking.size === 0
-        ? taken
-        : asked?.filter((one) => isTaken.has(one) || absent.lacking.has(one));
+    const leaves = isPlain ? asked : await this.#leavesOf(entry, asked, hands);
+    if (leaves !== undefined && "outcome" in leaves) return leaves;
     if (kind === "collection" && what !== "updated") {
       return made(what === "appended" ? (leaves ?? []) : []);
     }
@@ -306,6 +296,20 @@ class Lists implements JournalHandler {
     if (leaves !== undefined) return made(leaves, theirs);
     if (known === undefined) return { outcome: "made", change: undefined, theirs };
     return made(lessThese(theirs, known.state.items), theirs);
+  }
+
+  /** With what this server has not scanned yet, where another that has it perhaps had agreed. */
+  async #leavesOf(
+    { id, userId }: Intent,
+    asked: readonly string[],
+    hands: JournalHands,
+  ): Promise<readonly string[] | undefined | Again> {
+    const leaves = await leavesIn(asked, userId, hands);
+    if (leaves === undefined || "outcome" in leaves || !this.#agreed.has(id)) return leaves;
+    const absent = await lackingOf(lessThese(asked, leaves), hands);
+    if (absent.outcome === "again") return absent;
+    const isTaken = new Set([...leaves, ...absent.lacking]);
+    return asked.filter((one) => isTaken.has(one));
   }
 
   #noteSeen(ids: readonly string[]): void {
@@ -651,7 +655,7 @@ class Lists implements JournalHandler {
     if (kind !== "playlist") return ids.every((id) => items.includes(id));
     if (word === undefined) return isSameList(items.slice(-ids.length), ids);
     const all = await untold();
-    if (all === undefined) return again(why);
+    if (all === undefined) return again(notToldYet.why);
     const others = all.filter((one) => one.itemId === entry.itemId);
     return lessThese(items, [...word.state.items, ...addedBy(others)]).length > 0;
   }
@@ -1010,8 +1014,6 @@ async function mayRemove(id: string, { client, replica, log }: JournalHands): Pr
 type Lacking =
   | { readonly outcome: "read"; readonly lacking: ReadonlySet<string> }
   | { readonly outcome: "again"; readonly why: string };
-
-const noneLacking: Lacking = { outcome: "read", lacking: new Set() };
 
 /** Of these items, those that this server does not have, or not for this user, in their order. */
 async function lackingOf(
