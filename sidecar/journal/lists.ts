@@ -135,8 +135,8 @@ class Lists implements JournalHandler {
   /** What was made here for an intent whose server died. */
   readonly #made = new Map<string, string>();
   readonly #said = new Map<string, true>();
-  /** Lists whose name and shares were told elsewhere, and not brought here yet. */
-  readonly #unsettled = new Map<string, true>();
+  /** By list: the number of the word whose name and shares were told elsewhere, and not brought here yet. */
+  readonly #unsettled = new Map<string, number>();
   /** Ids under which another person's list was taken away: once is enough. */
   readonly #cleared = new Map<string, true>();
   /** By list: the number of the word that this server was brought to. */
@@ -157,7 +157,7 @@ class Lists implements JournalHandler {
         const told = known.note(effect);
         const id = isDone ? undefined : plainGuid(effect.entry.itemId);
         if (id !== undefined && told !== undefined && saysSettings(told.change)) {
-          remember(this.#unsettled, id, true, rememberedLimit);
+          remember(this.#unsettled, id, known.of(id)?.number ?? 0, rememberedLimit);
         }
       },
       isEmpty: () => known.since(0, 1).length === 0,
@@ -428,8 +428,10 @@ class Lists implements JournalHandler {
     // What was made under its folder's name has another by now, whatever was done to it last.
     const isUnsettled = isPlaylist && (isNew || this.#unsettled.has(id));
     const settled = isUnsettled ? await applySettings(id, word, hands) : undefined;
-    if (settled?.outcome === "done" || settled?.outcome === "skipped") this.#unsettled.delete(id);
-    else if (settled !== undefined) return settled;
+    if (settled?.outcome === "done" || settled?.outcome === "skipped") {
+      // Meanwhile there may be a newer name than this word's.
+      if (word.number >= (this.#unsettled.get(id) ?? 0)) this.#unsettled.delete(id);
+    } else if (settled !== undefined) return settled;
     if (steps.length > 0) await this.#compare(id, word, wanted, hands);
     this.#noteSeen(wanted);
     const itemId = [...looked.lacking].find((one) => !this.#known.isGoneItem(one));

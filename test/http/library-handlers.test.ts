@@ -11,6 +11,7 @@ import {
   type Intent,
   type IntentKind,
   newEntryId,
+  type Placed,
 } from "../../core/cluster/journal.ts";
 import type { JournalHandler, JournalHands, Published } from "../../sidecar/journal/handler.ts";
 import { createLibrary } from "../../sidecar/journal/library.ts";
@@ -277,6 +278,38 @@ describe("playlists", () => {
     expect(renamed.status).toBe(204);
     expect(await cluster.carry(lists, listIntent("appended", id), fromAToB)).toEqual(["done"]);
     expect(await entries(pair.b, id)).toEqual([film]);
+  });
+
+  test("a name that is told while an older change is brought to b comes there, too", async () => {
+    const [one = "", two = ""] = films;
+    const id = await newPlaylist("Old name", [one]);
+    await cluster.carry(lists, listIntent("created", id), fromAToB);
+    const kid = await Viewer.enter(pair.a.url, { name: "kid" });
+    await cluster.login("a", kid);
+    await cluster.login("b", await Viewer.enter(pair.b.url, { name: "kid" }));
+    const told = async (
+      method: string,
+      target: string,
+      body?: unknown,
+    ): Promise<Placed<Effect>> => {
+      expect((await kid.call(method, target, { body })).status).toBe(204);
+      const asked = await cluster.intent(method, target, { userId: owner, body });
+      return cluster.effect("a", asked, effectOf(await cluster.publish(lists, "a", asked)));
+    };
+    const appended = await told("POST", `/Playlists/${id}/Items?ids=${two}`);
+    const named = await told("POST", `/Playlists/${id}`, { Name: "New name" });
+    lists.words?.note(appended, false);
+    const hands = cluster.hands("b");
+    let questions = 0;
+    const callWithKey: typeof hands.client.callWithKey = (method, path, body) => {
+      if (++questions === 1) lists.words?.note(named, false);
+      return hands.client.callWithKey(method, path, body);
+    };
+    const reading = { ...hands, client: { ...hands.client, callWithKey } };
+    expect((await lists.apply(appended, reading, new Set())).outcome).toBe("done");
+    expect((await lists.apply(named, hands, new Set())).outcome).toBe("done");
+    expect(await entries(pair.b, id)).toEqual([one, two]);
+    expect(await namesOf(pair.b, `/Items?ids=${id}&userId=${owner}`)).toEqual(["New name"]);
   });
 
   test("a list that has this id already is brought to what the writer has", async () => {

@@ -4,6 +4,7 @@
  * follower asks in the right order is for its own.
  */
 
+import { hashOf, identityKey, normalId, sealContext } from "../../core/cluster/identity.ts";
 import {
   type Effect,
   type Intent,
@@ -29,6 +30,7 @@ import type {
   Published,
 } from "../../sidecar/journal/handler.ts";
 import type { StandIn } from "./jellyfin/start.ts";
+import type { Viewer } from "./viewer.ts";
 
 const noRace = { isRaced: false, untold: async () => [] };
 
@@ -147,13 +149,23 @@ export class HandCluster {
     return handler.publish(this.placed(intent), outcome, this.hands(replica), noRace);
   }
 
-  apply(
-    handler: JournalHandler,
-    replica: string,
-    from: string,
-    intent: Pick<Intent, "id" | "kind">,
-    draft: EffectDraft,
-  ): Promise<Applied> {
+  /** Somebody's login at a server, as the others know it. */
+  async login(replica: string, viewer: Viewer): Promise<void> {
+    const { token, deviceId, client } = viewer;
+    const userId = normalId(viewer.userId);
+    const key = identityKey(userId, deviceId);
+    const device = { deviceId, client, device: "Test", version: "1" };
+    const facts = { ...device, ...{ kind: "user" as const, userId, userName: "" } };
+    const { generation = 0 } = this.memory.identities.get(key) ?? {};
+    const sealed = this.seal.seal(token, sealContext(key, generation || 1, replica));
+    const login = { key, facts, generation, replica, hash: hashOf(token), sealed };
+    const answer = await this.store.addToken(login);
+    if (answer.outcome !== "recorded") throw new Error("somebody else logged in");
+    this.memory.apply({ type: "identity", identity: answer.identity });
+  }
+
+  /** An effect as it lies in the journal. */
+  effect(from: string, intent: Pick<Intent, "id" | "kind">, draft: EffectDraft): Placed<Effect> {
     // What lies in the journal is JSON: nothing else comes through.
     const effect: Effect = JSON.parse(
       JSON.stringify({
@@ -162,7 +174,17 @@ export class HandCluster {
         ...draft,
       }),
     ) as Effect;
-    const placed = this.placed(effect);
+    return this.placed(effect);
+  }
+
+  apply(
+    handler: JournalHandler,
+    replica: string,
+    from: string,
+    intent: Pick<Intent, "id" | "kind">,
+    draft: EffectDraft,
+  ): Promise<Applied> {
+    const placed = this.effect(from, intent, draft);
     handler.words?.note(placed, false);
     return handler.apply(placed, this.hands(replica), new Set());
   }
