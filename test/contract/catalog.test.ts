@@ -76,6 +76,40 @@ describe("playlists", () => {
     expect(read.json()).toMatchObject({ OpenAccess: true, Shares: [] });
   });
 
+  test("what is blocked for its owner by a tag stays in it unseen, and is not taken up for them", async () => {
+    const [hidden = "", other = ""] = two;
+    const login = await owner();
+    const admin = await a.userId();
+    const item = (await a.admin("GET", `/Items/${hidden}?userId=${admin}`)).json();
+    const tag = unique();
+    const write = async (Tags: string[]): Promise<void> => {
+      const body = { ...item, Tags };
+      const reply = await a.call("POST", `/Items/${hidden}`, { token: a.apiKey, body });
+      expect(reply.status).toBe(204);
+    };
+    const id = await playlist(login.userId, [hidden, other]);
+    a.later(() => write(item.Tags ?? []));
+    await write([...(item.Tags ?? []), tag]);
+    await a.setPolicy(login.userId, { BlockedTags: [tag] });
+    const asked = async (user: string): Promise<string[]> =>
+      (await a.admin("GET", `/Items?ids=${hidden},${other}${user}`))
+        .json()
+        .Items.map(({ Id }: { Id: string }) => Id);
+    expect(await asked(`&userId=${login.userId}`)).toEqual([other]);
+    expect(await asked("")).toHaveLength(2);
+    expect((await a.admin("GET", `/Items/${hidden}?userId=${login.userId}`)).status).toBe(404);
+    expect(await entries(id, login.userId)).toEqual([other]);
+    const kept = async (): Promise<string[]> => {
+      const asOwner = { authorization: authorization(login.device, login.token) };
+      const { ItemIds } = (await a.call("GET", `/Playlists/${id}`, asOwner)).json();
+      return ItemIds.map((one: string) => one.replaceAll("-", ""));
+    };
+    expect(await kept()).toEqual([hidden, other]);
+    const target = `/Playlists/${id}/Items?ids=${hidden}&userId=${login.userId}`;
+    expect((await a.admin("POST", target)).status).toBe(204);
+    expect(await kept()).toEqual([hidden, other]);
+  });
+
   test("a folder that is added adds what is in it, and what is told of an item says which of them it is", async () => {
     const { userId } = await owner();
     const id = await playlist(userId, []);

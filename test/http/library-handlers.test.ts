@@ -312,6 +312,42 @@ describe("playlists", () => {
     expect(await namesOf(pair.b, `/Items?ids=${id}&userId=${owner}`)).toEqual(["New name"]);
   });
 
+  test("what its owner may no longer see stays in it on both, unseen, and is not asked for again and again", async () => {
+    const [one = "", two = "", three = ""] = films;
+    const id = await newPlaylist("Grown up", [one, two]);
+    await cluster.carry(lists, listIntent("created", id), fromAToB);
+    const held = async (server: StandIn): Promise<unknown> => {
+      const kid = await Viewer.enter(server.url, { name: "kid" });
+      return (await kid.call("GET", `/Playlists/${id}`)).json().ItemIds;
+    };
+    const forbid = async (Tags: string[]): Promise<void> => {
+      for (const server of [pair.a, pair.b]) {
+        const item = (await ask(server, "GET", `/Items/${one}`)) as object;
+        await ask(server, "POST", `/Items/${one}`, { ...item, Tags });
+        const { Policy } = (await ask(server, "GET", `/Users/${owner}`)) as { Policy: object };
+        await ask(server, "POST", `/Users/${owner}/Policy`, { ...Policy, BlockedTags: Tags });
+      }
+    };
+    await forbid(["not for kids"]);
+    const target = `/Playlists/${id}/Items?ids=${three}`;
+    await ask(pair.a, "POST", `${target}&userId=${owner}`);
+    const appended = await cluster.intent("POST", target, { userId: owner });
+    expect(await cluster.carry(lists, appended, fromAToB)).toEqual(["done"]);
+    for (const server of [pair.a, pair.b]) {
+      expect(await entries(server, id)).toEqual([two, three]);
+      const looked = await lists.words?.look(id, cluster.hands(server.name), async () => true);
+      expect(looked?.outcome).toBe("skipped");
+      expect(await held(server)).toEqual([one, two, three]);
+    }
+    await forbid([]);
+    for (const server of [pair.a, pair.b]) {
+      const looked = await lists.words?.look(id, cluster.hands(server.name), async () => true);
+      expect(looked?.outcome).toBe("skipped");
+      expect(await entries(server, id)).toEqual([one, two, three]);
+    }
+    expect(differences).toBe(0);
+  });
+
   test("a list that has this id already is brought to what the writer has", async () => {
     await ask(pair.b, "POST", "/Playlists", { Name: "Only here", UserId: owner, Ids: [films[2]] });
     const id = await newPlaylist("Only here", []);

@@ -6,7 +6,14 @@ import { type Exchange, Refusal, type Routes } from "../http.ts";
 import { EMPTY_ID, idOfText, parseId } from "../ids.ts";
 import { type Item, itemDto, ROOT_ID } from "../library.ts";
 import { actingUser, field, required } from "./accounts.ts";
-import { deleteItem, editsOf, forgetEdits, pictureFields, picturesOf } from "./catalog.ts";
+import {
+  deleteItem,
+  editsOf,
+  forgetEdits,
+  isBlocked,
+  pictureFields,
+  picturesOf,
+} from "./catalog.ts";
 import { indexLater } from "./item-files.ts";
 import { channelDto } from "./live-tv.ts";
 import { ownSession } from "./sessions.ts";
@@ -24,6 +31,13 @@ export function itemOf(ask: Exchange, text: string): Item {
   if (id === undefined) throw new Refusal(400, "problem");
   const item = ask.world.library.get(id);
   if (item === undefined) throw new Refusal(404, "problem");
+  return item;
+}
+
+/** The same, where it is shown to somebody. */
+function shownItem(ask: Exchange, text: string, userId: string | undefined): Item {
+  const item = itemOf(ask, text);
+  if (isBlocked(ask.world, item.id, userId)) throw new Refusal(404, "problem");
   return item;
 }
 
@@ -77,11 +91,11 @@ function addBrowseRoutes(routes: Routes): void {
     const userId = actingUser(ask);
     const channel = await ask.world.liveTv.channel(parseId(ask.param(0)) ?? "");
     if (channel !== undefined) return ask.reply(channelDto(channel));
-    ask.reply(dto(ask, itemOf(ask, ask.param(0)), userId, true));
+    ask.reply(dto(ask, shownItem(ask, ask.param(0), userId), userId, true));
   });
   routes.add("GET", "/Users/:user/Items/:item", "user", (ask) => {
     const userId = actingUser(ask, ask.param(0));
-    ask.reply(dto(ask, itemOf(ask, ask.param(1)), userId, true));
+    ask.reply(dto(ask, shownItem(ask, ask.param(1), userId), userId, true));
   });
   const views = (ask: Exchange, userId: string | undefined) => {
     const { library } = ask.world;
@@ -216,6 +230,7 @@ function listItems(ask: Exchange, userId: string | undefined): void {
     }
   }
   found = found.filter(({ id }) => isVisible(ask.world.database.lists.get(id), userId));
+  found = found.filter(({ id }) => !isBlocked(ask.world, id, userId));
   found.sort((one, other) => one.name.localeCompare(other.name));
   reply(ask, found, userId);
 }
@@ -301,12 +316,18 @@ function addUserDataRoutes(routes: Routes): void {
 }
 
 /** What a playlist takes up: of a folder what is in it, and nothing for an id of nothing (Playlist.GetPlaylistItems). */
-function takenUp({ world: { library } }: Exchange, ids: readonly string[]): string[] {
-  return ids.flatMap((one) => {
+function takenUp(
+  { world }: Exchange,
+  ids: readonly string[],
+  userId: string | undefined,
+): string[] {
+  const { library } = world;
+  const items = ids.flatMap((one) => {
     const item = library.get(parseId(one) ?? "");
     if (item === undefined) return [];
     return item.isFolder ? library.leaves(item.id).map(({ id }) => id) : [item.id];
   });
+  return items.filter((id) => !isBlocked(world, id, userId));
 }
 
 function addListRoutes(routes: Routes): void {
@@ -322,7 +343,7 @@ function addListRoutes(routes: Routes): void {
       mediaType: String(field(body, "MediaType") ?? "Video"),
       isPublic: field(body, "IsPublic") === true,
       users: [],
-      items: takenUp(ask, Array.isArray(ids) ? ids.map(String) : ask.list("ids")),
+      items: takenUp(ask, Array.isArray(ids) ? ids.map(String) : ask.list("ids"), owner),
     });
     ask.reply({ Id: id });
   });
@@ -346,7 +367,7 @@ function addListRoutes(routes: Routes): void {
       name: String(field(body, "Name") ?? row.name),
       isPublic: typeof isPublic === "boolean" ? isPublic : row.isPublic,
       users: Array.isArray(users) ? (users as ListRow["users"]) : row.users,
-      items: Array.isArray(ids) ? takenUp(ask, ids.map(String)) : row.items,
+      items: Array.isArray(ids) ? takenUp(ask, ids.map(String), row.ownerId) : row.items,
     });
     ask.noContent();
   });
@@ -354,7 +375,8 @@ function addListRoutes(routes: Routes): void {
     const userId = actingUser(ask);
     const row = playlist(ask);
     if (!isVisible(row, userId)) throw new Refusal(404);
-    const items = entries(ask, row).map((item) => ({
+    const shown = entries(ask, row).filter(({ id }) => !isBlocked(ask.world, id, userId));
+    const items = shown.map((item) => ({
       ...dto(ask, item, userId, false),
       PlaylistItemId: item.id,
     }));
@@ -362,8 +384,8 @@ function addListRoutes(routes: Routes): void {
   });
   routes.add("POST", "/Playlists/:id/Items", "user", (ask) => {
     const row = playlist(ask);
-    const added = takenUp(ask, ask.list("ids"));
     const adder = actingUser(ask);
+    const added = takenUp(ask, ask.list("ids"), adder);
     if (adder === undefined) throw new Refusal(400);
     const mayEdit = row.users.some((share) => share.UserId === adder && share.CanEdit);
     if (adder !== row.ownerId && !mayEdit) throw new Refusal(403);
