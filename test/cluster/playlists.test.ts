@@ -4,6 +4,7 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type DoorProcess, startDoor } from "../support/door.ts";
 import { type Household, startHousehold, withKey } from "../support/household.ts";
@@ -123,6 +124,19 @@ describe("playlists", () => {
       });
       expect(await own.json()).toMatchObject({ OpenAccess: true });
     }
+  });
+
+  test("a change that its server refuses in the middle of it leaves the list as it was, on both", async () => {
+    const viewer = await stranger();
+    const [one = "", two = "", three = ""] = films;
+    const id = await create(viewer, "Half", [one, two]);
+    await equalAt(id, viewer.userId, [one, two]);
+    // Each sidecar has looked at it since it was made.
+    await sleep(3000);
+    const refused = await viewer.call("POST", `/Playlists/${id}`, { body: { Ids: [three, null] } });
+    expect(refused.status).toBe(400);
+    await equalAt(id, viewer.userId, [one, two]);
+    expect(await entries(viewer, id)).toEqual([one, two]);
   });
 
   test("two of one name, made by two people at once, have two ids, each the same on both servers", async () => {

@@ -76,6 +76,15 @@ describe("playlists", () => {
     expect(read.json()).toMatchObject({ OpenAccess: true, Shares: [] });
   });
 
+  test("a content with an id that is none is refused when the old one is gone already", async () => {
+    const login = await owner();
+    const id = await playlist(login.userId, two);
+    const asOwner = { authorization: authorization(login.device, login.token) };
+    const body = { Ids: [film.id, null] };
+    expect((await a.call("POST", `/Playlists/${id}`, { ...asOwner, body })).status).toBe(400);
+    expect(await entries(id, login.userId)).toEqual([]);
+  });
+
   test("what is blocked for its owner by a tag stays in it unseen, and is not taken up for them", async () => {
     const [hidden = "", other = ""] = two;
     const login = await owner();

@@ -362,6 +362,11 @@ function addListRoutes(routes: Routes): void {
     const ids = field(body, "Ids");
     const isPublic = field(body, "IsPublic");
     const users = field(body, "Users");
+    if (Array.isArray(ids) && ids.some((one) => (parseId(String(one)) ?? EMPTY_ID) === EMPTY_ID)) {
+      // The old content is taken out before the new one is looked at (PlaylistManager.UpdatePlaylist).
+      ask.world.lists.update({ ...row, items: [] });
+      throw new Refusal(400);
+    }
     ask.world.lists.update({
       ...row,
       name: String(field(body, "Name") ?? row.name),
