@@ -44,6 +44,7 @@ import type { Known, KnownField, Ledger } from "./ledger.ts";
 import {
   hasSucceeded,
   isSuperseded,
+  mayComeLate,
   type NewerOf,
   type OpenIntent,
   OpenIntents,
@@ -585,6 +586,7 @@ export class Follower {
       publishedAtMs: undefined,
       isAwaited: false,
       isDeferred: false,
+      isRedone: false,
       nextRedoAtMs: 0,
       redoTries: 0,
     };
@@ -676,12 +678,16 @@ export class Follower {
     if (!this.#open.delete(open)) return;
     this.#rememberClosed(open);
     this.#lanes.wake(open.lane);
-    const { handler, placed } = open;
-    if (handler.words === undefined) return;
-    const subject = handler.words.subject(placed.entry);
+    const { handler, placed, lane } = open;
+    const subject = handler.words?.subject(placed.entry) ?? "";
     this.#lookLater(handler, subject);
-    // A request whose end nobody knows may be carried out yet.
-    if (!hasSucceeded(open)) this.#later(lateLookMs, () => this.#lookLater(handler, subject));
+    if (!mayComeLate(open)) return;
+    for (const afterMs of lateLooksMs) {
+      this.#later(afterMs, () => {
+        this.#lookLater(handler, subject, 0);
+        this.#settle(lane, handler, 0);
+      });
+    }
   }
 
   /**
@@ -1281,6 +1287,7 @@ export class Follower {
     onEvent("redone");
     // Who was told that it is done waits for nothing.
     open.isAwaited ||= !isAgreed;
+    open.isRedone = true;
     open.outcome = {
       type: "outcome",
       id: newEntryId(),
@@ -1686,6 +1693,8 @@ const tickMs = 250;
 const youngAsideMs = 60_000;
 /** A lane that could not be compared for long is looked at this far apart. */
 const lateLookMs = 10_000;
+/** When the subject of a change is looked at again that a server may have done after everybody had given it up. */
+const lateLooksMs = [10_000, 60_000];
 const quietTickMs = 1000;
 /** What cannot be compared for an hour is compared when something is said of it again. */
 const looksLimit = 50 + 360;

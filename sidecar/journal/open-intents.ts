@@ -22,6 +22,8 @@ export interface OpenIntent {
   isAwaited: boolean;
   /** It waits for the end of another change to be told: that one waits for nothing. */
   isDeferred: boolean;
+  /** It was done again here: the first request for it may be carried out yet. */
+  isRedone: boolean;
   /** On the monotonic clock: not to be done again before. */
   nextRedoAtMs: number;
   /** How often the doing again had no end. */
@@ -30,6 +32,12 @@ export interface OpenIntent {
 
 export function hasSucceeded({ outcome }: OpenIntent): boolean {
   return outcome !== undefined && outcome.status >= 200 && outcome.status < 400;
+}
+
+/** Whether some server may carry out a request for it after it has ended: one was sent it, and no answer of it counted. */
+export function mayComeLate(open: OpenIntent): boolean {
+  const asked = open.outcome?.asked ?? [];
+  return open.isRedone || asked.length > 0 || !hasSucceeded(open);
 }
 
 /** The fields of which something newer is known, by the number of the newest. */

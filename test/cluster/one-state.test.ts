@@ -5,6 +5,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type DoorProcess, type Part, startDoor, startSidecar } from "../support/door.ts";
 import { doorUses } from "../support/household.ts";
@@ -12,6 +13,9 @@ import { type StandIn, startStandIn } from "../support/jellyfin/start.ts";
 import { makeLibrary } from "../support/journal-library.ts";
 import { startRedis } from "../support/redis.ts";
 import { until, Viewer } from "../support/viewer.ts";
+
+/** When a slow server does what it was asked for, after the other servers were looked at and before its last look. */
+const LATE_MS = 9000;
 
 const media = mkdtempSync(join(tmpdir(), "one-state-media-"));
 makeLibrary(media, { films: 6, episodes: 4 });
@@ -134,6 +138,25 @@ describe.each(["up", "redis"] as const)("%s", (shape) => {
   test("nobody sees the sessions by which the sidecars listen", async () => {
     const sessions = (await viewer.call("GET", "/Sessions")).text;
     expect(sessions).not.toContain("jellybloom-");
+  });
+
+  test("what a slow server does long after its caller has left undoes nothing newer", async () => {
+    const [home] = await viewer.homeAmong(pairOf(world));
+    const late = await viewer.item("Film 3");
+    const path = `/UserPlayedItems/${late}`;
+    await home.control("slow", { path, method: "POST", firstByteMs: LATE_MS, times: 1 });
+    const begunMs = performance.now();
+    await expect(
+      fetch(world.door.url + path, {
+        method: "POST",
+        headers: { authorization: viewer.authorization },
+        signal: AbortSignal.timeout(300),
+      }),
+    ).rejects.toThrow("timeout");
+    expect((await viewer.call("DELETE", path)).status).toBe(200);
+    await everywhere(world, viewer, late, { Played: false });
+    await sleep(LATE_MS + 200 - (performance.now() - begunMs));
+    await everywhere(world, viewer, late, { Played: false }, 8000);
   });
 
   test("a mark on a season outlives the server that was told, and that server has it before it serves", async () => {

@@ -11,6 +11,8 @@ import { type Household, startHousehold, withKey } from "../support/household.ts
 import type { StandIn } from "../support/jellyfin/start.ts";
 import { until, Viewer } from "../support/viewer.ts";
 
+/** When a slow server does what it was asked for: after it was asked for once more, and before the last look at it. */
+const LATE_MS = 9000;
 const root = mkdtempSync(join(tmpdir(), "jellybloom-playlists-"));
 const people = ["ann", "bea", "cem", "dot", "eli", "fay"];
 let pair: Household;
@@ -300,6 +302,31 @@ describe("when the writer's server dies", () => {
     }
     await writer.launch();
     await equalAt(id, viewer.userId, wanted, 15_000);
+  });
+});
+
+describe("when the writer's server is slow", () => {
+  test("what it does long after its caller has left is there once, on both", async () => {
+    const [viewer] = viewers as [Viewer];
+    const [one = "", two = ""] = films;
+    const id = await create(viewer, "Slow", [one]);
+    await equalAt(id, viewer.userId, [one]);
+    const [writer] = await viewer.leaderAmong(pair);
+    const path = `/Playlists/${id}/Items`;
+    await writer.control("slow", { path, method: "POST", firstByteMs: LATE_MS, times: 1 });
+    const begunMs = performance.now();
+    await expect(
+      fetch(`${door.url}${path}?ids=${two}`, {
+        method: "POST",
+        headers: { authorization: viewer.authorization },
+        signal: AbortSignal.timeout(300),
+      }),
+    ).rejects.toThrow("timeout");
+    // Whoever asked has left, so that the next leader's caller asks once more.
+    await equalAt(id, viewer.userId, [one, two], LATE_MS - 1000);
+    await sleep(LATE_MS + 200 - (performance.now() - begunMs));
+    await equalAt(id, viewer.userId, [one, two], 15_000);
+    expect(await entriesAt(writer, id, viewer.userId)).toEqual([one, two]);
   });
 });
 

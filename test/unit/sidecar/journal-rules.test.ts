@@ -8,7 +8,12 @@ import { feedVerdict } from "../../../sidecar/journal/feed.ts";
 import { followerLimits } from "../../../sidecar/journal/follower.ts";
 import { Lanes, type Work } from "../../../sidecar/journal/lanes.ts";
 import { FileLedger, type Ledger, MemoryLedger } from "../../../sidecar/journal/ledger.ts";
-import { isSuperseded, type OpenIntent, redoStep } from "../../../sidecar/journal/open-intents.ts";
+import {
+  isSuperseded,
+  mayComeLate,
+  type OpenIntent,
+  redoStep,
+} from "../../../sidecar/journal/open-intents.ts";
 import { reconciled } from "../../../sidecar/journal/reconcile.ts";
 import {
   differing,
@@ -227,6 +232,7 @@ describe("an open intent", () => {
     publishedAtMs: undefined,
     isAwaited: false,
     isDeferred: false,
+    isRedone: false,
     nextRedoAtMs: 0,
     redoTries: 0,
     ...part,
@@ -260,6 +266,19 @@ describe("an open intent", () => {
     ["not for ever", open(ended("", 0)), 3_600_000, false, "give up"],
   ] as const)("is done again by the leader: %s", (_when, one, nowMs, isGone, expected) => {
     expect(redoStep(one, nowMs, followerLimits, "a", () => isGone)).toBe(expected);
+  });
+
+  test("may be carried out late where a server was asked and no answer of it counted", () => {
+    const done = ended("a", 204);
+    const late = [
+      ["its only answer counted", open(done), false],
+      ["nobody told how it ended", open({}), true],
+      ["no server answered", open(ended("", 0)), true],
+      ["another server was asked, too", open({ outcome: { ...done.outcome, asked: ["b"] } }), true],
+      ["it was done again", open({ ...done, isRedone: true }), true],
+    ] as const;
+    for (const [when, one, expected] of late)
+      expect([when, mayComeLate(one)]).toEqual([when, expected]);
   });
 });
 
