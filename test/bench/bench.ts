@@ -14,6 +14,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { availableParallelism, cpus, loadavg, release, tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { warm } from "../support/warm.ts";
 import { startBackend } from "./backend.ts";
 import { type ContenderName, contenderNames, ownEntry } from "./contenders.ts";
 import { measureJournal } from "./journal.ts";
@@ -219,17 +220,6 @@ async function runPlan(plan: Plan, directory: string, loadBefore: number): Promi
   for (const running of backend.processes) await end(running);
   if (profileDirectory !== undefined) say(`CPU profiles: ${profileDirectory}/*.cpuprofile`);
   return publish(plan, results, failures, await circumstances(plan, loadBefore));
-}
-
-/**
- * Fills Node's compile cache as the image's build does: whoever starts without keeps what removes the types
- * in memory, which says nothing about the program that is measured.
- */
-async function warm(): Promise<void> {
-  const folder = process.env.NODE_COMPILE_CACHE ?? join(tmpdir(), "node-compile-cache");
-  const script = join(import.meta.dirname, "../../tools/warm.mjs");
-  const args = [`NODE_COMPILE_CACHE=${folder}`, process.execPath, script];
-  await output("warm", "env", args, { limitMs: 60_000 });
 }
 
 async function publish(

@@ -3,6 +3,7 @@
  * the figures of one state. Ends with 1 when a promise is broken. `--seconds 600 --seed 7`.
  */
 import { parseArgs } from "node:util";
+import { warm } from "../support/warm.ts";
 import { differences, runChaos, seededRandom } from "./chaos.ts";
 import { measureCatchUp, measureFields, measureSpread } from "./measures.ts";
 import { startChaosWorld } from "./world.ts";
@@ -29,6 +30,7 @@ function promise(what: string, value: number, limit: number, unit: string): void
 
 const seed = Number(values.seed);
 say(`chaos of ${values.seconds} s with seed ${seed}`);
+await warm();
 
 if (only.has("chaos") || only.has("spread") || only.has("fields")) {
   const world = await startChaosWorld({
