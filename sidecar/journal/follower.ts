@@ -184,7 +184,7 @@ export type Loss =
 interface ClosedIntent {
   readonly lane: string;
   readonly handler: JournalHandler;
-  readonly subject: string;
+  readonly subjects: readonly string[];
 }
 
 /** A subject whose word is to be compared with the server. */
@@ -613,7 +613,7 @@ export class Follower {
       const closed = this.#closed.get(outcome.of);
       if (closed !== undefined && outcome.replica === replica) {
         this.#settle(closed.lane, closed.handler);
-        this.#lookLater(closed.handler, closed.subject);
+        this.#lookAtAll(closed.handler, closed.subjects);
       }
       return;
     }
@@ -647,7 +647,7 @@ export class Follower {
     }
     const isOwn = entry.replica === this.#parts.hands.replica;
     handler.words?.note(placed, (isOwn && this.#isLive) || this.#parts.ledger.isDone(number));
-    this.#lookLater(handler, handler.words?.subject(entry) ?? "");
+    this.#lookAtAll(handler, subjectsOf(handler, entry));
     if (isOwn && handler.fields === undefined && (this.#isLive || !handler.repeatsOwn)) {
       this.#parts.ledger.noteDone(number);
       return;
@@ -679,12 +679,12 @@ export class Follower {
     this.#rememberClosed(open);
     this.#lanes.wake(open.lane);
     const { handler, placed, lane } = open;
-    const subject = handler.words?.subject(placed.entry) ?? "";
-    this.#lookLater(handler, subject);
+    const subjects = subjectsOf(handler, placed.entry);
+    this.#lookAtAll(handler, subjects);
     if (!mayComeLate(open)) return;
     for (const afterMs of lateLooksMs) {
       this.#later(afterMs, () => {
-        this.#lookLater(handler, subject, 0);
+        this.#lookAtAll(handler, subjects, 0);
         this.#settle(lane, handler, 0);
       });
     }
@@ -708,8 +708,8 @@ export class Follower {
   }
 
   #rememberClosed({ lane, handler, placed }: OpenIntent): void {
-    const subject = handler.words?.subject(placed.entry) ?? "";
-    this.#closed.set(placed.entry.id, { lane, handler, subject });
+    const subjects = subjectsOf(handler, placed.entry);
+    this.#closed.set(placed.entry.id, { lane, handler, subjects });
     forgetOldest(this.#closed, this.#parts.limits.recentLimit);
   }
 
@@ -751,9 +751,11 @@ export class Follower {
     if (isOfSubject && !this.#isLive && this.#lanes.size < limits.worksLimit) {
       return { again: "what came after it is not read yet", afterMs: 50 };
     }
+    const subjects = subjectsOf(handler, entry);
+    // A deletion of several may be about one that nobody changes, and which no look brings.
     const isLeft =
       this.#isOvertaken(handler, lane, placed) ||
-      this.#isChanging(handler, handler.words?.subject(entry) ?? "");
+      (subjects.length > 0 && subjects.every((subject) => this.#isChanging(handler, subject)));
     const applied: Applied = isLeft
       ? { outcome: "skipped" }
       : await handler.apply(placed, hands, fresh);
@@ -1300,9 +1302,7 @@ export class Follower {
 
   /** Whether something older of the same subject, that a server said yes to, is still to be told or done again. */
   #isOlderAgreed({ handler, placed, lane }: OpenIntent): boolean {
-    const subjectOf = handler.words?.subject;
-    if (subjectOf === undefined) return false;
-    const subject = subjectOf(placed.entry);
+    const subjects = subjectsOf(handler, placed.entry);
     return this.#open
       .inLane(lane)
       .some(
@@ -1311,7 +1311,7 @@ export class Follower {
           other.publishedAtMs === undefined &&
           !other.isDeferred &&
           hasSucceeded(other) &&
-          subjectOf(other.placed.entry) === subject,
+          isAboutOneOf(other, subjects),
       );
   }
 
@@ -1322,14 +1322,12 @@ export class Follower {
   async #untoldBeside(open: OpenIntent): Promise<readonly Intent[] | undefined> {
     if (!(await this.#hasReadAll())) return undefined;
     const { handler, placed, lane } = open;
-    const subjectOf = ({ entry }: Placed<Intent>): string | undefined =>
-      handler.words?.subject(entry);
-    const subject = subjectOf(placed);
+    const subjects = subjectsOf(handler, placed.entry);
     const others = this.#open
       .inLane(lane)
       .filter((other) => other !== open && other.publishedAtMs === undefined);
     const isUnknown = others.some(
-      (other) => other.outcome === undefined && subjectOf(other.placed) === subject,
+      (other) => other.outcome === undefined && isAboutOneOf(other, subjects),
     );
     if (isUnknown) return undefined;
     return others.filter((other) => this.#isOwn(other)).map((other) => other.placed.entry);
@@ -1352,13 +1350,18 @@ export class Follower {
     }
   }
 
+  #lookAtAll(handler: JournalHandler, subjects: readonly string[], afterMs?: number): void {
+    for (const subject of subjects) {
+      if (subject !== "") this.#lookLater(handler, subject, afterMs);
+    }
+  }
+
   #lookLater(
     handler: JournalHandler,
     subject: string,
     afterMs = this.#parts.limits.settleMs,
     tries = 0,
   ): void {
-    if (handler.words === undefined || subject === "") return;
     const askedAtMs = this.#nowMs() + afterMs;
     const asked = this.#looks.get(subject);
     const atMs = Math.min(askedAtMs, asked?.atMs ?? askedAtMs);
@@ -1405,7 +1408,7 @@ export class Follower {
       .inLane(words.lane)
       .some(
         (open) =>
-          words.subject(open.placed.entry) === subject &&
+          isAboutOneOf(open, [subject]) &&
           (open.outcome === undefined ? this.#parts.hands.leads() : this.#isOwn(open)),
       );
   }
@@ -1707,6 +1710,15 @@ const goneStatus = 410;
 /** By what an effect is ordered: its intent's number, or its own. */
 function numberOf({ entry, number }: Placed<Effect>): number {
   return entry.ofNumber === 0 ? number : entry.ofNumber;
+}
+
+/** What a change is about, where its handler keeps words. */
+function subjectsOf({ words }: JournalHandler, entry: Intent | Effect): readonly string[] {
+  return words?.subjects(entry) ?? [];
+}
+
+function isAboutOneOf({ handler, placed }: OpenIntent, subjects: readonly string[]): boolean {
+  return subjectsOf(handler, placed.entry).some((subject) => subjects.includes(subject));
 }
 
 function isFirstOf({ id, of }: Effect): boolean {

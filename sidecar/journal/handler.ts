@@ -176,8 +176,8 @@ export interface JournalHandler {
 export interface JournalWords {
   /** The lane that all of them are handled in. */
   readonly lane: string;
-  /** What an entry is about; empty: nothing that is known yet. */
-  subject(entry: Intent | Effect): string;
+  /** What an entry is about; an empty one is not known yet. */
+  subjects(entry: Intent | Effect): readonly string[];
   /**
    * Takes in an effect, own ones as well, in the journal's order and before anything is applied. `isDone`: it will not be, for
    * the server here has it.

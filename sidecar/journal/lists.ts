@@ -152,7 +152,7 @@ class Lists implements JournalHandler {
     this.#known = known;
     this.words = {
       lane: listsLane,
-      subject: ({ itemId }) => itemId,
+      subjects: subjectsOf,
       note: (effect, isDone) => {
         const told = known.note(effect);
         const id = isDone ? undefined : plainGuid(effect.entry.itemId);
@@ -1070,6 +1070,12 @@ async function leavesIn(
 }
 
 // ---- What entries say -----------------------------------------------------------------------------------
+
+/** The lists that an entry may be about; of a deletion all that it names. */
+function subjectsOf(entry: Intent | Effect): readonly string[] {
+  if (entry.kind !== "itemGone") return [entry.itemId];
+  return entry.type === "effect" ? goneIn(entry) : idsOf(objectOf(entry.facts)?.ids);
+}
 
 /** The body of a request as text; undefined: it was too long for the journal. */
 function textIn({ request }: Intent): string | undefined {

@@ -90,9 +90,12 @@ async function entries(viewer: Viewer, id: string): Promise<string[]> {
 
 async function equalAt(id: string, userId: string, wanted: readonly string[], limitMs = 5000) {
   for (const server of [pair.a, pair.b]) {
+    let own: string[] = [];
     await until(limitMs, `the playlist at ${server.name}`, async () => {
-      const own = await entriesAt(server, id, userId);
+      own = await entriesAt(server, id, userId);
       return own.join() === wanted.join();
+    }).catch((error: unknown) => {
+      throw new Error(`${String(error)}: it has [${own.join()}] and not [${wanted.join()}]`);
     });
   }
 }
@@ -172,6 +175,30 @@ describe("playlists", () => {
     const next = await create(viewer, "Again", films.slice(2, 3));
     expect(next).toBe(id);
     await equalAt(next, viewer.userId, films.slice(2, 3));
+  });
+});
+
+describe("several lists", () => {
+  test("that are deleted in one request a moment after they were changed are gone everywhere", async () => {
+    const viewer = await stranger();
+    const [one = "", two = ""] = films;
+    const ids = [await create(viewer, "First", [one]), await create(viewer, "Second", [one])];
+    for (const id of ids) {
+      expect((await viewer.call("POST", `/Playlists/${id}/Items?ids=${two}`)).status).toBe(204);
+    }
+    // When they are looked at once more.
+    await sleep(1100);
+    expect((await viewer.call("DELETE", `/Items?ids=${ids.join()}`)).status).toBe(204);
+    const left = async (): Promise<string[]> => {
+      const asked = [pair.a, pair.b].map(async (server) => {
+        const items = await itemsAt(server, `/Items?ids=${ids.join()}&userId=${viewer.userId}`);
+        return items.map(({ Name }) => `${Name} at ${server.name}`);
+      });
+      return (await Promise.all(asked)).flat();
+    };
+    await until(5000, "they are gone", async () => (await left()).length === 0);
+    await sleep(2000);
+    expect(await left()).toEqual([]);
   });
 });
 

@@ -26,7 +26,7 @@ import {
   type FollowerParts,
   followerLimits,
 } from "../../../sidecar/journal/follower.ts";
-import type { Applied, JournalHandler } from "../../../sidecar/journal/handler.ts";
+import type { Applied, JournalHandler, JournalWords } from "../../../sidecar/journal/handler.ts";
 import { type Ledger, MemoryLedger } from "../../../sidecar/journal/ledger.ts";
 import { until } from "../../support/viewer.ts";
 
@@ -611,7 +611,7 @@ describe("a handler that keeps words", () => {
       apply: async ({ entry }) => bring(entry.itemId),
       words: {
         lane: "lists",
-        subject: ({ itemId }) => itemId,
+        subjects: ({ itemId }) => itemId.split("+"),
         note: ({ entry }) => sums.set(entry.itemId, (sums.get(entry.itemId) ?? 0) + 1),
         isEmpty: () => sums.size === 0,
         noteLoss: (number) => losses.push(number),
@@ -674,6 +674,18 @@ describe("a handler that keeps words", () => {
     );
   });
 
+  test("has its server looked at again when that says late that it has done what was given up", async () => {
+    const server = new ToyServer();
+    const { handler, looks } = wordHandler(server);
+    startAt("a", { server, handler });
+    const late = intent("late", {});
+    await write(late, outcome(late, "b", 500));
+    await until(3000, "it is looked at", async () => looks.length > 0);
+    looks.length = 0;
+    await write(outcome(late, "a", 204));
+    await until(3000, "it is looked at again", async () => looks.length > 0);
+  });
+
   test("writes nothing where its server has done a change that is not told, or may be doing one", async () => {
     const server = new ToyServer();
     const { handler, looks, sums } = wordHandler(server);
@@ -691,6 +703,20 @@ describe("a handler that keeps words", () => {
     await until(5000, "it is told and brought", async () => server.of("list").entries === 2);
   });
 
+  test("writes to none of several that its server may be changing at once, and brings each in the end", async () => {
+    const server = new ToyServer();
+    const { handler, looks } = wordHandler(server);
+    startAt("a", { server, handler, leads: true, limits: { afterLongSilenceMs: 60_000 } });
+    server.of("two").entries = 7;
+    const unknown = intent("one+two", {});
+    await write(unknown, told("two", "b"));
+    await until(3000, "it is looked at", async () => looks.length > 0);
+    expect(looks.every(({ mayWrite }) => !mayWrite)).toBe(true);
+    expect(server.of("two").entries).toBe(7);
+    await write(outcome(unknown, "a", 403));
+    await until(5000, "it is brought", async () => server.of("two").entries === 1);
+  });
+
   test("has its server looked at when it is back, before it is caught up", async () => {
     const server = new ToyServer();
     const { handler } = wordHandler(server);
@@ -706,6 +732,36 @@ describe("a handler that keeps words", () => {
     // And what it does a moment later.
     server.of("list").entries = 2;
     await until(5000, "it is looked at once more", async () => server.of("list").entries === 1);
+  });
+});
+
+describe("a word that its server can never be brought to", () => {
+  test("keeps the server from nobody for longer than a few looks", async () => {
+    const server = new ToyServer();
+    const { fields: _, ...whole } = toyHandler(server);
+    let looks = 0;
+    const words: JournalWords = {
+      lane: "lists",
+      subjects: ({ itemId }) => [itemId],
+      note: () => undefined,
+      isEmpty: () => false,
+      noteLoss: () => undefined,
+      recent: () => ["list"],
+      look: async () => {
+        looks++;
+        return { outcome: "again", why: "it cannot be read" };
+      },
+    };
+    const handler: JournalHandler = { ...whole, repeatsOwn: true, lane: () => "lists", words };
+    const a = startAt("a", { server, handler, limits: { settleMs: 100, answersLimit: 3 } });
+    await until(3000, "it is looked at", async () => looks > 0);
+    a.follower.noteHealth(false);
+    const before = looks;
+    a.follower.noteHealth(true);
+    const signal = AbortSignal.timeout(10_000);
+    await a.follower.caughtUp(signal);
+    expect(signal.aborted).toBe(false);
+    expect(looks - before).toBeGreaterThan(3);
   });
 });
 
