@@ -146,14 +146,15 @@ export class ListWords {
   note(placed: Placed<Effect>): ListState | undefined {
     const { entry } = placed;
     if (entry.kind === "itemGone") {
-      for (const id of goneIn(entry)) this.#noteGone(id, placed);
+      for (const id of goneIn(entry)) {
+        this.#forgetSaid(id, entry.of);
+        this.#noteGone(id, placed);
+      }
       return undefined;
     }
     const id = plainGuid(entry.itemId);
     if (id === undefined) return undefined;
-    const left = (this.#said.get(id) ?? []).filter(({ of }) => of !== entry.of);
-    if (left.length === 0) this.#said.delete(id);
-    else this.#said.set(id, left);
+    this.#forgetSaid(id, entry.of);
     const told = readListState(entry.payload);
     if (told !== undefined) this.#noteTold(id, placed, told);
     return told;
@@ -177,8 +178,10 @@ export class ListWords {
   /** What was appended to a list by changes that were told since this entry of the journal was written. */
   appendedSince(id: string, number: number): readonly string[] {
     const told = (this.#appended.get(id) ?? []).filter((one) => one.number > number);
-    const said = (this.#said.get(id) ?? []).filter(({ change }) => change.what === "appended");
-    return [...told, ...said.map(({ change }) => change)].flatMap(({ ids }) => ids);
+    const said = (this.#said.get(id) ?? []).flatMap(({ change }) =>
+      change?.what === "appended" ? change : [],
+    );
+    return [...told, ...said].flatMap(({ ids }) => ids);
   }
 
   /** The journal's word; undefined: it has said nothing that is known here. */
@@ -190,25 +193,34 @@ export class ListWords {
 
   /** The same with what this sidecar has told of since, but for one intent that is told once more perhaps. */
   withSaid(id: string, intentId: string): ListWord | undefined {
-    const word = this.of(id);
-    if (word === undefined || word.isGone) return word;
-    let { items } = word.state;
-    for (const { of, change, theirs } of this.#said.get(id) ?? []) {
-      if (of === intentId) continue;
-      items = changedList(items, theirs, change);
+    let word = this.of(id);
+    for (const said of this.#said.get(id) ?? []) {
+      if (word !== undefined && said.of !== intentId) word = wordAfterSaid(word, said);
     }
-    return { ...word, state: { ...word.state, items } };
+    return word;
   }
 
   /** This sidecar is about to tell of a change. */
   noteSaid(id: string, of: string, change: ListChange, theirs: readonly string[]): void {
-    const others = (this.#said.get(id) ?? []).filter((said) => said.of !== of);
-    remember(
-      this.#said,
-      id,
-      [...others, { of, change, theirs }].slice(-saidLimit),
-      rememberedLimit,
-    );
+    this.#say(id, { of, change, theirs });
+  }
+
+  /** This sidecar is about to tell of a deletion. */
+  noteSaidGone(ids: readonly string[], of: string): void {
+    for (const id of ids) {
+      if (this.isSpokenOf(id)) this.#say(id, { of, change: undefined, theirs: [] });
+    }
+  }
+
+  #say(id: string, said: Said): void {
+    const others = (this.#said.get(id) ?? []).filter(({ of }) => of !== said.of);
+    remember(this.#said, id, [...others, said].slice(-saidLimit), rememberedLimit);
+  }
+
+  #forgetSaid(id: string, of: string): void {
+    const left = (this.#said.get(id) ?? []).filter((said) => said.of !== of);
+    if (left.length === 0) this.#said.delete(id);
+    else this.#said.set(id, left);
   }
 
   /** Whether the journal has said anything of it, or is about to. */
@@ -258,8 +270,17 @@ interface Appended {
 
 interface Said {
   readonly of: string;
-  readonly change: ListChange;
+  /** Undefined: it was deleted. */
+  readonly change: ListChange | undefined;
   readonly theirs: readonly string[];
+}
+
+/** What is known of a list once the journal tells what was said of it. Pure. */
+function wordAfterSaid(word: ListWord, { change, theirs }: Said): ListWord {
+  const isGone = change === undefined || (word.isGone && change.what !== "created");
+  const before = word.isGone ? [] : word.state.items;
+  const items = isGone ? [] : changedList(before, theirs, change);
+  return { ...word, isGone, state: { ...word.state, items } };
 }
 
 const saidLimit = 200;

@@ -187,6 +187,7 @@ class Lists implements JournalHandler {
       // be one that was made anew since.
       const isList = (id: string): boolean => asked.length === 1 && this.#known.isSpokenOf(id);
       const ids = asked.filter((id) => looked.lacking.has(id) || isList(id));
+      this.#known.noteSaidGone(ids, entry.id);
       const effects = [{ userId: "", itemId: ids[0] ?? "", payload: { ids } }];
       return { outcome: "effects", effects: ids.length === 0 ? [] : effects };
     }

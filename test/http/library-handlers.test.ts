@@ -260,6 +260,30 @@ describe("playlists", () => {
     for (const server of [pair.a, pair.b]) expect(await entries(server, id)).toEqual([two]);
   });
 
+  test("one that was made anew before its deletion was read back has nothing of what it held", async () => {
+    const [one = "", two = "", three = ""] = films;
+    const id = await newPlaylist("At once", [one]);
+    await cluster.carry(lists, listIntent("created", id), fromAToB);
+    await ask(pair.a, "DELETE", `/Items/${id}`);
+    expect(await newPlaylist("At once", [two])).toBe(id);
+    const gone = await cluster.intent("DELETE", `/Items/${id}`, { userId: owner });
+    const body = { Name: "At once", Ids: [two], UserId: owner };
+    const made = await cluster.intent("POST", "/Playlists", { userId: owner, body });
+    const target = `/Playlists/${id}/Items?ids=${three}`;
+    const appended = await cluster.intent("POST", target, { userId: owner });
+    // All three are told before the first of them has been read.
+    const told = [
+      [gone, effectOf(await cluster.publish(lists, "a", gone))],
+      [made, effectOf(await cluster.publish(lists, "a", made, { id }))],
+    ] as const;
+    await ask(pair.a, "POST", `${target}&userId=${owner}`);
+    const last = effectOf(await cluster.publish(lists, "a", appended));
+    for (const [asked, effect] of [...told, [appended, last] as const]) {
+      await cluster.apply(lists, "b", "a", asked, effect);
+    }
+    for (const server of [pair.a, pair.b]) expect(await entries(server, id)).toEqual([two, three]);
+  });
+
   test("a server that has seen fewer lists of a name gives the same id all the same", async () => {
     await newPlaylist("Mix", []);
     const second = await newPlaylist("Mix", films.slice(0, 1));
