@@ -311,13 +311,13 @@ describe.each(backends())("a store $name", (backend) => {
         await Promise.all(some.map((each) => store.putNote(each, start === 0 ? 60_000 : 0)));
       }
       await expect(store.putNote(one(notesLimit), 0)).rejects.toBeInstanceOf(RangeError);
-      await store.putNote({ ...one(7), value: "[7]" }, 400);
+      await store.putNote({ ...one(7), value: "[7]" }, 2000);
       await store.putNote({ ...one(notesLimit), kind: "play" }, 0);
       expect((await store.load()).notes).toHaveLength(notesLimit + 1);
       await store.dropNotes({ kind: "session", id: "a:6" });
       await store.putNote(one(notesLimit), 0);
       await expect(store.putNote(one(notesLimit + 1), 0)).rejects.toBeInstanceOf(RangeError);
-      await sleep(450);
+      await sleep(2100);
       await store.putNote(one(notesLimit + 1), 0);
     }, 30_000);
   });
